@@ -1,0 +1,267 @@
+"""Loading, saving, loudness and the limiter, on audio that the tests make themselves."""
+
+import math
+import os
+import pickle
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from vampnet import audio
+from vampnet.audio import AudioError, limit, load, make_signal, measure_loudness, restore_loudness, save, to_codec_level
+from vampnet.limiter import true_peaks
+
+RATE = 44_100
+
+
+def tone(seconds=1.0, rate=RATE, channels=2, frequency=440.0, level=0.3):
+    t = np.arange(round(seconds * rate)) / rate
+    return np.stack([level * np.sin(2 * np.pi * frequency * t + c) for c in range(channels)], axis=1).astype(np.float32)
+
+
+def hits(seconds=2.0, level=1.0, floor=0.02, rate=RATE):
+    """(1, 2, N): quiet noise with a loud, short hit every 250 ms; sharp peaks above a low average."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(2, round(seconds * rate))) * floor
+    for start in range(0, x.shape[1] - 2000, rate // 4):
+        x[:, start : start + 2000] += level * np.exp(-np.arange(2000) / 150) * np.sin(np.arange(2000) * 0.3)
+    return torch.from_numpy(x).float()[None]
+
+
+KINDS = [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "PCM_U8"), ("FLAC", "PCM_24"), ("OGG", "VORBIS")]
+
+
+@pytest.mark.parametrize("format, subtype", KINDS)
+@pytest.mark.parametrize("rate", [22_050, 44_100, 48_000, 96_000])
+def test_files_keep_their_length_channels_and_sound(tmp_path, format, subtype, rate):
+    if format == "OGG" and rate == 96_000:
+        rate = 32_000
+    samples = tone(0.7, rate)
+    path = tmp_path / f"a.{format.lower()}"
+    soundfile.write(path, samples, rate, subtype, format=format)
+    signal = load(path)
+    assert signal.sample_rate == RATE and signal.audio_data.dtype == torch.float32
+    assert tuple(signal.audio_data.shape) == (1, 2, round(len(samples) * RATE / rate))
+    wanted = tone(0.7, RATE).T[:, : signal.audio_data.shape[-1]]
+    middle = slice(2000, -2000)
+    assert np.abs(signal.audio_data[0].numpy()[:, middle] - wanted[:, middle]).max() < 0.03
+
+
+def test_mp3_loads(tmp_path):
+    if "MP3" not in soundfile.available_formats():
+        pytest.skip("this libsndfile has no MP3")
+    soundfile.write(tmp_path / "a.mp3", tone(1.0), RATE, format="MP3")
+    signal = load(str(tmp_path / "a.mp3"))
+    assert signal.audio_data.shape[:2] == (1, 2) and abs(signal.audio_data.shape[-1] - RATE) < 3000
+    assert 0.25 < float(signal.audio_data.abs().max()) < 0.35
+
+
+def test_the_content_decides_not_the_name(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(0.5), RATE)
+    for name in ("song.raw", "song.mp3", "song"):
+        os.link(tmp_path / "a.wav", tmp_path / name)
+        assert load(tmp_path / name).audio_data.shape == (1, 2, RATE // 2)
+
+
+@pytest.mark.parametrize("channels", range(1, 9))
+def test_more_channels_are_mixed_to_stereo(tmp_path, channels):
+    soundfile.write(tmp_path / "a.wav", tone(0.3, channels=channels), RATE, "FLOAT")
+    signal = load(tmp_path / "a.wav")
+    assert signal.audio_data.shape == (1, min(channels, 2), round(0.3 * RATE))
+    assert float(signal.audio_data.abs().max()) > 0.2
+
+
+def test_centre_goes_to_both_sides_and_lfe_to_none():
+    x = np.zeros((RATE, 6), np.float32)
+    x[:, 2] = tone(1.0, channels=1)[:, 0]
+    mixed = load((RATE, x)).audio_data[0].numpy()
+    assert np.allclose(mixed[0], x[:, 2] * math.sqrt(0.5), atol=1e-6) and np.array_equal(mixed[0], mixed[1])
+    x[:, 3], x[:, 2] = x[:, 2], 0
+    with pytest.raises(AudioError, match="silent"):
+        load((RATE, x))
+
+
+def test_arrays_tensors_and_signals_agree():
+    x = tone(0.5)
+    wanted = load((RATE, x)).audio_data
+    tensor = torch.from_numpy(x.T.copy())
+    signal = make_signal(tensor[None], RATE)
+    for source in [(RATE, x.T.copy()), (tensor, RATE), (tensor[None], RATE), (np.int64(RATE), x), signal]:
+        assert torch.equal(load(source).audio_data, wanted)
+    assert load((RATE, x[:, 0])).audio_data.shape == (1, 1, len(x))
+    for kind, scale in ((np.int16, 2**15), (np.int32, 2**31)):
+        assert torch.allclose(load((RATE, (x.astype(np.float64) * scale).astype(kind))).audio_data, wanted, atol=1e-4)
+    assert torch.allclose(load((RATE, (x * 127 + 128).astype(np.uint8))).audio_data, wanted, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "source, words",
+    [
+        (None, "no audio"),
+        (np.zeros(RATE), "sample rate"),
+        ((RATE, np.zeros(0, np.float32)), "empty"),
+        ((RATE, tone(0.003)), "lasts 3 ms"),
+        ((RATE, np.zeros((RATE, 2), np.float32)), "silent"),
+        ((RATE, np.full(RATE, 1e-5, np.float32)), "silent"),
+        ((RATE, np.where(np.arange(RATE) == 7, np.nan, 0.1).astype(np.float32)), "NaN"),
+        ((RATE, np.where(np.arange(RATE) == 7, np.inf, 0.1).astype(np.float32)), "infinite"),
+        ((RATE, np.zeros(RATE, bool)), "integers or floats"),
+        ((RATE, np.array(["a", "b"])), "integers or floats"),
+        ((RATE, np.zeros((RATE, 9), np.float32)), "9 channels"),
+        ((0, tone()), "sample rate"),
+        ((float("nan"), tone()), "sample rate"),
+        ((torch.zeros(2, 1, RATE), RATE), "one by one"),
+        (make_signal(torch.zeros(3, 1, RATE), RATE), "one by one"),
+        ("nowhere/at/all.wav", "no file"),
+        (".", "folder"),
+    ],
+)
+def test_bad_input_gets_one_sentence(source, words):
+    with pytest.raises(AudioError, match=words) as caught:
+        load(source)
+    message = str(caught.value)
+    assert isinstance(caught.value, ValueError) and message.endswith(".") and "\n" not in message and len(message) < 250
+
+
+def test_bad_files_get_one_sentence(tmp_path):
+    (tmp_path / "text.wav").write_text("this is no sound at all\n" * 50)
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "pickle.wav").write_bytes(pickle.dumps({"a": np.zeros(9)}))
+    soundfile.write(tmp_path / "a.flac", tone(3.0), RATE)
+    (tmp_path / "cut.flac").write_bytes((tmp_path / "a.flac").read_bytes()[:60])
+    soundfile.write(tmp_path / "none.wav", np.zeros((0, 2)), RATE)
+    expected = {"text": "cannot be read", "empty": "empty file", "pickle": "cannot be read", "none": "0 samples"}
+    for name, words in expected.items():
+        with pytest.raises(AudioError, match=words):
+            load(tmp_path / f"{name}.wav")
+    with pytest.raises(AudioError):
+        load(tmp_path / "cut.flac")
+
+
+def test_two_hours_are_refused_from_the_header(tmp_path):
+    path = tmp_path / "long.flac"
+    with soundfile.SoundFile(path, "w", 8000, 1, "PCM_16", format="FLAC") as file:
+        for _ in range(120):
+            file.write(np.zeros(8000 * 60, np.int16))
+    start = time.perf_counter()
+    with pytest.raises(AudioError, match="2 h 0 min, and at most 10 min"):
+        load(path)
+    assert time.perf_counter() - start < 0.5
+    with pytest.raises(AudioError, match="at most 1 s"):
+        load((RATE, tone(1.5)), max_seconds=1)
+
+
+@pytest.mark.parametrize(
+    "name, subtype, error", [("a.wav", None, 2e-7), ("a.flac", None, 2e-7), ("a.wav", "FLOAT", 0.0), ("a.ogg", None, 0.05)]
+)
+def test_save_is_exact_to_the_sample(tmp_path, name, subtype, error):
+    for samples in (4410, 100_003):
+        x = torch.from_numpy(tone(samples / RATE).T.copy())[None]
+        path = save(make_signal(x, RATE), tmp_path / name, subtype=subtype)
+        back, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        assert rate == RATE and back.shape == (samples, 2)
+        assert np.abs(back.T - x[0].numpy()).max() <= error
+        assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_save_is_all_or_nothing(tmp_path):
+    signal = make_signal(torch.from_numpy(tone(0.2).T.copy())[None], RATE)
+    save(signal, tmp_path / "a.wav")
+    before = (tmp_path / "a.wav").read_bytes()
+    with pytest.raises(AudioError, match="WAV, FLAC or OGG"):
+        save(signal, tmp_path / "a.xyz")
+    with pytest.raises(AudioError, match="cannot hold"):
+        save(signal, tmp_path / "a.flac", subtype="FLOAT")
+    broken = make_signal(torch.zeros(1, 2000, 10), RATE)
+    with pytest.raises(soundfile.SoundFileError):
+        save(broken, tmp_path / "a.wav")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.wav"] and (tmp_path / "a.wav").read_bytes() == before
+
+
+def test_the_library_writes_sane_files_too(tmp_path):
+    signal = load((RATE, tone(0.3)))
+    signal.write(tmp_path / "a.wav")
+    info = soundfile.info(tmp_path / "a.wav")
+    assert info.frames == round(0.3 * RATE) and info.channels == 2 and info.subtype in ("PCM_16", "PCM_24", "FLOAT")
+
+
+def test_loudness_of_a_known_tone():
+    # BS.1770: a 997 Hz full-scale sine in one channel reads -3.01 LUFS; in both, 3.01 dB more.
+    one = make_signal(torch.from_numpy(tone(3.0, channels=1, frequency=997.0, level=1.0).T.copy())[None], RATE)
+    assert abs(measure_loudness(one) + 3.01) < 0.1
+    both = make_signal(one.audio_data.repeat(1, 2, 1), RATE)
+    assert abs(measure_loudness(both) - measure_loudness(one) - 3.01) < 0.01
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.25, 0.4, 0.7])
+def test_short_clips_are_measured_as_loops(seconds):
+    x = torch.from_numpy(tone(3.0, channels=1, frequency=1000.0).T.copy())[None]
+    short = make_signal(x[..., : round(seconds * RATE)], RATE)
+    assert abs(measure_loudness(short) - measure_loudness(make_signal(x, RATE))) < 0.3
+
+
+def test_loudness_never_fails():
+    assert measure_loudness(make_signal(torch.zeros(1, 2, RATE), RATE)) == -math.inf
+    faint = measure_loudness(make_signal(torch.full((1, 1, RATE), 1e-6), RATE))
+    assert math.isfinite(faint) and faint < -100
+
+
+def test_codec_level():
+    signal = load((RATE, tone(2.0)))
+    level, gain = to_codec_level(signal)
+    assert abs(measure_loudness(level) + 24) < 0.05
+    assert torch.allclose(level.audio_data, signal.audio_data * gain)
+    silent, gain = to_codec_level(make_signal(torch.zeros(1, 1, RATE), RATE))
+    assert gain == 1.0 and not silent.audio_data.any()
+
+
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("samples", [4410, 44_111, 88_200])
+def test_limiter_holds_the_ceiling_and_only_turns_peaks_down(samples, loop):
+    x = hits(2.0, level=3.0)[..., :samples]
+    out = limit(make_signal(x, RATE), -1.0, loop)
+    y = out.audio_data
+    ceiling = 10 ** (-1 / 20)
+    assert y.shape == x.shape and float(y.abs().max()) <= ceiling + 1e-7
+    edges = np.array([0, samples])
+    assert true_peaks(y[0].numpy(), edges, loop)[0] < ceiling * 1.02
+    gain = (y / x)[0]
+    assert torch.allclose(gain[0], gain[1], atol=1e-3), "both channels are turned down together"
+    quiet = gain[0, 8500:10_000] if samples > 10_000 else gain[0, -200:]
+    assert float(gain.max()) < 1.0001 and (loop or samples < 10_000 or float(quiet.min()) > 0.95)
+    # No clicks: the gain moves by little from one sample to the next, across the seam too.
+    steps = (gain[0].roll(-1) - gain[0]).abs() if loop else gain[0].diff().abs()
+    assert float(steps.max()) < 0.02
+
+
+def test_limiter_sees_peaks_between_the_samples():
+    n = torch.arange(RATE)
+    x = torch.sin(math.pi / 2 * n + math.pi / 4)[None, None] * 1.3  # samples at 0.92, the wave itself at 1.3
+    y = limit(make_signal(x, RATE), -0.3).audio_data
+    assert float(y.abs().max()) < 0.7
+
+
+def test_limiter_leaves_what_is_below_the_ceiling():
+    x = torch.from_numpy(tone(1.0).T.copy())[None]
+    assert torch.equal(limit(make_signal(x, RATE)).audio_data, x)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("target", [-30.0, -14.0, -9.0])
+def test_loudness_comes_back_without_clipping(target, loop):
+    take = make_signal(hits(3.0, level=0.2, floor=0.01), RATE)
+    out = restore_loudness(take, target, loop=loop)
+    assert out.audio_data.shape == take.audio_data.shape
+    assert float(out.audio_data.abs().max()) <= 10 ** (audio.CEILING_DBTP / 20) + 1e-6
+    assert abs(measure_loudness(out) - target) < 0.3
+
+
+def test_restoring_is_bounded():
+    silent = make_signal(torch.zeros(1, 1, RATE), RATE)
+    assert not restore_loudness(silent, -14.0).audio_data.any()
+    faint = make_signal(hits(1.0) * 1e-4, RATE)
+    turned_up = restore_loudness(faint, -10.0).audio_data
+    assert float((turned_up.abs().max() / faint.audio_data.abs().max()).log10() * 20) < audio.MAX_GAIN_DB + 0.1

@@ -1,0 +1,381 @@
+"""Stage 2: schedules, masks, token shards, the training loop and its resumption."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from vampnet.config import TransformerConfig
+from vampnet.model.transformer import TokenTransformer, load_transformer
+from vampnet.train import tokens as token_files
+from vampnet.train.loop import Budget, StopRequest, WeightAverage, atomic_save, load_checkpoint, read_config, step_seed
+from vampnet.train.masking import prompt_mask, training_masks
+from vampnet.train.schedule import cooldown, mask_shares, noam
+from vampnet.train.settings import TrainConfig
+from vampnet.train.tokens import TokenData, encode_folders, write_shard
+from vampnet.train.transformer import Trainer, export, main, train
+from vampnet.train.validation import unigram, validate, validation_masks
+
+SIZE = 64
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small only lose time on the way between threads; and trainings set the number for the whole process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def shards(tmp_path) -> Path:
+    """Two shards of a pattern that repeats every 4 steps, each level in its own way and each row with its own shift."""
+    folder = tmp_path / "tokens"
+    folder.mkdir()
+    token_files._save({"vectors": torch.randn(4, SIZE, 4, generator=generator())}, folder / "codebooks.safetensors")
+    rows = []
+    for row in range(8):
+        steps = torch.arange(40 + row) + row
+        rows.append(torch.stack([(steps % 4) * 5 + 7 * level for level in range(4)]).to(torch.int16))
+    write_shard(folder, rows[:5], ["a.wav"])
+    write_shard(folder, rows[5:], ["b.wav", "c.wav"])
+    return folder
+
+
+def settings(shards: Path, run: Path, **changes) -> dict:
+    model = {"n_codebooks": 4, "codebook_size": SIZE, "codebook_dim": 4, "dim": 32, "layers": 2, "heads": 2, "context": 24}
+    base = {
+        "model": model,
+        "train": str(shards),
+        "run": str(run),
+        "crop": 12,
+        "context_share": 0.3,
+        "batch": 4,
+        "micro_batch": 3,
+    }
+    return {
+        **base,
+        "prompt_share": 0.25,
+        "warmup": 20,
+        "device": "cpu",
+        "tensorboard": False,
+        "log_every": 1,
+        "threads": 1,
+        **changes,
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------- schedules
+
+
+def test_noam_rises_then_falls_as_the_inverse_square_root():
+    rates = [noam(step, 2e-3, 10) for step in range(1, 200)]
+    assert rates[9] == pytest.approx(2e-3) and max(rates) == rates[9]
+    assert rates[4] == pytest.approx(1e-3)
+    assert rates[39] == pytest.approx(1e-3)
+    with pytest.raises(ValueError):
+        noam(0, 1.0, 10)
+
+
+def test_cooldown_is_linear_over_the_last_share():
+    assert [cooldown(p, 0.2) for p in (0, 0.5, 0.8)] == pytest.approx([1, 1, 1])
+    assert cooldown(0.9, 0.2) == pytest.approx(0.5) and cooldown(1.0, 0.2) == 0 and cooldown(1.0, 0) == 1
+
+
+def test_mask_shares_follow_the_cosine_and_cover_it_in_every_batch():
+    batches = torch.stack([mask_shares(16, generator(seed)) for seed in range(300)])
+    assert batches.mean().item() == pytest.approx(2 / math.pi, abs=0.01)
+    # One r lies in every sixteenth of [0, 1).
+    r = torch.acos(batches) / (math.pi / 2)
+    counts = torch.stack([torch.bincount((row * 16 - 1e-4).floor().clamp(0, 15).long(), minlength=16) for row in r])
+    assert (counts - 1).abs().float().mean() < 0.05
+    assert batches[:, 0].std() > 0.2  # no place in the batch is always easy
+
+
+def test_training_masks_hide_the_drawn_share_and_never_the_conditioning():
+    masks = torch.cat([training_masks(8, 6, 100, 2, 0.0, generator(seed)) for seed in range(40)])
+    assert not masks[:, :2].any()
+    hidden = masks[:, 2:].float()
+    assert hidden.mean().item() == pytest.approx(2 / math.pi, abs=0.02)
+    shares = hidden.mean(dim=(1, 2))
+    assert shares.min() < 0.15 and shares.max() > 0.95
+    # Random over levels and time alike: no level and no step is preferred.
+    assert hidden.mean(dim=(0, 2)).std() < 0.02 and hidden.mean(dim=(0, 1)).std() < 0.05
+
+
+def test_training_masks_always_hide_something():
+    masks = torch.cat([training_masks(64, 3, 2, 1, 0.9, generator(seed)) for seed in range(20)])
+    assert masks.flatten(1).any(dim=1).all()
+
+
+def test_prompt_masks_keep_some_and_leave_some():
+    shares = torch.stack([prompt_mask(4, 100, generator(seed)).float().mean() for seed in range(200)])
+    assert (shares > 0).all() and (shares < 1).float().mean() > 0.9 and shares.std() > 0.1
+    plain, prompted = (
+        torch.stack([training_masks(8, 4, 50, 0, p, generator(s)) for s in range(20)]).float().mean() for p in (0, 1)
+    )
+    assert prompted < plain - 0.1
+
+
+# -------------------------------------------------------------------------------------------------------------- token files
+
+
+def test_crops_are_pieces_of_rows_and_reach_every_place(shards):
+    data = TokenData(shards)
+    assert len(data) == 8 and data.steps == sum(range(40, 48))
+    crops = data.crops(600, 40, generator())
+    assert crops.shape == (600, 4, 40) and crops.dtype == torch.int64
+    rows = [data.codes[:, a:b].long() for a, b in zip(data.starts[:-1], data.starts[1:], strict=True)]
+    possible = {tuple(row[:, a : a + 40].flatten().tolist()) for row in rows for a in range(row.shape[1] - 39)}
+    assert {tuple(crop.flatten().tolist()) for crop in crops} == possible
+    with pytest.raises(ValueError, match="48 time steps"):
+        data.crops(1, 48, generator())
+    assert data.counts(SIZE).sum(dim=1).tolist() == [data.steps] * 4
+
+
+def test_a_folder_without_tokens_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no tokens"):
+        TokenData(tmp_path)
+
+
+class LoudCodec:
+    """Codes that tell the loudness of each hop, so that a test can see what was encoded."""
+
+    sample_rate, hop = 8000, 80
+
+    def encode(self, audio: torch.Tensor) -> torch.Tensor:
+        audio = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % self.hop))
+        level = (audio.view(1, -1, self.hop).pow(2).mean(-1).sqrt() * 1000).long()
+        return level[:, None].expand(1, 4, -1).clamp(max=SIZE - 1)
+
+    def codebook_vectors(self) -> torch.Tensor:
+        return torch.ones(4, SIZE, 4)
+
+
+def test_folders_are_encoded_once_and_gone_on_with(tmp_path, caplog):
+    audio, out = tmp_path / "audio", tmp_path / "out"
+    (audio / "deep").mkdir(parents=True)
+    noise = np.random.default_rng(0).normal(0, 0.1, (8000 * 31, 2))
+    soundfile.write(audio / "long.wav", noise, 8000)
+    soundfile.write(audio / "deep" / "quiet.flac", noise[: 8000 * 2, 0] * 0.01, 8000)
+    (audio / "text.wav").write_text("no audio")
+    first = encode_folders(LoudCodec(), [audio], out, "all", progress=False)
+    assert first == {"files": 2, "skipped": 0, "failed": 1, "rows": 7, "steps": 3 * (3000 + 100) + 200}
+    assert "text.wav" in caplog.text
+    data = TokenData(out)
+    assert sorted(data.lengths.tolist()) == [100, 100, 100, 200, 3000, 3000, 3000]
+    # Both files were at -24 LUFS when they were encoded, although one is 40 dB softer.
+    quiet = data.codes[0, data.starts[0] : data.starts[1]].float().mean()
+    loud = data.codes[0, data.starts[1] : data.starts[2]].float().mean()
+    assert len(data.codes[0, data.starts[0] : data.starts[1]]) == 200 and abs(quiet - loud) < 0.15 * loud
+    soundfile.write(audio / "new.wav", noise[:16000, 0], 8000)
+    assert encode_folders(LoudCodec(), [audio], out, progress=False) == {
+        "files": 1, "skipped": 2, "failed": 1, "rows": 1, "steps": 200,
+    }  # fmt: skip
+    assert len(TokenData(out)) == 8
+    other = LoudCodec()
+    other.codebook_vectors = lambda: torch.zeros(4, SIZE, 4)
+    with pytest.raises(ValueError, match="another codec"):
+        encode_folders(other, [audio], out, progress=False)
+
+
+# --------------------------------------------------------------------------------------------------------------------- loop
+
+
+def test_checkpoints_are_whole_or_absent(tmp_path):
+    path = tmp_path / "last.pt"
+    assert load_checkpoint(path) is None
+    atomic_save({"step": 1}, path)
+    with pytest.raises((TypeError, AttributeError)):
+        atomic_save({"step": 2, "bad": (x for x in [1])}, path)
+    assert load_checkpoint(path) == {"step": 1}
+
+
+def test_budgets():
+    budget = Budget(minutes=1, steps=None, elapsed=59.0)
+    assert 0.98 < budget.progress(5) < 1 and not budget.done(5) and not budget.session_over()
+    assert Budget(minutes=1, elapsed=60).done(0)
+    assert Budget(steps=10).progress(5) == 0.5 and Budget(steps=10).done(10)
+    assert Budget(session_minutes=0).session_over() and not Budget().done(10**9)
+
+
+def test_seeds_of_steps_are_all_different():
+    seeds = {step_seed(seed, step) for seed in range(20) for step in range(200)}
+    assert len(seeds) == 4000 and min(seeds) >= 0 and max(seeds) < 2**63
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM handler to send to oneself")
+def test_a_signal_asks_to_stop():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest.listening() as stop:
+        assert not stop
+        signal.raise_signal(signal.SIGTERM)
+        assert stop
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_weight_average_follows_and_steps_back():
+    model = torch.nn.Linear(2, 2, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    average = WeightAverage(model, 0.9)
+    torch.nn.init.ones_(model.weight)
+    average.update(model)
+    assert average.weights()["weight"].mean().item() == pytest.approx(1 - 2 / 11)
+    with average.applied(model):
+        assert model.weight.mean().item() == pytest.approx(1 - 2 / 11)
+    assert model.weight.mean().item() == 1
+    for _ in range(200):
+        average.update(model)
+    assert average.weights()["weight"].mean().item() == pytest.approx(1, abs=1e-6)
+
+
+def test_configuration_files_and_changes(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("model: {dim: 8}\npeak: 1.0e-3\n")
+    assert read_config(path, ["model.dim=16", "run=x", "minutes=2.5"]) == {
+        "model": {"dim": 16}, "peak": 1e-3, "run": "x", "minutes": 2.5,
+    }  # fmt: skip
+    for change in ("dim", "peak.x=1"):
+        with pytest.raises(ValueError):
+            read_config(path, [change])
+    with pytest.raises(ValueError, match="model.width"):
+        TrainConfig.from_dict({"model": {"width": 3}, "train": "a", "run": "b"})
+    with pytest.raises(ValueError, match="'train'"):
+        TrainConfig.from_dict({"run": "b"})
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("coarse", 9_523_008), ("fine", 5_940_464)])
+def test_shipped_configurations(name, parameters):
+    config = TrainConfig.from_dict(read_config(CONFIGS / f"mini-{name}.yaml"))
+    with torch.device("meta"):
+        model = TokenTransformer(TransformerConfig(**config.model))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert (model.config.n_conditioning > 0) == (name == "fine")
+
+
+# ----------------------------------------------------------------------------------------------------------------- training
+
+
+def test_learns_a_repeating_pattern(shards, tmp_path):
+    changes = {"peak": 5e-3, "crop": 24, "batch": 8, "micro_batch": 0, "average": 0.9, "valid": str(shards), "valid_crops": 8}
+    result = train(settings(shards, tmp_path / "run", steps=150, **changes), progress=False)
+    assert result["done"] and result["step"] == 150
+    valid = result["valid"]
+    # What the frequencies give: one of four codes. What the pattern gives: nearly everything, but where all is hidden.
+    assert valid["unigram_accuracy"] < 0.35 and valid["unigram_cross_entropy"] > 1.3
+    assert sum(valid["by_mask"]["50%"]["accuracy"]) / 4 > 0.9
+    assert sum(valid["by_mask"]["25%"]["cross_entropy"]) / 4 < 0.5
+    assert sum(valid["by_mask"]["p7"]["accuracy"]) / 4 > 0.5
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert len(losses) == 150 and sum(losses[-20:]) / 20 < math.log(SIZE) / 3
+    assert {"start", "train", "valid"} == {line["kind"] for line in lines}
+
+
+def test_a_resumed_run_is_the_uninterrupted_run(shards, tmp_path):
+    whole, parts = settings(shards, tmp_path / "whole"), settings(shards, tmp_path / "parts")
+    train({**whole, "steps": 9}, progress=False)
+    trainer = Trainer(TrainConfig.from_dict({**parts, "steps": 9}))
+    for number in range(4):
+        trainer.train_step(number / 9)
+    trainer.save(1.0)
+    trainer.train_step(4 / 9)  # lost, as after a kill
+    result = train({**parts, "steps": 9}, progress=False)
+    assert result["step"] == 9 and result["elapsed"] > 1.0
+    a, b = (load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "parts"))
+    for name, value in a["model"].items():
+        assert torch.equal(value, b["model"][name]), name
+    for name, value in a["average"]["values"].items():
+        assert torch.equal(value, b["average"]["values"][name]), name
+    fresh = TokenTransformer(TransformerConfig(**whole["model"]), TokenData(shards).codebooks)
+    assert any(not torch.allclose(p, a["model"][n], atol=1e-3) for n, p in fresh.named_parameters())
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(shards, tmp_path):
+    norms = []
+    for size in (1, 3, 4):
+        config = settings(shards, tmp_path / "run", micro_batch=size, context_share=0.0)
+        config["model"] = {**config["model"], "dropout": 0.0}
+        norms.append(Trainer(TrainConfig.from_dict(config)).train_step(0.0)["grad_norm"])
+    assert norms == pytest.approx([norms[0]] * 3, rel=1e-4)
+
+
+@pytest.mark.parametrize(("given", "read"), [("1e-3", 1e-3), (2, 2)])
+def test_numbers_without_a_point(given, read):
+    assert TrainConfig.from_dict({"train": "a", "run": "b", "peak": given}).peak == read
+    with pytest.raises(ValueError, match="must be a number"):
+        TrainConfig.from_dict({"train": "a", "run": "b", "peak": "fast"})
+
+
+def test_sessions_end_in_time_and_go_on(shards, tmp_path):
+    config = settings(shards, tmp_path / "run", session_minutes=0.0, minutes=10.0)
+    assert train(config, progress=False)["done"] is False
+    with pytest.raises(ValueError, match="another model shape"):
+        train({**config, "model": {**config["model"], "layers": 1}}, progress=False)
+
+
+def test_export_writes_the_average_for_strict_loading(shards, tmp_path):
+    conditioned = settings(shards, tmp_path / "fine", steps=3)
+    conditioned["model"] = {**conditioned["model"], "n_conditioning": 2}
+    train(conditioned, progress=False)
+    train(settings(shards, tmp_path / "coarse", steps=3), progress=False)
+    out = tmp_path / "model"
+    assert export(tmp_path / "coarse", out).name == "coarse.safetensors"
+    assert main(["export", "--run", str(tmp_path / "fine"), "--out", str(out)]) == 0
+    assert set(json.loads((out / "config.json").read_text())) == {"coarse", "fine"}
+    average = load_checkpoint(tmp_path / "fine" / "last.pt")["average"]["values"]
+    model = load_transformer(out, "fine", TokenData(shards).codebooks)
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter, average[name], atol=2e-3, rtol=2e-3), name
+    with pytest.raises(ValueError, match="train first"):
+        export(tmp_path / "nothing", out)
+
+
+def test_validation_masks_and_baseline(shards):
+    data = TokenData(shards)
+    tokens = data.crops(3, 21, generator())
+    masks = validation_masks(tokens, 1)
+    assert list(masks) == ["25%", "50%", "75%", "100%", "p7"]
+    assert not any(mask[:, :1].any() for mask in masks.values()) and masks["100%"][:, 1:].all()
+    assert (~masks["p7"][0, 1]).nonzero().flatten().tolist() == [0, 7, 14]
+    accuracy, entropy = unigram(data.counts(SIZE), tokens)
+    counts = data.counts(SIZE).float() + 1
+    for level in range(4):
+        codes = tokens[:, level].flatten()
+        assert accuracy[level].item() == pytest.approx((codes == counts[level].argmax()).float().mean().item())
+        p = counts[level] / counts[level].sum()
+        assert entropy[level].item() == pytest.approx(-p[codes].log().mean().item(), rel=1e-5)
+    model = TokenTransformer(TransformerConfig(**settings(shards, Path("x"))["model"]), data.codebooks).train()
+    first, again = (validate(model, data, data.counts(SIZE), 24, crops=3, batch=2) for _ in range(2))
+    assert first == again and model.training
+    assert first["cross_entropy"] == pytest.approx(math.log(SIZE), abs=0.3)
+
+
+def test_the_command_trains_and_says_what_is_wrong(shards, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(json.dumps(settings(shards, tmp_path / "run", steps=2)))
+    command = [sys.executable, "-m", "vampnet.train.transformer"]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [*command, "coarse", "--config", str(config), "--set", "peak=1e-4"], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "last.pt").is_file() and done.stdout == ""
+    assert main(["coarse", "--config", str(config), "--session-minutes", "0", "--steps", "9"]) == 3
+    assert main(["fine", "--config", str(config)]) == 2
+    assert main(["coarse", "--config", str(config), "--set", "typo=1"]) == 2

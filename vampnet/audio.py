@@ -1,0 +1,355 @@
+"""Files and arrays <-> `audiotools.AudioSignal`: limits on length and size, loudness, and a peak limiter.
+
+Everything here keeps the number of samples exactly. Sound files go through libsndfile (`soundfile`) alone: no external program
+is started and nothing is unpickled. Gains are linear factors, levels are dB.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from vampnet.config import SAMPLE_RATE
+from vampnet.limiter import limit_peaks
+
+if TYPE_CHECKING:
+    from audiotools import AudioSignal
+
+MIN_SECONDS = 0.1
+MAX_SECONDS = 600.0
+MAX_CHANNELS = 8
+MAX_DECODED_SAMPLES = 10 * 60 * 192_000 * 2
+"""Samples over all channels that a file may decode to: ten minutes of 192 kHz stereo."""
+MIN_FILE_RATE, MAX_FILE_RATE = 4_000, 384_000
+SILENCE_DBFS = -70.0
+
+CODEC_LUFS = -24.0
+"""Loudness that the codec is trained at and fed with (the paper trains on audio at -24)."""
+MAX_GAIN_DB = 30.0
+"""The most that a take is turned up: beyond it there is only its noise to hear."""
+CEILING_DBTP = -1.0
+BLOCK_SECONDS = 0.4
+"""Gating block of ITU-R BS.1770-4; a shorter clip is repeated until it fills two."""
+
+SUBTYPES = {"WAV": "PCM_24", "FLAC": "PCM_24", "OGG": "VORBIS"}
+_BLOCK_FRAMES = 1 << 16
+
+
+class AudioError(ValueError):
+    """Audio that cannot be used; its message is one sentence for the person who brought it."""
+
+
+def make_signal(audio: torch.Tensor, sample_rate: int) -> AudioSignal:
+    """A fresh AudioSignal, without the cached loudness and spectra that a cloned one would carry along.
+
+    Args:
+        audio: (N,), (C, N) or (B, C, N) float.
+        sample_rate: Hz.
+    """
+    from audiotools import AudioSignal
+
+    return AudioSignal(audio, int(sample_rate))
+
+
+# ---------------------------------------------------------------------------------------------------------------- loading
+
+
+def load(source: Any, sample_rate: int = SAMPLE_RATE, max_seconds: float = MAX_SECONDS) -> AudioSignal:
+    """Any audio -> AudioSignal (1, C, N) float32 at `sample_rate`, C = 1 or 2, checked to be worth vamping.
+
+    Args:
+        source: a path (WAV, FLAC, OGG, MP3, AIFF ... whatever libsndfile reads); an AudioSignal (1, C, N); `(rate, array)` as
+            Gradio gives it, array (N,) or (N, C), integer or float (a 2-D array with at most 8 rows and more columns than
+            rows is read as (C, N)); or `(tensor, rate)` with a tensor (N,), (C, N) or (1, C, N).
+        sample_rate: Hz of the result; N = round(samples * sample_rate / rate).
+        max_seconds: refuse what is longer. A file's header is looked at first, so that nothing is decoded in vain.
+
+    More than two channels are mixed to stereo (centre and surrounds at -3 dB, the low-frequency channel left out). Float
+    samples beyond full scale are kept.
+
+    Raises:
+        AudioError: no audio, no such file, not a sound file, damaged, too short (`MIN_SECONDS`), too long, silent (peak below
+            `SILENCE_DBFS`), NaN or infinite samples.
+    """
+    path = None
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        samples, rate = _read_file(path, max_seconds)
+    else:
+        samples, rate = _read_memory(source)
+    _check_length(samples.shape[0], rate, max_seconds)
+    samples = _at_most_stereo(samples)
+    if not np.isfinite(samples).all():
+        raise AudioError("The audio holds NaN or infinite samples: export it again from the program that made it.")
+    peak = float(np.abs(samples).max())
+    if peak < 10 ** (SILENCE_DBFS / 20):
+        raise AudioError(f"The audio is silent (its peak lies below {SILENCE_DBFS:.0f} dBFS): use a clip with sound in it.")
+    samples = _resample(samples, rate, sample_rate)
+    signal = make_signal(torch.from_numpy(np.ascontiguousarray(samples.T)).unsqueeze(0), sample_rate)
+    signal.path_to_file = path
+    return signal
+
+
+def _read_file(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
+    """(N, C) float32 with C <= 2, and its rate in Hz."""
+    import soundfile
+
+    if not path.exists():
+        raise AudioError(f"There is no file '{path}': check the path.")
+    if path.is_dir():
+        raise AudioError(f"'{path}' is a folder: choose one sound file in it.")
+    if path.stat().st_size == 0:
+        raise AudioError(f"'{path.name}' is an empty file: choose one that holds audio.")
+    try:
+        # A handle without a name: the content decides what the file is, and not how its name ends.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        with os.fdopen(descriptor, "rb") as handle, soundfile.SoundFile(handle) as file:
+            _check_header(file, path.name, max_seconds)
+            return _decode(file, max_seconds), file.samplerate
+    except (soundfile.SoundFileError, TypeError) as error:
+        raise AudioError(f"'{path.name}' cannot be read as audio: use a sound WAV, FLAC, OGG or MP3 file.") from error
+    except OSError as error:
+        raise AudioError(f"'{path.name}' cannot be opened ({error.strerror}): check that you may read it.") from error
+
+
+def _check_header(file: Any, name: str, max_seconds: float) -> None:
+    if not MIN_FILE_RATE <= file.samplerate <= MAX_FILE_RATE:
+        raise AudioError(
+            f"'{name}' has a sample rate of {file.samplerate} Hz, and {MIN_FILE_RATE} to {MAX_FILE_RATE} Hz can be read: "
+            "convert it first."
+        )
+    if file.channels > MAX_CHANNELS:
+        raise AudioError(f"'{name}' has {file.channels} channels, and at most {MAX_CHANNELS} can be read: mix it to stereo.")
+    if file.frames > 0:
+        _check_length(file.frames, file.samplerate, max_seconds)
+    if file.frames * file.channels > MAX_DECODED_SAMPLES:
+        samples = f"{file.frames * file.channels:,} samples"
+        raise AudioError(f"'{name}' is too large ({samples}): convert it to stereo at 44.1 kHz or cut it first.")
+
+
+def _decode(file: Any, max_seconds: float) -> np.ndarray:
+    """Reads block by block and mixes each at once, so that memory follows what is kept and not what the header claims."""
+    blocks, frames = [np.zeros((0, min(file.channels, 2)), np.float32)], 0
+    while True:
+        block = file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
+        if len(block) == 0:
+            return np.concatenate(blocks)
+        frames += len(block)
+        if frames > max_seconds * file.samplerate:
+            _check_length(frames, file.samplerate, max_seconds)
+        blocks.append(_at_most_stereo(block))
+
+
+def _read_memory(source: Any) -> tuple[np.ndarray, int]:
+    """(N, C) float32 and its rate in Hz, from an AudioSignal or a pair of samples and rate."""
+    if source is None:
+        raise AudioError("There is no audio: upload, record or choose a clip first.")
+    if hasattr(source, "audio_data") and hasattr(source, "sample_rate"):
+        source = (source.audio_data, source.sample_rate)
+    if not (isinstance(source, (tuple, list)) and len(source) == 2):
+        raise AudioError(
+            f"Audio must be a path, an AudioSignal, (rate, array) or (tensor, rate), not {type(source).__name__}: "
+            "give the samples with their sample rate."
+        )
+    first, second = source
+    samples, rate = (second, first) if np.ndim(first) == 0 else (first, second)
+    if isinstance(rate, bool) or np.ndim(rate) != 0 or not isinstance(rate, (int, float, np.number)) or not math.isfinite(rate):
+        raise AudioError(f"The sample rate must be a number in Hz, not {rate!r}.")
+    if not MIN_FILE_RATE <= rate <= MAX_FILE_RATE or rate != int(rate):
+        raise AudioError(f"The sample rate must be a whole number from {MIN_FILE_RATE} to {MAX_FILE_RATE} Hz, not {rate}.")
+    if isinstance(samples, torch.Tensor):
+        samples = _tensor_to_frames(samples)
+    else:
+        samples = _array_to_frames(np.asarray(samples))
+    if samples.shape[1] > MAX_CHANNELS:
+        channels = samples.shape[1]
+        raise AudioError(f"The audio has {channels} channels, and at most {MAX_CHANNELS} can be read: mix it to stereo.")
+    return samples, int(rate)
+
+
+def _tensor_to_frames(samples: torch.Tensor) -> np.ndarray:
+    samples = samples.detach().cpu()
+    if samples.is_floating_point():
+        samples = samples.float()
+    if samples.ndim == 3 and samples.shape[0] == 1:
+        samples = samples[0]
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[0] == 0):
+        shape = tuple(samples.shape)
+        raise AudioError(f"One clip (N,), (C, N) or (1, C, N) is needed, not the shape {shape}: give the clips one by one.")
+    return _to_float(np.atleast_2d(samples.numpy()).T)
+
+
+def _array_to_frames(samples: np.ndarray) -> np.ndarray:
+    if samples.ndim == 3 and samples.shape[0] == 1:
+        samples = samples[0].T
+    elif samples.ndim == 2 and samples.shape[0] <= MAX_CHANNELS and samples.shape[0] < samples.shape[1]:
+        samples = samples.T
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] == 0):
+        raise AudioError(f"One clip (N,) or (N, C) is needed, not the shape {samples.shape}: give the clips one by one.")
+    return _to_float(samples[:, None] if samples.ndim == 1 else samples)
+
+
+def _to_float(samples: np.ndarray) -> np.ndarray:
+    """Integers to [-1, 1) by their own width; floats as they are."""
+    kind = samples.dtype
+    if kind == np.uint8:
+        return (samples.astype(np.float32) - 128.0) / 128.0
+    if np.issubdtype(kind, np.signedinteger):
+        return (samples / -float(np.iinfo(kind).min)).astype(np.float32)
+    if np.issubdtype(kind, np.floating):
+        return samples.astype(np.float32, copy=False)
+    raise AudioError(f"Samples must be integers or floats, not {kind}: convert the array first.")
+
+
+def _check_length(samples: int, rate: int, max_seconds: float) -> None:
+    seconds = samples / rate
+    if samples == 0:
+        raise AudioError("The audio is empty (0 samples): use a clip with sound in it.")
+    if seconds < MIN_SECONDS:
+        limit_ms = round(MIN_SECONDS * 1000)
+        raise AudioError(f"The audio lasts {seconds * 1000:.0f} ms, and at least {limit_ms} ms are needed: use a longer clip.")
+    if seconds > max_seconds:
+        limit_text = _spell(max_seconds)
+        raise AudioError(f"The audio lasts {_spell(seconds)}, and at most {limit_text} can be used: cut out the part you want.")
+
+
+def _spell(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _at_most_stereo(samples: np.ndarray) -> np.ndarray:
+    """(N, C) -> (N, min(C, 2)), by the common channel orders (L R C LFE Ls Rs ...) and ITU-R BS.775's -3 dB."""
+    channels = samples.shape[1]
+    if channels <= 2:
+        return samples
+    half = math.sqrt(0.5)
+    gains = {"C": (half, half), "L": (half, 0.0), "R": (0.0, half), "-": (0.0, 0.0)}
+    rest = {3: "C", 4: "LR", 5: "CLR", 6: "C-LR", 7: "C-CLR", 8: "C-LRLR"}[channels]
+    return samples @ np.array([(1.0, 0.0), (0.0, 1.0), *(gains[role] for role in rest)], np.float32)
+
+
+def _resample(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
+    """(N, C) at `rate` -> (round(N * target / rate), C) at `target`."""
+    if rate == target:
+        return samples
+    import soxr
+
+    wanted = max(1, round(len(samples) * target / rate))
+    out = soxr.resample(samples, rate, target, quality="HQ")
+    return np.pad(out, ((0, max(0, wanted - len(out))), (0, 0)))[:wanted]
+
+
+# ----------------------------------------------------------------------------------------------------------------- saving
+
+
+def save(signal: AudioSignal, path: str | Path, format: str | None = None, subtype: str | None = None) -> Path:
+    """Writes the first item of `signal` (B, C, N) to `path`, whole or not at all; returns the path.
+
+    Args:
+        format: "WAV", "FLAC" or "OGG"; by default from the path's ending.
+        subtype: as libsndfile names it; by default 24 bit for WAV and FLAC and Vorbis for OGG. "FLOAT" keeps what lies beyond
+            full scale in a WAV file; the others clip it.
+
+    Raises:
+        AudioError: a format or subtype that cannot be written.
+        OSError: the folder is missing or not writable.
+    """
+    import soundfile
+
+    path = Path(path)
+    format = (format or path.suffix.lstrip(".")).upper()
+    if format not in SUBTYPES:
+        raise AudioError(f"Audio is written as WAV, FLAC or OGG, not as '{format}': name the file *.wav, *.flac or *.ogg.")
+    subtype = subtype or SUBTYPES[format]
+    if not soundfile.check_format(format, subtype):
+        known = ", ".join(sorted(soundfile.available_subtypes(format)))
+        raise AudioError(f"{format} files cannot hold {subtype}: use one of {known}.")
+    frames = signal.audio_data[0].detach().float().cpu().numpy().T
+    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    try:
+        with soundfile.SoundFile(part, "w", int(signal.sample_rate), frames.shape[1], subtype, format=format) as file:
+            # libsndfile's Vorbis encoder keeps a whole write on its stack, so long audio goes in pieces.
+            for start in range(0, len(frames), _BLOCK_FRAMES):
+                file.write(np.ascontiguousarray(frames[start : start + _BLOCK_FRAMES]))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+# --------------------------------------------------------------------------------------------------------------- loudness
+
+
+def measure_loudness(signal: AudioSignal) -> float:
+    """Integrated loudness in LUFS (ITU-R BS.1770-4) of the first item of `signal` (B, C, N); -inf for digital silence.
+
+    A clip shorter than two gating blocks is repeated until it fills them, as it would be heard in a loop. What lies wholly
+    below the absolute gate of -70 LUFS gets its plain level (mean square of all channels) instead.
+    """
+    import pyloudnorm
+
+    samples = signal.audio_data[0].detach().double().cpu().numpy().T
+    power = float(np.square(samples).mean(axis=0).sum()) if len(samples) else 0.0
+    if power == 0.0:
+        return -math.inf
+    needed = math.ceil(2 * BLOCK_SECONDS * signal.sample_rate)
+    if len(samples) < needed:
+        samples = np.tile(samples, (-(-needed // len(samples)), 1))
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        lufs = float(pyloudnorm.Meter(signal.sample_rate, block_size=BLOCK_SECONDS).integrated_loudness(samples))
+    return lufs if math.isfinite(lufs) else -0.691 + 10 * math.log10(power)
+
+
+def to_codec_level(signal: AudioSignal) -> tuple[AudioSignal, float]:
+    """The signal (B, C, N) at `CODEC_LUFS`, and the linear gain that took it there (1 for silence)."""
+    lufs = measure_loudness(signal)
+    gain = 10 ** ((CODEC_LUFS - lufs) / 20) if math.isfinite(lufs) else 1.0
+    return make_signal(signal.audio_data * gain, signal.sample_rate), gain
+
+
+def restore_loudness(
+    take: AudioSignal, target_lufs: float, ceiling_db: float = CEILING_DBTP, loop: bool = False
+) -> AudioSignal:
+    """The take (1, C, N) at `target_lufs`, its peaks held below `ceiling_db` by `limit`.
+
+    What the limiter takes away is made up for by up to 6 dB more drive, so that a take with sharper peaks than its source is
+    still as loud. No take is turned up by more than `MAX_GAIN_DB`. Silence, or a target of -inf, comes back as it is.
+    """
+    lufs = measure_loudness(take)
+    if not (math.isfinite(lufs) and math.isfinite(target_lufs)):
+        return make_signal(take.audio_data.clone(), take.sample_rate)
+    first = min(target_lufs - lufs, MAX_GAIN_DB)
+    gain_db = first
+    for _ in range(4):
+        limited = limit(make_signal(take.audio_data * 10 ** (gain_db / 20), take.sample_rate), ceiling_db, loop)
+        missing = lufs + first - measure_loudness(limited)
+        if missing < 0.1 or gain_db >= first + 6:
+            break
+        # Driven harder, a limiter gives back less than it is given: aim a little further.
+        gain_db = min(gain_db + 1.3 * missing, first + 6)
+    return limited
+
+
+def limit(signal: AudioSignal, ceiling_db: float = CEILING_DBTP, loop: bool = False) -> AudioSignal:
+    """Holds the true peak of `signal` (1, C, N) below `ceiling_db` with a smooth look-ahead gain (`vampnet.limiter`).
+
+    Where nothing exceeds the ceiling the samples come back as they are. With `loop` the clip is a ring: a peak at its start
+    pulls the gain down at its end.
+
+    Returns:
+        AudioSignal (1, C, N); no sample exceeds 10 ** (ceiling_db / 20).
+    """
+    samples = signal.audio_data[0].detach().float().cpu().numpy()
+    out = limit_peaks(samples, signal.sample_rate, 10 ** (ceiling_db / 20), loop)
+    return make_signal(torch.from_numpy(out).unsqueeze(0).to(signal.audio_data.device), signal.sample_rate)

@@ -1,0 +1,76 @@
+"""Audio <-> tokens: one small interface (`Codec`), and the codecs behind it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..config import TokenGrid
+from .spectral import SpectralCodec, SpectralCodecConfig
+
+__all__ = ["Codec", "SpectralCodec", "SpectralCodecConfig", "load_codec", "save_codec"]
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """What every codec offers: mono audio at about -24 LUFS to residual codes and back."""
+
+    sample_rate: int
+    hop: int
+    n_codebooks: int
+    codebook_size: int
+
+    @property
+    def grid(self) -> TokenGrid:
+        """Seconds, samples and time steps."""
+
+    def encode(self, audio: Tensor, loop: bool = False) -> Tensor:
+        """(B, 1, N) float -> (B, n_codebooks, ceil(N / hop)) int64."""
+
+    def decode(self, codes: Tensor, loop: bool = False) -> Tensor:
+        """(B, n_codebooks, T) int64 -> (B, 1, T * hop) float; with `loop` the end flows into the beginning."""
+
+    def codebook_vectors(self) -> Tensor:
+        """(n_codebooks, codebook_size, D) float: the vectors that transformers read tokens with."""
+
+
+def save_codec(codec: SpectralCodec, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+    """Writes `codec.safetensors` and the "codec" section of `config.json`; other sections stay."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Codebooks stay exact: a rounded code may be nearest to another vector, and the transformers were trained on these.
+    tensors = {k: (v if "codebook" in k else v.to(dtype)).contiguous() for k, v in codec.state_dict().items()}
+    save_file(tensors, folder / "codec.safetensors")
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) if path.exists() else {}
+    config["codec"] = {"type": "spectral", **codec.config.to_dict()}
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load_codec(folder: str | Path, device: str | torch.device = "cpu") -> SpectralCodec:
+    """Loads a codec from `config.json` and `codec.safetensors`, ready to use (evaluation mode, float32).
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the type is unknown, or the tensors are not exactly those of the configuration.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "codec.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} holds no {name}: name a folder that was made by the training's export.")
+    fields = dict(json.loads((folder / "config.json").read_text()).get("codec", {}))
+    if fields.pop("type", None) != "spectral":
+        raise ValueError(f"{folder / 'config.json'} does not describe a codec of type 'spectral'.")
+    codec = SpectralCodec(SpectralCodecConfig(**fields))
+    state = {k: v.float() for k, v in load_file(folder / "codec.safetensors").items()}
+    missing, unexpected = codec.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise ValueError(
+            f"{folder / 'codec.safetensors'} does not fit its configuration: missing {missing}, left over {unexpected}."
+        )
+    return codec.eval().requires_grad_(False).to(device)

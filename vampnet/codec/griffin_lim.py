@@ -1,0 +1,115 @@
+"""Magnitudes -> samples: fast Griffin-Lim (Perraudin, Balazs and Søndergaard, 2013), also on a ring.
+
+Frame j is centred on sample j * hop + hop // 2, so that a time step of two frames covers its samples symmetrically.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pad_for_frames(audio: Tensor, window: int, hop: int, loop: bool) -> Tensor:
+    """(B, N) -> (B, N + window - hop): the context that the first and the last frame see.
+
+    On a ring the context is the other end of the clip; otherwise it is the clip mirrored (or its edge value where the
+    clip is shorter than the context).
+    """
+    side = (window - hop) // 2
+    n = audio.shape[-1]
+    if loop:
+        index = torch.arange(-side, n + side, device=audio.device) % n
+        return audio[..., index]
+    if n > side:
+        return F.pad(audio[:, None], (side, side), mode="reflect")[:, 0]
+    return F.pad(audio[:, None], (side, side), mode="replicate")[:, 0]
+
+
+def spectrum(audio: Tensor, window: Tensor, hop: int, loop: bool = False) -> Tensor:
+    """(B, N) float, N a multiple of hop -> (B, N / hop, window / 2 + 1) complex."""
+    size = window.shape[0]
+    frames = pad_for_frames(audio, size, hop, loop).unfold(-1, size, hop)
+    return torch.fft.rfft(frames * window, dim=-1)
+
+
+def synthesize(spec: Tensor, window: Tensor, hop: int, loop: bool = False) -> Tensor:
+    """Least-squares inverse of `spectrum`: (B, J, F) complex -> (B, J * hop) float."""
+    pieces = torch.fft.irfft(spec, n=window.shape[0], dim=-1).mul_(window)
+    return _gather(pieces, hop, loop) / _overlap_weight(window, hop, spec.shape[1], loop)
+
+
+def _overlap_weight(window: Tensor, hop: int, frames: int, loop: bool) -> Tensor:
+    """(1, frames * hop): by how much the squared windows overlap at every sample."""
+    squares = (window**2).expand(1, frames, -1)
+    return _gather(squares, hop, loop).clamp_min_(1e-8)
+
+
+def _gather(pieces: Tensor, hop: int, loop: bool) -> Tensor:
+    """(B, J, W) frames -> (B, J * hop): overlap-add, without what lies outside of the clip, or wrapped around."""
+    size = pieces.shape[-1]
+    audio = _overlap_add(pieces, hop)
+    side, n = (size - hop) // 2, pieces.shape[1] * hop
+    return _wrap(audio, side, n) if loop else audio[:, side : side + n]
+
+
+def _overlap_add(pieces: Tensor, hop: int) -> Tensor:
+    """(B, J, W) -> (B, J * hop + W - hop). One addition per hop of the window: ten times faster than `F.fold`."""
+    batch, frames, size = pieces.shape
+    shifts = -(-size // hop)
+    parts = F.pad(pieces, (0, shifts * hop - size)).view(batch, frames, shifts, hop)
+    out = pieces.new_zeros(batch, frames + shifts - 1, hop)
+    for shift in range(shifts):
+        out[:, shift : shift + frames] += parts[:, :, shift]
+    return out.view(batch, -1)[:, : frames * hop + size - hop]
+
+
+def _wrap(x: Tensor, side: int, n: int) -> Tensor:
+    """Folds what reaches over either end of a ring of n samples back onto it."""
+    index = torch.arange(-side, x.shape[-1] - side, device=x.device) % n
+    return torch.zeros(x.shape[0], n, dtype=x.dtype, device=x.device).index_add_(1, index, x)
+
+
+def initial_phases(magnitudes: Tensor, hop: int, size: int) -> Tensor:
+    """Phases (J, F) to start from: white, the same for the same frame index at every call.
+
+    Griffin-Lim needs phases that differ from bin to bin (zeros pile all energy on the frame's centre), and takes must be
+    reproducible, so they come from a generator of their own.
+    """
+    generator = torch.Generator().manual_seed(hop * 31 + size)
+    frames, bins = magnitudes.shape[-2:]
+    return (torch.rand(frames, bins, generator=generator) * (2 * math.pi)).to(magnitudes.device)
+
+
+@torch.no_grad()
+def griffin_lim(
+    magnitudes: Tensor, window: Tensor, hop: int, rounds: int = 32, momentum: float = 0.99, loop: bool = False
+) -> Tensor:
+    """Samples whose magnitude spectrum comes near to the given one.
+
+    Args:
+        magnitudes: (B, J, F) float, not negative, J frames of F = window / 2 + 1 bins.
+        window: (W,) float analysis and synthesis window.
+        hop: samples from frame to frame.
+        rounds: projections; each costs one transform forth and one back.
+        momentum: of the fast variant; 0 = the classic one.
+        loop: the clip is a ring; the last frame overlaps the first.
+
+    Returns:
+        (B, J * hop) float samples.
+    """
+    phases = initial_phases(magnitudes, hop, window.shape[0])
+    spec = torch.polar(magnitudes, phases.expand_as(magnitudes).to(magnitudes.dtype))
+    weight = _overlap_weight(window, hop, magnitudes.shape[1], loop)
+    before = None
+    for _ in range(rounds):
+        audio = _gather(torch.fft.irfft(spec, n=window.shape[0], dim=-1).mul_(window), hop, loop).div_(weight)
+        now = spectrum(audio, window, hop, loop)
+        ahead = now if before is None else torch.lerp(before, now, 1 + momentum)
+        before = now
+        # |ahead| by hand: abs() of complex numbers guards against overflow at several times the price.
+        size = torch.view_as_real(ahead).square().sum(-1).add_(1e-18).sqrt_()
+        spec = ahead * torch.div(magnitudes, size, out=size)
+    return synthesize(spec, window, hop, loop)

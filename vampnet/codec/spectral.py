@@ -1,0 +1,252 @@
+"""The bundled codec: audio <-> 14 tokens every 768 samples, working at the token rate.
+
+Audio becomes log magnitudes, two short-time spectra a time step (all bins up to `fine_hz`, bands of bins above it, where
+the ear hears no pitch). A ConvNeXt encoder turns them into a latent, `dac`'s residual vector quantizer into tokens, and a
+ConvNeXt decoder back into log magnitudes, whose phases fast Griffin-Lim finds.
+
+A waveform codec of the published kind needs days of a GPU; this one trains on two cores and decodes faster than real time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from dac.nn.quantize import ResidualVectorQuantize
+from torch import Tensor, nn
+
+from ..config import CODEBOOK_SIZE, HOP, N_CODEBOOKS, SAMPLE_RATE, TokenGrid
+from .griffin_lim import griffin_lim, spectrum
+
+
+@dataclass(frozen=True)
+class SpectralCodecConfig:
+    """Shape of a spectral codec.
+
+    Attributes:
+        sample_rate: Hz.
+        hop: samples a time step.
+        window: samples of the analysis window (Hann).
+        frames: spectra a time step.
+        fine_hz: below it every bin is coded, above it `bands` bands.
+        bands: bands above `fine_hz`.
+        floor: added to a magnitude before its logarithm (the audio is at -24 LUFS, a full-scale sine has window / 4).
+        dim: width of the latent and of the blocks.
+        encoder_layers, decoder_layers: ConvNeXt blocks.
+        kernel: time steps of a block's depthwise convolution (odd).
+        expansion: hidden width of a block, in units of `dim`.
+        n_codebooks, codebook_size, codebook_dim: of the quantizer.
+        rounds: of Griffin-Lim when decoding.
+    """
+
+    sample_rate: int = SAMPLE_RATE
+    hop: int = HOP
+    window: int = 2048
+    frames: int = 2
+    fine_hz: float = 11_025.0
+    bands: int = 64
+    floor: float = 1e-3
+    dim: int = 320
+    encoder_layers: int = 2
+    decoder_layers: int = 4
+    kernel: int = 9
+    expansion: int = 3
+    n_codebooks: int = N_CODEBOOKS
+    codebook_size: int = CODEBOOK_SIZE
+    codebook_dim: int = 8
+    rounds: int = 32
+
+    def __post_init__(self) -> None:
+        if self.hop % self.frames:
+            raise ValueError(f"hop {self.hop} must be a multiple of frames {self.frames}.")
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, not {self.kernel}.")
+        if not 0 < self.fine_hz < self.sample_rate / 2:
+            raise ValueError(f"fine_hz must lie between 0 and {self.sample_rate / 2:.0f}, not {self.fine_hz}.")
+
+    @property
+    def fine_bins(self) -> int:
+        """Bins from 0 Hz that are coded one by one."""
+        return round(self.fine_hz * self.window / self.sample_rate)
+
+    @property
+    def features(self) -> int:
+        """Log magnitudes of one spectrum."""
+        return self.fine_bins + self.bands
+
+    def to_dict(self) -> dict:
+        """Plain fields, for config.json."""
+        return dataclasses.asdict(self)
+
+
+class Block(nn.Module):
+    """ConvNeXt block on (B, T, C): depthwise convolution over time, then an MLP on every step."""
+
+    def __init__(self, dim: int, kernel: int, expansion: int, scale: float) -> None:
+        super().__init__()
+        self.kernel = kernel
+        # A 2-d convolution in channels-last layout: several times faster on CPUs than a depthwise Conv1d.
+        self.depthwise = nn.Conv2d(dim, dim, (kernel, 1), groups=dim)
+        self.norm = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, expansion * dim)
+        self.down = nn.Linear(expansion * dim, dim)
+        self.scale = nn.Parameter(torch.full((dim,), scale))
+
+    def forward(self, x: Tensor, loop: bool = False) -> Tensor:
+        """(B, T, C) -> (B, T, C); on a ring the convolution wraps around."""
+        side = self.kernel // 2
+        y = ring_pad(x, side) if loop else F.pad(x, (0, 0, side, side))
+        y = self.depthwise(y.transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2)
+        return x + self.scale * self.down(F.gelu(self.up(self.norm(y)), approximate="tanh"))
+
+
+def ring_pad(x: Tensor, side: int) -> Tensor:
+    """(B, T, C) -> (B, T + 2 side, C), wrapped around in time."""
+    steps = x.shape[1]
+    return x[:, torch.arange(-side, steps + side, device=x.device) % steps]
+
+
+class SpectralCodec(nn.Module):
+    """Audio <-> tokens. See the module's first lines and `SpectralCodecConfig`."""
+
+    def __init__(self, config: SpectralCodecConfig) -> None:
+        super().__init__()
+        self.config = config
+        inputs = config.frames * config.features
+        self.project_in = nn.Linear(inputs, config.dim)
+        self.project_out = nn.Linear(config.dim, inputs)
+
+        def blocks(layers: int) -> nn.ModuleList:
+            return nn.ModuleList(Block(config.dim, config.kernel, config.expansion, 0.1) for _ in range(layers))
+
+        self.encoder = blocks(config.encoder_layers)
+        self.decoder = blocks(config.decoder_layers)
+        self.quantizer = ResidualVectorQuantize(
+            input_dim=config.dim,
+            n_codebooks=config.n_codebooks,
+            codebook_size=config.codebook_size,
+            codebook_dim=config.codebook_dim,
+        )
+        self.register_buffer("mean", torch.zeros(config.features))
+        self.register_buffer("spread", torch.ones(()))
+        self.register_buffer("window", torch.hann_window(config.window), persistent=False)
+        pool, spreader = _band_matrices(config)
+        self.register_buffer("pool", pool, persistent=False)
+        self.register_buffer("spreader", spreader, persistent=False)
+
+    @property
+    def sample_rate(self) -> int:
+        return self.config.sample_rate
+
+    @property
+    def hop(self) -> int:
+        return self.config.hop
+
+    @property
+    def n_codebooks(self) -> int:
+        return self.config.n_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        return self.config.codebook_size
+
+    @property
+    def grid(self) -> TokenGrid:
+        """Seconds, samples and time steps of this codec."""
+        return TokenGrid(self.config.sample_rate, self.config.hop)
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    # ---- audio <-> features -----------------------------------------------------------------------------------------
+
+    def features(self, audio: Tensor, loop: bool = False) -> Tensor:
+        """(B, T * hop) float samples at -24 LUFS -> (B, T, frames * features) normalised log magnitudes."""
+        c = self.config
+        power = spectrum(audio, self.window, c.hop // c.frames, loop).abs().square()
+        high = (power[..., c.fine_bins :] @ self.pool).sqrt()
+        magnitudes = torch.cat([power[..., : c.fine_bins].sqrt(), high], dim=-1)
+        logs = (torch.log(magnitudes + c.floor) - self.mean) / self.spread
+        return logs.unflatten(1, (-1, c.frames)).flatten(2)
+
+    def magnitudes(self, features: Tensor) -> Tensor:
+        """(B, T, frames * features) normalised log magnitudes -> (B, T * frames, window / 2 + 1) magnitudes."""
+        c = self.config
+        logs = features.unflatten(2, (c.frames, c.features)).flatten(1, 2) * self.spread + self.mean
+        logs = torch.cat([logs[..., : c.fine_bins], logs[..., c.fine_bins :] @ self.spreader], dim=-1)
+        return (torch.exp(logs.clamp(max=8.0)) - c.floor).clamp_min(0.0)
+
+    # ---- features <-> latents <-> tokens -----------------------------------------------------------------------------
+
+    def encode_latents(self, features: Tensor, loop: bool = False) -> Tensor:
+        """(B, T, frames * features) -> (B, dim, T), what the quantizer codes."""
+        x = self.project_in(features)
+        for block in self.encoder:
+            x = block(x, loop)
+        return x.transpose(1, 2)
+
+    def decode_latents(self, latents: Tensor, loop: bool = False) -> Tensor:
+        """(B, dim, T) -> (B, T, frames * features)."""
+        x = latents.transpose(1, 2)
+        for block in self.decoder:
+            x = block(x, loop)
+        return self.project_out(x)
+
+    def codebook_vectors(self) -> Tensor:
+        """(n_codebooks, codebook_size, codebook_dim) float: the vectors that transformers read tokens with."""
+        return torch.stack([q.codebook.weight.detach() for q in self.quantizer.quantizers])
+
+    @torch.no_grad()
+    def encode(self, audio: Tensor, loop: bool = False) -> Tensor:
+        """Samples to tokens.
+
+        Args:
+            audio: (B, 1, N) float samples, about -24 LUFS; N is padded with silence to whole time steps.
+            loop: the clip is a ring (N must then be whole time steps, or silence enters the ring).
+
+        Returns:
+            (B, n_codebooks, ceil(N / hop)) int64 in 0..codebook_size - 1.
+
+        Raises:
+            ValueError: the shape is not (B, 1, N) with N > 0.
+        """
+        if audio.ndim != 3 or audio.shape[1] != 1 or audio.shape[2] == 0:
+            raise ValueError(f"The codec takes audio of shape (batch, 1, samples), not {tuple(audio.shape)}.")
+        audio = F.pad(audio[:, 0], (0, -audio.shape[-1] % self.hop))
+        return self.quantizer(self.encode_latents(self.features(audio, loop), loop))[1]
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, loop: bool = False) -> Tensor:
+        """Tokens to samples.
+
+        Args:
+            codes: (B, n, T) int64 codes of the n coarsest levels, 1 <= n <= n_codebooks.
+            loop: the clip is a ring; its end flows into its beginning.
+
+        Returns:
+            (B, 1, T * hop) float samples.
+        """
+        c = self.config
+        features = self.decode_latents(self.quantizer.from_codes(codes)[0], loop)
+        audio = griffin_lim(self.magnitudes(features), self.window, c.hop // c.frames, rounds=c.rounds, loop=loop)
+        return audio[:, None]
+
+
+def _band_matrices(config: SpectralCodecConfig) -> tuple[Tensor, Tensor]:
+    """(high bins, bands) mean over each band, and (bands, high bins) linear interpolation between band centres."""
+    bins = config.window // 2 + 1 - config.fine_bins
+    edges = torch.linspace(0, bins, config.bands + 1)
+    position = torch.arange(bins) + 0.5
+    band = torch.bucketize(position, edges[1:-1], right=True)
+    pool = F.one_hot(band, config.bands).float()
+    pool = pool / pool.sum(0, keepdim=True)
+    centres = (edges[1:] + edges[:-1]) / 2
+    place = ((position - centres[0]) / (centres[1] - centres[0])).clamp(0, config.bands - 1)
+    low = place.floor().long().clamp(max=config.bands - 2)
+    spreader = torch.zeros(config.bands, bins)
+    spreader[low, torch.arange(bins)] = 1 - (place - low)
+    spreader[low + 1, torch.arange(bins)] = place - low
+    return pool, spreader

@@ -1,0 +1,252 @@
+"""Frozen, validated options: the only home of defaults in the package.
+
+Seconds, milliseconds and semitones are for people; tokens are for the models. `TokenGrid` is the one place where the two meet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+MASK = 1024
+"""Token id of a position that is still to be generated; real codes are 0..1023."""
+
+SAMPLE_RATE = 44_100
+"""Samples a second of every codec here."""
+
+HOP = 768
+"""Samples a time step of the paper's codec (section 3.1 of the paper: 44.1 kHz, downsampling 768)."""
+
+N_CODEBOOKS = 14
+N_COARSE = 4
+CODEBOOK_SIZE = 1024
+BITS_PER_TOKEN = 10
+
+
+class CancelledError(RuntimeError):
+    """Raised between two sampling steps after the caller asked to stop; nothing is left half written."""
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """The arithmetic between seconds, samples and time steps of tokens.
+
+    One time step covers `hop` samples; step t covers samples [t * hop, (t + 1) * hop).
+    """
+
+    sample_rate: int = SAMPLE_RATE
+    hop: int = HOP
+
+    def __post_init__(self) -> None:
+        if self.sample_rate <= 0 or self.hop <= 0:
+            raise ValueError(f"A token grid needs a positive sample rate and hop, not {self.sample_rate} and {self.hop}.")
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Time steps a second (57.42 for the paper's codec)."""
+        return self.sample_rate / self.hop
+
+    def samples_to_tokens(self, samples: int) -> int:
+        """Time steps needed to cover `samples` (rounded up, so that no sample is lost)."""
+        return -(-int(samples) // self.hop)
+
+    def tokens_to_samples(self, tokens: int) -> int:
+        """Samples that `tokens` time steps cover."""
+        return int(tokens) * self.hop
+
+    def seconds_to_samples(self, seconds: float) -> int:
+        """The sample nearest to `seconds`."""
+        return round(seconds * self.sample_rate)
+
+    def samples_to_seconds(self, samples: int) -> float:
+        """Seconds at the start of sample `samples`."""
+        return samples / self.sample_rate
+
+    def tokens_to_seconds(self, tokens: int) -> float:
+        """Seconds at the start of time step `tokens`."""
+        return self.tokens_to_samples(tokens) / self.sample_rate
+
+    def token_at(self, seconds: float) -> int:
+        """The time step that holds the moment `seconds`; `token_at(tokens_to_seconds(t)) == t` for every t.
+
+        The moment is rounded to a sample first: without that, t * hop / rate * rate falls one ulp short for some t
+        and a mask comes out one step early.
+        """
+        return self.seconds_to_samples(seconds) // self.hop
+
+    def seconds_to_tokens(self, seconds: float) -> int:
+        """Time steps nearest to a duration in seconds (1 s = 57 and 2 s = 115 on the paper's grid)."""
+        return round(seconds * self.sample_rate / self.hop)
+
+
+def _require(ok: bool, sentence: str) -> None:
+    if not ok:
+        raise ValueError(sentence)
+
+
+def _finite(value: float, name: str) -> None:
+    _require(isinstance(value, (int, float)) and math.isfinite(value), f"{name} must be a number, not {value!r}.")
+
+
+def _whole(value: int, name: str) -> None:
+    _require(isinstance(value, int) and not isinstance(value, bool), f"{name} must be a whole number, not {value!r}.")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What stays of the source (paper section 4). Everything that no field keeps is regenerated.
+
+    The fields combine by union of what they keep; `dropout` then frees a share of the kept time steps and `region`, when
+    given, keeps everything outside of it.
+
+    Attributes:
+        periodic: keep every P-th time step; 0 = off, 1 = keep every step.
+        periodic_width: how many steps in a row are kept at every period.
+        periodic_offset: time steps by which the periodic pattern is shifted to the right.
+        kept_codebooks: N_k of the compression prompt: the N_k coarsest levels stay everywhere, 0..14.
+        prompt_codebooks: how many of the coarsest levels of a kept time step are kept, 1..14 (14 = all).
+        prefix_seconds: seconds at the start that stay.
+        suffix_seconds: seconds at the end that stay.
+        beat_width_ms: milliseconds that stay from each beat on (the paper: about 75); 0 = off.
+        onset_width_ms: the same from each onset on; 0 = off.
+        dropout: share of the kept time steps that is freed again, 0..1, drawn without replacement.
+        region: (start, end) in seconds: only inside of it anything is regenerated.
+
+    Raises:
+        ValueError: a field is out of its range; the sentence says which and what is allowed.
+    """
+
+    periodic: int = 7
+    periodic_width: int = 1
+    periodic_offset: int = 0
+    kept_codebooks: int = 0
+    prompt_codebooks: int = N_CODEBOOKS
+    prefix_seconds: float = 0.0
+    suffix_seconds: float = 0.0
+    beat_width_ms: float = 0.0
+    onset_width_ms: float = 0.0
+    dropout: float = 0.0
+    region: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("periodic", "periodic_width", "periodic_offset", "kept_codebooks", "prompt_codebooks"):
+            _whole(getattr(self, name), name)
+        for name in ("prefix_seconds", "suffix_seconds", "beat_width_ms", "onset_width_ms", "dropout"):
+            _finite(getattr(self, name), name)
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, and it is {getattr(self, name)}.")
+        _require(self.periodic >= 0, f"periodic must be 0 (off) or a period in time steps, not {self.periodic}.")
+        _require(self.periodic_width >= 1, f"periodic_width must be at least 1 time step, not {self.periodic_width}.")
+        _require(
+            0 <= self.kept_codebooks <= N_CODEBOOKS, f"kept_codebooks must lie in 0..{N_CODEBOOKS}, not {self.kept_codebooks}."
+        )
+        _require(
+            1 <= self.prompt_codebooks <= N_CODEBOOKS,
+            f"prompt_codebooks must lie in 1..{N_CODEBOOKS}, not {self.prompt_codebooks}.",
+        )
+        _require(self.dropout <= 1, f"dropout is a share from 0 to 1, not {self.dropout}.")
+        if self.region is not None:
+            _require(len(self.region) == 2, f"region must be (start, end) in seconds, not {self.region!r}.")
+            start, end = self.region
+            _finite(start, "region start")
+            _finite(end, "region end")
+            _require(0 <= start < end, f"region must start at 0 or later and end after its start, not {self.region!r}.")
+
+    @property
+    def needs_beats(self) -> bool:
+        """True if the mask depends on beats in the audio."""
+        return self.beat_width_ms > 0
+
+    @property
+    def needs_onsets(self) -> bool:
+        """True if the mask depends on onsets in the audio."""
+        return self.onset_width_ms > 0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How masked tokens are filled (paper section 3.3).
+
+    Attributes:
+        steps: parallel decoding steps of the coarse model (the paper: 36 best, 12 nearly as good, 24 a good trade).
+        temperature: of the categorical distribution that tokens are drawn from; 0 = always the likeliest.
+        mask_temperature: starting weight of the Gumbel noise on the confidence, annealed linearly to 0 (paper: over 6).
+        top_p: nucleus filtering: the likeliest tokens up to this probability mass; 1 = off.
+        top_k: only the k likeliest tokens; 0 = off.
+        typical_mass: locally typical filtering: probability mass of the most typical tokens; 1 = off.
+        typical_min_tokens: how many tokens typical filtering always leaves.
+        sample_cutoff: share of the steps, from the start, in which tokens are drawn; after it the likeliest is taken; 1 = all.
+        fine_steps: parallel decoding steps of the coarse-to-fine model.
+        feedback: rounds; every round after the first vamps the result of the one before.
+
+    Raises:
+        ValueError: a field is out of its range; the sentence says which and what is allowed.
+    """
+
+    steps: int = 24
+    temperature: float = 1.0
+    mask_temperature: float = 10.5
+    top_p: float = 1.0
+    top_k: int = 0
+    typical_mass: float = 1.0
+    typical_min_tokens: int = 1
+    sample_cutoff: float = 1.0
+    fine_steps: int = 4
+    feedback: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "top_k", "typical_min_tokens", "fine_steps", "feedback"):
+            _whole(getattr(self, name), name)
+        for name in ("temperature", "mask_temperature", "top_p", "typical_mass", "sample_cutoff"):
+            _finite(getattr(self, name), name)
+        for name in ("steps", "typical_min_tokens", "fine_steps", "feedback"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("temperature", "mask_temperature", "top_k"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, and it is {getattr(self, name)}.")
+        for name in ("top_p", "typical_mass"):
+            _require(0 < getattr(self, name) <= 1, f"{name} must lie above 0 and at most at 1, not {getattr(self, name)}.")
+        _require(0 <= self.sample_cutoff <= 1, f"sample_cutoff is a share from 0 to 1, not {self.sample_cutoff}.")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of a masked token transformer (paper section 3.2).
+
+    Attributes:
+        n_codebooks: levels that the model sees (4 for coarse, 14 for coarse-to-fine).
+        n_conditioning: coarsest levels that are given, never predicted (0 for coarse, 4 for coarse-to-fine).
+        codebook_size: codes of a level.
+        codebook_dim: size of the codec's codebook vectors that the input is made of.
+        dim: width; must be a multiple of `heads`.
+        layers: transformer layers.
+        heads: attention heads.
+        ff_mult: the feed-forward expands `dim` to `ff_mult * dim` before its gate halves it (published: 4).
+        context: time steps seen at a time, as trained (10 s for coarse, 3 s for fine).
+        dropout: in training.
+    """
+
+    n_codebooks: int = N_COARSE
+    n_conditioning: int = 0
+    codebook_size: int = CODEBOOK_SIZE
+    codebook_dim: int = 8
+    dim: int = 1280
+    layers: int = 20
+    heads: int = 20
+    ff_mult: int = 4
+    context: int = 574
+    dropout: float = 0.1
+    position_buckets: int = 32
+    position_max_distance: int = 128
+
+    def __post_init__(self) -> None:
+        _require(self.dim % self.heads == 0, f"dim {self.dim} is not a multiple of heads {self.heads}.")
+        _require(0 <= self.n_conditioning < self.n_codebooks, "A model must predict at least one codebook level.")
+
+    @property
+    def n_predicted(self) -> int:
+        """Levels that the model predicts."""
+        return self.n_codebooks - self.n_conditioning
+
+    def to_dict(self) -> dict:
+        """Plain fields, for config.json."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,351 @@
+"""Iterative parallel decoding (paper section 3.3), windows for long audio, and rings for loops.
+
+Everything here works on tokens (B, K, T) int64 and masks (B, K, T) bool, True = regenerate. Kept tokens are never changed, and
+no MASK is left at the end. Every item is decoded on its own schedule from its own random numbers, and the model is called
+with `batch` items at a time: with 1 (the default) an item's tokens cannot depend on the others at all, with more they do so
+only by the rounding of the model's batched arithmetic, which in rare cases flips a draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from vampnet.config import MASK, CancelledError, Sampling
+from vampnet.sampling import (
+    confidence,
+    draw,
+    filter_logits,
+    gumbel,
+    least_confident,
+    mask_count,
+    mask_temperature,
+    take_generator,
+    uniform,
+)
+from vampnet.windows import Window, plan_for_mask
+
+OnStep = Callable[[str, int, int], None]
+"""Called after each step with the stage ("coarse" or "fine"), the steps done, and of how many."""
+
+Cancelled = Callable[[], bool]
+"""Asked before each step; once it says True, CancelledError is raised."""
+
+FEEDBACK_SHARE = 8
+"""One in so many regenerated time steps stays for the next feedback round: as dense as a periodic prompt of P = 8."""
+
+
+@dataclass
+class _Progress:
+    stage: str
+    of: int
+    on_step: OnStep | None
+    cancelled: Cancelled | None
+    done: int = 0
+
+    def check(self) -> None:
+        if self.cancelled is not None and self.cancelled():
+            raise CancelledError(f"Stopped in the {self.stage} stage after {self.done} of {self.of} steps.")
+
+    def advance(self, steps: int = 1) -> None:
+        if steps:
+            self.done += steps
+            if self.on_step is not None:
+                self.on_step(self.stage, self.done, self.of)
+
+
+def _check(tokens: Tensor, mask: Tensor, levels: int, codebook_size: int) -> None:
+    """Raise a ValueError that says what is wrong with tokens (B, levels, T) or their mask (B or 1, levels, T)."""
+    if tokens.dtype != torch.int64 or tokens.dim() != 3 or tokens.shape[1] != levels or 0 in tokens.shape:
+        raise ValueError(f"Tokens must be int64 (batch, {levels}, steps), not {tokens.dtype} of shape {tuple(tokens.shape)}.")
+    fits = mask.dim() == 3 and mask.shape[1:] == tokens.shape[1:] and mask.shape[0] in (1, tokens.shape[0])
+    if mask.dtype != torch.bool or not fits:
+        raise ValueError(
+            f"The mask must be bool of the tokens' shape {tuple(tokens.shape)} (or of batch 1), "
+            f"not {mask.dtype} of shape {tuple(mask.shape)}."
+        )
+    valid = (tokens >= 0) & (tokens < codebook_size)
+    if not (valid | (mask.to(tokens.device) & (tokens == MASK))).all():
+        raise ValueError(f"Tokens must lie in 0..{codebook_size - 1}; only masked positions may hold MASK ({MASK}).")
+
+
+def _prepared(model: nn.Module, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Checked copies of tokens and mask, of the same shape, on the model's device."""
+    config = model.config
+    if model.training:
+        raise ValueError("The model is in training mode, where dropout falsifies what it predicts: call model.eval() first.")
+    _check(tokens, mask, config.n_codebooks, config.codebook_size)
+    if mask[:, : config.n_conditioning].any():
+        raise ValueError(f"The first {config.n_conditioning} levels only condition this model and must not be masked.")
+    device = next(model.parameters(), tokens).device
+    return tokens.to(device, copy=True), mask.to(device).expand_as(tokens).clone()
+
+
+@dataclass
+class _Decoder:
+    """What stays the same over all windows and rounds of a stage."""
+
+    model: nn.Module
+    steps: int
+    sampling: Sampling
+    batch: int
+    progress: _Progress
+    first: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"Decoding needs at least 1 step and 1 item at a time, not {self.steps} and {self.batch}.")
+        self.first = self.model.config.n_conditioning
+
+    def fill(self, tokens: Tensor, mask: Tensor, generators: Sequence[torch.Generator], wrap: int = 0) -> Tensor:
+        """Tokens (B, K, T) with everything masked decided; arguments as in `fill`, checked already."""
+        tokens = tokens.masked_fill(mask, MASK)
+        masked = mask[:, self.first :]
+        total = masked.sum(dim=(1, 2))
+        for step in range(self.steps):
+            if not masked.any():
+                self.progress.advance(self.steps - step)
+                break
+            self.progress.check()
+            chosen, log_p = self._propose(tokens, masked, step, uniform(masked.shape[1:], generators), wrap)
+            noise = gumbel(masked.shape[1:], generators)
+            weight = mask_temperature(step, self.steps, self.sampling.mask_temperature)
+            left = mask_count(step, self.steps, total)
+            again = least_confident(confidence(log_p, noise, weight), masked, left)
+            tokens[:, self.first :] = torch.where(masked & ~again, chosen, tokens[:, self.first :])
+            masked = again
+            self.progress.advance()
+        return tokens
+
+    def _propose(self, tokens: Tensor, masked: Tensor, step: int, u: Tensor, wrap: int) -> tuple[Tensor, Tensor]:
+        """A token (B, n_predicted, T) for each masked position and its log probability, both 0 elsewhere."""
+        chosen = torch.zeros_like(tokens[:, self.first :])
+        log_p = torch.zeros(chosen.shape, device=tokens.device)
+        seen, asked = tokens, masked
+        if wrap:
+            seen = torch.cat((tokens[..., -wrap:], tokens, tokens[..., :wrap]), dim=-1)
+            asked = nn.functional.pad(masked, (wrap, wrap))
+        u = u.to(tokens.device, torch.float32)
+        greedy = self.sampling.temperature == 0 or step >= self.sampling.sample_cutoff * self.steps
+        for start in range(0, len(tokens), self.batch):
+            items = slice(start, start + self.batch)
+            where = masked[items]
+            if not where.any():
+                continue
+            logits = self.model(seen[items], where=asked[items]).float()
+            if not logits.isfinite().all():
+                raise ValueError("The model's logits are not finite: its weights are damaged, or its precision is too low.")
+            token = logits.argmax(dim=-1) if greedy else draw(filter_logits(logits, self.sampling), u[items][where])
+            chosen[items][where] = token
+            # of the model's own distribution: filters change what may be drawn, not how sure the model is of it
+            log_p[items][where] = logits.log_softmax(dim=-1).gather(-1, token[:, None])[:, 0]
+        return chosen, log_p
+
+
+@torch.no_grad()
+def fill(
+    model: nn.Module,
+    tokens: Tensor,
+    mask: Tensor,
+    steps: int,
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+    *,
+    wrap: int = 0,
+    batch: int = 1,
+    stage: str = "tokens",
+    on_step: OnStep | None = None,
+    cancelled: Cancelled | None = None,
+) -> Tensor:
+    """Fill the masked tokens of one window by iterative parallel decoding (paper section 3.3).
+
+    In each step all masked tokens are predicted and drawn, and the least confident of them are masked again, by a cosine
+    schedule that is counted per item.
+
+    Args:
+        model: in eval mode, with `config` (TransformerConfig); `model(tokens, where=(B, n_predicted, T) bool)` gives the
+            logits (M, V) at the M True positions, in the order of `where.nonzero()`.
+        tokens: (B, n_codebooks, T) int64 in 0..1023; what they hold at masked positions is never seen (MASK is fine there).
+        mask: (B or 1, n_codebooks, T) bool, True = regenerate; False in the conditioning levels.
+        steps: decoding steps; an item with fewer masked tokens is finished earlier.
+        sampling: `temperature`, `mask_temperature`, `sample_cutoff` and the filters. (`steps` and `fine_steps` are not read.)
+        generators: one CPU generator for each item, see `sampling.take_generator`. They are advanced.
+        wrap: the clip is a ring: so many steps of each end are shown again beyond the other end, always with the tokens of
+            their originals.
+        batch: items that the model sees at a time; more than 1 is faster on a GPU, but see the head of this module.
+        stage: the word that `on_step` gets.
+        on_step: progress, `on_step(stage, step, of)`.
+        cancelled: asked before every step.
+
+    Returns:
+        (B, n_codebooks, T) int64 on the device of `tokens`: kept tokens unchanged, no MASK.
+
+    Raises:
+        ValueError: tokens, mask, sizes or the model's mode are not as above, or its logits are not finite.
+        CancelledError: `cancelled()` was True.
+    """
+    work, mask = _prepared(model, tokens, mask)
+    if not 0 <= wrap <= work.shape[-1] or work.shape[-1] + 2 * wrap > model.config.context:
+        raise ValueError(
+            f"{work.shape[-1]} time steps with a wrap of {wrap} do not fit into the model's context of {model.config.context}: "
+            "use fill_windows."
+        )
+    if len(generators) != len(work):
+        raise ValueError(f"{len(work)} items need as many generators, not {len(generators)}.")
+    decoder = _Decoder(model, steps, sampling, batch, _Progress(stage, steps, on_step, cancelled))
+    return decoder.fill(work, mask, generators, wrap).to(tokens.device)
+
+
+def _feedback_mask(mask: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """`mask` (B, K, T) less one in FEEDBACK_SHARE of each item's masked time steps, drawn at random."""
+    mask = mask.clone()
+    for item, generator in zip(mask, generators, strict=True):
+        steps = item.any(dim=0).nonzero()[:, 0].cpu()
+        kept = min(len(steps) - 1, max(1, round(len(steps) / FEEDBACK_SHARE)))
+        if kept > 0:
+            item[:, steps[torch.randperm(len(steps), generator=generator)[:kept]].to(item.device)] = False
+    return mask
+
+
+def _fill_round(
+    decoder: _Decoder, tokens: Tensor, mask: Tensor, plan: list[Window], generators: Callable[[int], list[torch.Generator]]
+) -> Tensor:
+    """One pass over the windows of `plan`, in order: each decides its core, and the ones after it see what it decided."""
+    tokens, masked = tokens.clone(), mask.clone()
+    for number, window in enumerate(plan):
+        at = (window.start + torch.arange(window.length, device=tokens.device)) % tokens.shape[-1]
+        inside = (at >= window.core[0]) & (at < window.core[1])
+        seen, todo = tokens[..., at], masked[..., at]
+        commit = todo & inside
+        if not commit.any():
+            decoder.progress.advance(decoder.steps)
+            continue
+        # the still masked context on the right is decided too, as a draft for the core to agree with, and then forgotten
+        filled = decoder.fill(seen, todo, generators(number), window.wrap)
+        tokens[..., at] = torch.where(commit, filled, seen)
+        masked[..., at] = todo & ~inside
+    return tokens
+
+
+@torch.no_grad()
+def fill_windows(
+    model: nn.Module,
+    tokens: Tensor,
+    mask: Tensor,
+    steps: int,
+    sampling: Sampling,
+    seed: int,
+    takes: Sequence[int],
+    *,
+    rounds: int = 1,
+    loop: bool = False,
+    batch: int = 1,
+    stage: str = "tokens",
+    on_step: OnStep | None = None,
+    cancelled: Cancelled | None = None,
+) -> Tensor:
+    """Fill the masked tokens of a clip of any length, window by window.
+
+    The windows are those of `windows.plan_for_mask`. The model sees one window at a time, so its memory does not grow with the
+    clip. Every window of every round and stage has its own random numbers.
+
+    Feedback: the mask alone would make the rounds independent draws, since all that the model sees is what stays. So in every
+    round after the first, one in 8 of the regenerated time steps, drawn anew, also stays as the round before made it.
+
+    Args:
+        model, tokens, mask, steps, sampling, batch, stage, cancelled: as in `fill`, with T of any length.
+        seed: of the vamp.
+        takes: the number of the take of each of the B items; item i depends on (seed, takes[i]) alone.
+        rounds: feedback rounds, at least 1.
+        loop: the clip is a ring, its end flows into its beginning.
+        on_step: progress over all windows and rounds, `on_step(stage, step, of)`.
+
+    Returns:
+        (B, n_codebooks, T) int64 on the device of `tokens`: kept tokens unchanged, no MASK.
+
+    Raises:
+        ValueError: as `fill`, or the takes are not B.
+        CancelledError: `cancelled()` was True.
+    """
+    work, mask = _prepared(model, tokens, mask)
+    takes = list(takes)
+    if len(takes) != len(work) or rounds < 1:
+        raise ValueError(f"{len(work)} items need as many take numbers and at least 1 round, not {len(takes)} and {rounds}.")
+    # items whose masks span different stretches get different windows, whatever else is in the batch
+    groups: dict[tuple[Window, ...], list[int]] = {}
+    for item in range(len(work)):
+        groups.setdefault(tuple(plan_for_mask(mask[item], model.config.context, loop)), []).append(item)
+    total = steps * rounds * sum(len(plan) for plan in groups)
+    decoder = _Decoder(model, steps, sampling, batch, _Progress(stage, total, on_step, cancelled))
+    for plan, items in groups.items():
+        for turn in range(rounds):
+
+            def generators(window: int | str, items: list[int] = items, turn: int = turn) -> list[torch.Generator]:
+                return [take_generator(seed, takes[item], stage, turn, window) for item in items]
+
+            todo = mask[items] if turn == 0 else _feedback_mask(mask[items], generators("feedback"))
+            work[items] = _fill_round(decoder, work[items], todo, list(plan), generators)
+    return work.to(tokens.device)
+
+
+def generate(
+    coarse: nn.Module,
+    fine: nn.Module,
+    tokens: Tensor,
+    mask: Tensor,
+    sampling: Sampling,
+    seed: int,
+    takes: Sequence[int],
+    *,
+    loop: bool = False,
+    batch: int = 1,
+    on_step: OnStep | None = None,
+    cancelled: Cancelled | None = None,
+) -> Tensor:
+    """Regenerate the masked tokens of a clip: the coarse levels first, then the fine ones given these (paper section 3).
+
+    The coarse stage takes `sampling.steps` a window and `sampling.feedback` rounds, the fine stage `sampling.fine_steps` and
+    one round, since the fine levels of earlier rounds are seen by nobody.
+
+    Args:
+        coarse: model of the coarsest levels, in eval mode; `coarse.config.n_codebooks` is `fine.config.n_conditioning`.
+        fine: model of all levels, in eval mode.
+        tokens: (1 or len(takes), K, T) int64 in 0..1023, K = `fine.config.n_codebooks`; T of any length.
+        mask: (1 or len(takes), K, T) bool, True = regenerate.
+        sampling: all of it is used.
+        seed: of the vamp.
+        takes: numbers of the takes to draw; take i depends on (seed, i) alone.
+        loop, batch, on_step, cancelled: as in `fill_windows`; the stages are "coarse" and "fine".
+
+    Returns:
+        (len(takes), K, T) int64 on the device of `tokens`: kept tokens unchanged, no MASK.
+
+    Raises:
+        ValueError: as `fill_windows`, no takes, or two models that do not fit together.
+        CancelledError: `cancelled()` was True; nothing was written anywhere.
+    """
+    takes = list(takes)
+    levels = coarse.config.n_codebooks
+    if not takes:
+        raise ValueError("Generating needs at least one take.")
+    if fine.config.n_conditioning != levels:
+        raise ValueError(
+            f"The coarse model makes {levels} levels, but the fine model is conditioned on {fine.config.n_conditioning}: "
+            "use two models of one checkpoint."
+        )
+    if tokens.dim() == 3 and tokens.shape[0] == 1:
+        tokens = tokens.expand(len(takes), -1, -1)
+    # all of it now, so that nobody waits for the coarse stage to hear of a bad fine token
+    _check(tokens, mask, fine.config.n_codebooks, fine.config.codebook_size)
+    out = tokens.clone()
+    fine_mask = mask.clone()
+    fine_mask[:, :levels] = False
+    rest = {"seed": seed, "takes": takes, "loop": loop, "batch": batch, "on_step": on_step, "cancelled": cancelled}
+    given, todo = out[:, :levels], mask[:, :levels]
+    out[:, :levels] = fill_windows(
+        coarse, given, todo, sampling.steps, sampling, rounds=sampling.feedback, stage="coarse", **rest
+    )
+    return fill_windows(fine, out, fine_mask, sampling.fine_steps, sampling, stage="fine", **rest)

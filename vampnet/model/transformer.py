@@ -1,0 +1,303 @@
+"""The masked token transformer (paper section 3.2): tokens with holes -> a distribution for every hole."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vampnet.config import MASK, TransformerConfig
+from vampnet.model.attention import Layer, RelativeBias, RMSNorm
+
+
+class TokenTransformer(nn.Module):
+    """Bidirectional transformer over time steps; each step's input is the codec's vectors of all of its tokens.
+
+    A token's vector is the codec's own codebook vector (a buffer, not trained and not saved: it belongs to the codec), a
+    masked token's is a learned vector of its level. They are concatenated over the levels and projected to `config.dim`. The
+    output has one classifier of `codebook_size` classes for each predicted level.
+
+    Args:
+        config: the shape.
+        codebooks: (at least n_codebooks, codebook_size, codebook_dim) float, the codec's vectors, of which the coarsest
+            `n_codebooks` levels are used; None = to be given later with `set_codebooks`.
+
+    Raises:
+        ValueError: the codebooks do not fit the configuration.
+    """
+
+    def __init__(self, config: TransformerConfig, codebooks: Tensor | None = None) -> None:
+        super().__init__()
+        self.config = config
+        vectors = (config.n_codebooks, config.codebook_size, config.codebook_dim)
+        self.register_buffer("codebooks", torch.zeros(vectors), persistent=False)
+        self.mask_vectors = nn.Parameter(torch.empty(config.n_codebooks, config.codebook_dim))
+        self.input = nn.Linear(config.n_codebooks * config.codebook_dim, config.dim)
+        self.bias = RelativeBias(config.heads, config.position_buckets, config.position_max_distance)
+        self.layers = nn.ModuleList(
+            Layer(config.dim, config.heads, config.ff_mult, config.dropout) for _ in range(config.layers)
+        )
+        self.norm = RMSNorm(config.dim)
+        self.classifier = nn.Parameter(torch.empty(config.n_predicted, config.codebook_size, config.dim))
+        self.classifier_bias = nn.Parameter(torch.zeros(config.n_predicted, config.codebook_size))
+        self._cache: dict[str, tuple[object, Tensor]] = {}
+        self._has_codebooks = False
+        if codebooks is not None:
+            self.set_codebooks(codebooks)
+        self.reset()
+
+    def set_codebooks(self, codebooks: Tensor) -> None:
+        """Take the codec's vectors, (at least n_codebooks, codebook_size, codebook_dim) float; ValueError if they don't fit."""
+        wanted = tuple(self.codebooks.shape)
+        if codebooks.ndim != 3 or codebooks.shape[0] < wanted[0] or tuple(codebooks.shape[1:]) != wanted[1:]:
+            raise ValueError(
+                f"This transformer needs codebook vectors of shape {wanted}, and the codec's are {tuple(codebooks.shape)}: "
+                "use the codec that it was trained with."
+            )
+        with torch.no_grad():
+            self.codebooks.copy_(codebooks[: wanted[0]])
+        self._cache.clear()
+        self._has_codebooks = True
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Draw new weights: unit-variance input, residual branches scaled down by the depth, a nearly flat classifier."""
+        config = self.config
+        power = self.codebooks.pow(2).mean(dim=(1, 2)).sqrt() if self._has_codebooks else torch.ones(config.n_codebooks)
+        power = power.clamp(min=1e-3)
+        self.mask_vectors.normal_().mul_(power[:, None])
+        # Every level enters with the same power, whatever the size of its vectors: the fine levels' are far smaller.
+        fan_in = config.n_codebooks * config.codebook_dim
+        columns = power.repeat_interleave(config.codebook_dim)
+        self.input.weight.normal_(std=fan_in**-0.5).div_(columns)
+        self.input.bias.zero_()
+        self.bias.reset()
+        depth = (2 * config.layers) ** -0.5
+        for layer in self.layers:
+            for linear, scale in (
+                (layer.attention.qkv, 1.0),
+                (layer.attention.out, depth),
+                (layer.feed_forward.into, 1.0),
+                (layer.feed_forward.out, depth),
+            ):
+                linear.weight.normal_(std=scale * linear.in_features**-0.5)
+        self.classifier.normal_(std=0.02)
+        self.classifier_bias.zero_()
+
+    def forward(self, tokens: Tensor, where: Tensor | None = None) -> Tensor:
+        """Logits of the predicted levels (n_conditioning .. n_codebooks - 1).
+
+        Args:
+            tokens: (B, n_codebooks, T) int64, codes 0..codebook_size-1 and MASK (or any higher number) where unknown.
+            where: (B, n_predicted, T) bool; None = everywhere.
+
+        Returns:
+            (B, n_predicted, T, codebook_size) float; with `where` (M, codebook_size), in the order of `x[where]`.
+
+        Raises:
+            ValueError: a shape does not fit.
+        """
+        hidden = self.hidden(tokens)
+        if where is None:
+            batch, steps, _ = hidden.shape
+            logits = F.linear(hidden, self.classifier.flatten(0, 1), self.classifier_bias.flatten())
+            return logits.view(batch, steps, self.config.n_predicted, -1).transpose(1, 2)
+        expected = (tokens.shape[0], self.config.n_predicted, tokens.shape[2])
+        if tuple(where.shape) != expected:
+            raise ValueError(f"`where` must have the shape {expected}, and it is {tuple(where.shape)}.")
+        heads = self._heads()
+        logits = torch.cat([F.linear(hidden[where[:, level]], *head) for level, head in enumerate(heads)])
+        if where.shape[0] == 1 or self.config.n_predicted == 1:
+            return logits
+        # The rows lie by level first; the caller's order is by item first.
+        rows = torch.arange(int(where.sum()), device=where.device)
+        place = torch.empty(where.shape, dtype=torch.int64, device=where.device)
+        by_level = place.transpose(0, 1)
+        by_level[where.transpose(0, 1)] = rows
+        return logits[place[where]]
+
+    def loss(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        label_smoothing: float = 0.1,
+        share: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Mean cross-entropy in nats of the masked tokens given the others (paper section 3.2: on masked tokens only).
+
+        Args:
+            tokens: (B, n_codebooks, T) int64, the true codes.
+            mask: (B, n_codebooks, T) bool, True = hidden from the model; the conditioning levels should be False.
+            label_smoothing: share of the target spread evenly over all classes (0.1).
+            share: of the masked tokens, the share that the loss is computed for (drawn at random); less than 1 saves time
+                where the classifier is as dear as the rest of the model. The expected gradient is the same.
+            generator: for that draw, on the CPU.
+
+        Returns:
+            A scalar; 0 if nothing is masked.
+        """
+        hidden = self.hidden(tokens.masked_fill(mask, MASK))
+        first = self.config.n_conditioning
+        where, target = mask[:, first:], tokens[:, first:]
+        if share < 1:
+            where = where & (torch.rand(where.shape, generator=generator).to(where.device) < share)
+        count = where.sum().clamp(min=1)
+        if hidden.device.type != "cpu":
+            # Fixed shapes: no wait for the number of masked tokens, and one graph for torch.compile.
+            logits = F.linear(hidden, self.classifier.flatten(0, 1), self.classifier_bias.flatten())
+            labels = target.masked_fill(~where, -100).transpose(1, 2)
+            size = self.config.codebook_size
+            total = F.cross_entropy(
+                logits.view(-1, size).float(),
+                labels.reshape(-1),
+                ignore_index=-100,
+                reduction="sum",
+                label_smoothing=label_smoothing,
+            )
+            return total / count
+        total = hidden.new_zeros(())
+        for level, head in enumerate(self._heads()):
+            here = where[:, level]
+            logits = F.linear(hidden[here], *head)
+            total = total + F.cross_entropy(logits, target[:, level][here], reduction="sum", label_smoothing=label_smoothing)
+        return total / count
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """(B, n_codebooks, T) int64 with MASK -> (B, T, dim) float, what the classifiers read; ValueError for a wrong shape."""
+        if tokens.ndim != 3 or tokens.shape[1] != self.config.n_codebooks:
+            raise ValueError(
+                f"This model reads tokens of shape (B, {self.config.n_codebooks}, T), and these are {tuple(tokens.shape)}."
+            )
+        if not self._has_codebooks:
+            raise ValueError("This model has no codebook vectors yet: give it the codec's with set_codebooks.")
+        fixed = not self.training and not torch.is_grad_enabled()
+        x = self._embed_by_table(tokens) if fixed else self._embed(tokens)
+        steps = tokens.shape[2]
+        bias = self._cached("bias", steps, self.bias.parameters(), lambda: self.bias(steps)) if fixed else self.bias(steps)
+        for layer in self.layers:
+            x = layer(x, bias)
+        return self.norm(x)
+
+    def _heads(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each level's classifier.
+
+        Unbound at once: indexed one by one, each would get a gradient of the size of all levels.
+        """
+        return list(zip(self.classifier.unbind(0), self.classifier_bias.unbind(0), strict=True))
+
+    def _vectors(self) -> Tensor:
+        """(n_codebooks, codebook_size + 1, codebook_dim): the codec's vectors, the MASK vector as the last of each level."""
+        return torch.cat([self.codebooks, self.mask_vectors[:, None]], dim=1)
+
+    def _rows(self, tokens: Tensor) -> Tensor:
+        """(B, n_codebooks, T) -> (B, T, n_codebooks) int64 rows of a table of all levels' tokens below one another."""
+        offsets = torch.arange(self.config.n_codebooks, device=tokens.device) * (self.config.codebook_size + 1)
+        return tokens.clamp(max=self.config.codebook_size).transpose(1, 2) + offsets
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return self.input(F.embedding(self._rows(tokens), self._vectors().flatten(0, 1)).flatten(2))
+
+    def _embed_by_table(self, tokens: Tensor) -> Tensor:
+        """The same as `_embed`: concatenate-then-project is linear, so it is a sum of one projected row per level."""
+        table = self._cached("table", None, (self.mask_vectors, self.input.weight, self.codebooks), self._project_vectors)
+        rows = self._rows(tokens)
+        batch, steps, levels = rows.shape
+        x = F.embedding_bag(rows.reshape(-1, levels), table, mode="sum")
+        return (x + self.input.bias).view(batch, steps, -1)
+
+    def _project_vectors(self) -> Tensor:
+        weight = self.input.weight.view(self.config.dim, self.config.n_codebooks, self.config.codebook_dim)
+        return torch.einsum("kvd,ekd->kve", self._vectors(), weight).flatten(0, 1)
+
+    def _cached(self, name: str, extra: object, sources, make) -> Tensor:
+        """`make()`, or the last result of it while the tensors in `sources` are the same and unchanged."""
+        key = (extra, *((t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.device) for t in sources))
+        entry = self._cache.get(name)
+        if entry is None or entry[0] != key:
+            entry = self._cache[name] = (key, make())
+        return entry[1]
+
+    def _apply(self, fn, recurse: bool = True):
+        self._cache.clear()  # the weights move to another device or type
+        return super()._apply(fn, recurse)
+
+    def train(self, mode: bool = True) -> TokenTransformer:
+        """As in torch; drops what was precomputed for inference."""
+        self._cache.clear()
+        return super().train(mode)
+
+
+def save_transformer(
+    model: TokenTransformer, folder: str | os.PathLike, which: str, weights: dict[str, Tensor] | None = None
+) -> Path:
+    """Write `<which>.safetensors` (float16, without the codec's codebook vectors) and the shape into `config.json`.
+
+    Args:
+        model: gives the shape, and the weights if `weights` is None.
+        folder: made if missing; other sections of its `config.json` stay as they are.
+        which: "coarse" or "fine".
+        weights: name -> tensor, to save instead of the model's own (an average, say).
+
+    Returns:
+        The path of the weights.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    source = model.state_dict() if weights is None else weights
+    half = {name: source[name].detach().to("cpu", torch.float16).contiguous() for name in model.state_dict()}
+    path = folder / f"{which}.safetensors"
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(save(half))
+    os.replace(partial, path)
+    config_path = folder / "config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.exists() else {}
+    config[which] = model.config.to_dict()
+    partial = config_path.with_suffix(".partial")
+    partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, config_path)
+    return path
+
+
+def load_transformer(folder: str | os.PathLike, which: str, codebooks: Tensor) -> TokenTransformer:
+    """Load a transformer that `save_transformer` wrote, as float32 on the CPU, in eval mode.
+
+    Args:
+        folder: holds `config.json` and `<which>.safetensors`.
+        which: "coarse" or "fine".
+        codebooks: the codec's vectors, (at least n_codebooks, codebook_size, codebook_dim) float.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the configuration has no such section, or a tensor is missing, left over or of another shape; it is named.
+    """
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    path, config_path = folder / f"{which}.safetensors", folder / "config.json"
+    for needed in (config_path, path):
+        if not needed.is_file():
+            raise FileNotFoundError(f"{needed} is missing: {folder} does not hold a {which} model.")
+    sections = json.loads(config_path.read_text(encoding="utf-8"))
+    if which not in sections:
+        raise ValueError(f"{config_path} has no section {which!r}; it has {sorted(sections)}.")
+    try:
+        config = TransformerConfig(**sections[which])
+    except TypeError as error:
+        raise ValueError(f"The section {which!r} of {config_path} does not describe a transformer: {error}.") from error
+    model = TokenTransformer(config, codebooks)
+    tensors, own = load_file(str(path)), model.state_dict()
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    wrong = sorted(n for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape)
+    if missing or extra or wrong:
+        raise ValueError(
+            f"{path} does not fit its configuration: missing {missing}, left over {extra}, of another shape {wrong}."
+        )
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return model.eval()

@@ -1,0 +1,182 @@
+"""Pure functions from logits to tokens: filters, draws, confidence and the cosine schedule (paper section 3.3).
+
+Noise is drawn per item, on the CPU, from that item's own generator, and handed to the functions that use it. So what an item
+gets depends neither on the other items of a batch nor on the device of the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from vampnet.config import Sampling
+
+
+def take_generator(seed: int, take: int, *stream: int | str) -> torch.Generator:
+    """The CPU generator of one take and one stream of its random numbers.
+
+    Args:
+        seed: of the vamp, any whole number.
+        take: number of the take.
+        stream: what the numbers are for, such as ("coarse", round, window); another stream is another sequence.
+
+    Returns:
+        A new `torch.Generator` that depends on the arguments alone.
+    """
+    # hashed, not added up: seed 0 / take 1 and seed 1 / take 0 must not share their numbers, nor window 1 and round 1
+    name = repr((int(seed), int(take), *stream)).encode()
+    digest = hashlib.blake2b(name, digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def uniform(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    """One uniform number in [0, 1) for every position of every item.
+
+    Args:
+        shape: of one item.
+        generators: one for each of the B items.
+
+    Returns:
+        (B, *shape) float64 on the CPU.
+    """
+    return torch.stack([torch.rand(tuple(shape), generator=generator, dtype=torch.float64) for generator in generators])
+
+
+def gumbel(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    """I.i.d. Gumbel(0, 1) numbers: -log(-log u), always finite. Arguments and result as of `uniform`."""
+    u = uniform(shape, generators).clamp_min(torch.finfo(torch.float64).tiny)
+    return -torch.log(-torch.log(u))
+
+
+def filter_logits(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Apply temperature, top-k, top-p and locally typical filtering, in this order.
+
+    Args:
+        logits: (..., V) float.
+        sampling: uses `temperature` (0 leaves the logits as they are: take the argmax), `top_k`, `top_p`, `typical_mass`,
+            `typical_min_tokens`.
+
+    Returns:
+        (..., V) float32; tokens that were filtered out have -inf, at least one token stays.
+    """
+    logits = logits.float()
+    if sampling.temperature > 0:
+        logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        logits = _only(logits, logits.topk(sampling.top_k, dim=-1).indices)
+    if sampling.top_p < 1:
+        order = logits.argsort(dim=-1, descending=True, stable=True)
+        logits = _smallest_set(logits, order, sampling.top_p, 1)
+    if sampling.typical_mass < 1:
+        log_p = logits.log_softmax(dim=-1)
+        entropy = -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(dim=-1, keepdim=True)
+        # Meister et al. 2022: a token is typical if its information -log p lies near the entropy
+        order = (-log_p - entropy).abs().argsort(dim=-1, stable=True)
+        logits = _smallest_set(logits, order, sampling.typical_mass, sampling.typical_min_tokens)
+    return logits
+
+
+def _only(logits: Tensor, indices: Tensor) -> Tensor:
+    kept = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, indices, True)
+    return logits.masked_fill(~kept, -torch.inf)
+
+
+def _smallest_set(logits: Tensor, order: Tensor, mass: float, at_least: int) -> Tensor:
+    """Keep the first tokens of `order` whose probabilities reach `mass`, and never fewer than `at_least`."""
+    p = logits.softmax(dim=-1).gather(-1, order)
+    before = p.cumsum(dim=-1) - p
+    kept = before < mass
+    kept[..., :at_least] = True
+    return logits.masked_fill(~torch.zeros_like(kept).scatter(-1, order, kept), -torch.inf)
+
+
+def draw(logits: Tensor, u: Tensor) -> Tensor:
+    """Draw from the plain categorical distribution (paper section 3.3, step 2), by inverting its distribution function.
+
+    One number a token instead of the V of the Gumbel-max trick: a thousand times less noise to draw and to move to a GPU.
+
+    Args:
+        logits: (..., V) float; -inf = never drawn.
+        u: (...) uniform in [0, 1).
+
+    Returns:
+        (...) int64 tokens on the device of `logits`.
+    """
+    cdf = logits.float().softmax(dim=-1).cumsum(dim=-1)
+    total = cdf[..., -1:]
+    # u can round up to 1 in float32; anything below the total still finds a token that has a probability
+    point = (u.to(cdf)[..., None] * total).minimum(total * (1 - 2**-23))
+    return torch.searchsorted(cdf, point, right=True)[..., 0]
+
+
+@overload
+def mask_count(step: int, steps: int, n: int) -> int: ...
+@overload
+def mask_count(step: int, steps: int, n: Tensor) -> Tensor: ...
+def mask_count(step: int, steps: int, n: int | Tensor) -> int | Tensor:
+    """How many of an item's n tokens are still masked after step `step` (0-based) of `steps`: the cosine schedule.
+
+    floor(n cos(pi/2 (step + 1) / steps)) (paper section 3.3), but at least one token is decided in every step while any is
+    left, and none is left after the last.
+
+    Args:
+        step: 0..steps - 1.
+        steps: of the whole decoding.
+        n: masked tokens before the first step, of one item (int) or of each item ((B,) int64).
+
+    Returns:
+        As `n`.
+
+    Raises:
+        ValueError: `step` is not one of the steps.
+    """
+    if not 0 <= step < steps:
+        raise ValueError(f"Step {step} is not one of {steps} steps.")
+    if not isinstance(n, Tensor):
+        return int(mask_count(step, steps, torch.tensor(n)))
+    if step == steps - 1:
+        return torch.zeros_like(n)
+    share = math.cos(math.pi / 2 * (step + 1) / steps)
+    # the cosine falls ever faster, so below the line "one token a step" it never becomes slower than it again
+    scheduled = (n.cpu().double() * share).floor().long().to(n.device)
+    return scheduled.minimum(n - (step + 1)).clamp_min(0)
+
+
+def mask_temperature(step: int, steps: int, start: float) -> float:
+    """Weight of the Gumbel noise on the confidence in step `step` (0-based): linear from `start` to 0 in the last step."""
+    return start * (1 - (step + 1) / steps)
+
+
+def confidence(log_p: Tensor, noise: Tensor, temperature: float) -> Tensor:
+    """log p(sample) + temperature * Gumbel noise (paper section 3.3, step 3).
+
+    Args:
+        log_p: (...) float, log probability of each drawn token.
+        noise: (...) from `gumbel`.
+        temperature: from `mask_temperature`.
+
+    Returns:
+        (...) float32.
+    """
+    return log_p.float() + temperature * noise.to(log_p.device, torch.float32)
+
+
+def least_confident(confidence: Tensor, masked: Tensor, n: Tensor) -> Tensor:
+    """Choose each item's `n` least confident positions among its masked ones (paper section 3.3, step 4).
+
+    Args:
+        confidence: (B, ...) float; only its values at masked positions count.
+        masked: (B, ...) bool.
+        n: (B,) int64, at most the masked positions of the item.
+
+    Returns:
+        (B, ...) bool, True = masked again. Among equals, the first ones.
+    """
+    flat = confidence.masked_fill(~masked, torch.inf).flatten(1)
+    rank = flat.argsort(dim=1, stable=True).argsort(dim=1)
+    return (rank < n.to(rank)[:, None]).view(masked.shape) & masked

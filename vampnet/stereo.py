@@ -1,0 +1,334 @@
+"""Stereo through a codec of one channel: a downmix along the principal axis, and the stereo image that brings the rest back.
+
+Tokens carry one channel. `split` turns a stereo signal into that channel and a `StereoImage`; `apply` puts the image onto a
+take. In every band the two channels are written in a rotated basis, M along the principal axis (a, b) and S across it:
+
+    M = a L + b R          L = a M - b S
+    S = a R - b L          R = b M + a S          a^2 + b^2 = 1
+
+M is what the codec sees. Of S the image keeps, per band and time frame, what M predicts (S = p M + e, p real) and how strong
+the remainder e is. A take M' then gets S' = p M' + w D, where D is a decorrelated copy of M' with the same band energies and
+w = |e| / |M|. So the level, position and width of every band return: the 2 x 2 covariance of the channels (its real part) is
+that of the source wherever the take has the energies of the source. It is parametric stereo (Breebaart, van de Par, Kohlrausch
+and Schuijers, 2005) with one difference: the axis follows the audio per band, so that what stands in antiphase or in one
+channel alone is not lost in the downmix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from vampnet.audio import make_signal
+
+if TYPE_CHECKING:
+    from audiotools import AudioSignal
+
+WINDOW = 4096
+HOP = 1024
+BANDS = 24
+SMOOTHING_SECONDS = 0.15
+"""Half-width of the window over which band energies are averaged in time, so that the image of the source does not chop what a
+take plays a little earlier or later."""
+MAX_RATIO = 4.0
+"""The most (12 dB) that S may exceed M by in a band: where the source had next to nothing in M, a take may well have more."""
+MID_WEIGHT = 0.5
+"""How strongly the axis is drawn to mid, as a share of the band's energy: two independent, equally loud channels have no
+principal axis, and mid is then the downmix to take. Below 1, a band in pure antiphase still gets the side axis."""
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class StereoImage:
+    """Where the sound of a source stands between the channels, per band and time frame.
+
+    Attributes:
+        channels: 1 = the source was mono and nothing else is filled; 2 = stereo.
+        length: samples N of the source.
+        sample_rate: Hz.
+        loop: whether the frames are those of a ring.
+        axis: (2, F) float32, the unit vector (a, b) of the downmix at each of the F = WINDOW / 2 + 1 frequencies.
+        predicted: (BANDS, frames) float32, p: what M predicts of S.
+        remainder: (BANDS, frames) float32, w >= 0: how strong the rest of S is beside M.
+    """
+
+    channels: int
+    length: int
+    sample_rate: int
+    loop: bool = False
+    axis: torch.Tensor | None = None
+    predicted: torch.Tensor | None = None
+    remainder: torch.Tensor | None = None
+
+
+def split(signal: AudioSignal, loop: bool = False) -> tuple[AudioSignal, StereoImage]:
+    """Stereo -> one channel and its stereo image. Ordinary music becomes (L + R) / sqrt(2); nothing vanishes for any input.
+
+    Args:
+        signal: (1, C, N) float, C = 1 or 2. One channel comes back as it is.
+        loop: the clip is a ring: frames at its end look on into its start.
+
+    Returns:
+        AudioSignal (1, 1, N) and the image that `apply` takes.
+
+    Raises:
+        ValueError: a batch of clips or more than two channels.
+    """
+    audio = signal.audio_data
+    if audio.ndim != 3 or audio.shape[0] != 1 or audio.shape[1] not in (1, 2):
+        shape = tuple(audio.shape)
+        raise ValueError(f"One mono or stereo clip (1, C, N) is needed, not the shape {shape}: mix it to stereo first.")
+    rate, length = int(signal.sample_rate), audio.shape[-1]
+    if audio.shape[1] == 1:
+        return make_signal(audio.clone(), rate), StereoImage(1, length, rate, loop)
+    left, right = audio[0].detach().float().cpu()
+    axis = _principal_axis(*_band_energies(left, right, rate, loop), rate)
+    a, b = axis
+    if bool((axis == axis[:, :1]).all()):
+        mid, side = a[0] * left + b[0] * right, a[0] * right - b[0] * left
+    else:
+        mid, side = _filter([left, right], length, loop, lambda _, x, y: (a * x + b * y, a * y - b * x))
+    mm, ms, ss = (_smooth(e, length, rate, loop) for e in _band_energies(mid, side, rate, loop))
+    floor = 1e-10 * float(mm.sum(0).mean() + ss.sum(0).mean()) + 1e-20
+    predicted = (ms / (mm + floor)).clamp(-MAX_RATIO, MAX_RATIO)
+    rest = (ss - ms.square() / (mm + floor)).clamp_min(0.0)
+    # Rounding leaves some -70 dB of remainder in a signal that has none; below -60 dB there is nothing to hear.
+    rest = torch.where(rest < 1e-6 * (mm + ss), torch.zeros_like(rest), rest)
+    remainder = (rest / (mm + floor)).sqrt().clamp_max(MAX_RATIO)
+    image = StereoImage(2, length, rate, loop, axis, predicted.float(), remainder.float())
+    return make_signal(mid[None, None].to(audio.device), rate), image
+
+
+def apply(take: AudioSignal, image: StereoImage, loop: bool = False) -> AudioSignal:
+    """Puts the stereo image of a source onto a take.
+
+    Args:
+        take: (1, 1, N) float, at the sample rate of the image. A take of another length than the source gets the image from its
+            start on; past the end the image's last frame stays, or with `loop` the image begins again.
+        loop: the take is a ring; the result is one too, continuous across its seam.
+
+    Returns:
+        AudioSignal (1, 2, N), or the take itself (1, 1, N) where the source was mono. Deterministic.
+
+    Raises:
+        ValueError: the take is not one channel, or has another sample rate.
+    """
+    audio = take.audio_data
+    if audio.ndim != 3 or audio.shape[:2] != (1, 1):
+        raise ValueError(f"A take has one channel (1, 1, N), not the shape {tuple(audio.shape)}: apply the image to each take.")
+    if int(take.sample_rate) != image.sample_rate:
+        raise ValueError(f"The take has {take.sample_rate} Hz and the image {image.sample_rate} Hz: resample the take first.")
+    if image.channels == 1:
+        return make_signal(audio.clone(), image.sample_rate)
+    mid, rate, length = audio[0, 0].detach().float().cpu(), image.sample_rate, audio.shape[-1]
+    predicted, remainder = _at_frames(image, length, loop)
+    a, b = image.axis
+    bands = _band_matrix(rate)
+    if not remainder.any():
+
+        def paint(frames: slice, m: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            side = (predicted[:, frames].T @ bands) * m
+            return a * m - b * side, b * m + a * side
+
+        channels = _filter([mid], length, loop, paint)
+    else:
+        far = _decorrelate(mid, rate, loop)
+        on_mid, on_far = _matched(mid, far, rate, loop, predicted, remainder)
+
+        def paint_wide(frames: slice, m: torch.Tensor, d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            side = (on_mid[:, frames].T @ bands) * m + (on_far[:, frames].T @ bands) * d
+            return a * m - b * side, b * m + a * side
+
+        channels = _filter([mid, far], length, loop, paint_wide)
+    return make_signal(torch.stack(channels)[None].to(audio.device), rate)
+
+
+def _matched(
+    mid: torch.Tensor, far: torch.Tensor, rate: int, loop: bool, predicted: torch.Tensor, remainder: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gains (BANDS, frames) on M' and on its decorrelated copy, so that the part w D is uncorrelated with M' and as loud.
+
+    In a narrow band the copy can by chance resemble M' (a single partial is only shifted in phase): that share is taken out,
+    and what is left is brought to the energy of M'.
+    """
+    length = len(mid)
+    mm, md, dd = (_smooth(e, length, rate, loop) for e in _band_energies(mid, far, rate, loop))
+    floor = 1e-10 * float(mm.sum(0).mean()) + 1e-20
+    alike = md / (mm + floor)
+    apart = (dd - md * alike).clamp_min(0.0)
+    scale = (mm / (apart + floor)).sqrt().clamp_max(MAX_RATIO)
+    on_far = remainder * scale.float()
+    return predicted - on_far * alike.float(), on_far
+
+
+def _principal_axis(ll: torch.Tensor, lr: torch.Tensor, rr: torch.Tensor, rate: int) -> torch.Tensor:
+    """Band energies (BANDS, frames) -> (2, F) the unit axis at each frequency, smooth from band to band."""
+    ll, lr, rr = ll.sum(1), lr.sum(1), rr.sum(1)
+    total = ll + rr
+    # A band 60 dB below the whole has nothing to say: it follows the axis of all.
+    ll, lr, rr = (e + 1e-6 * e.sum() for e in (ll, lr, rr))
+    lr = lr + MID_WEIGHT * (ll + rr) / 2
+    angle = 0.5 * torch.atan2(2 * lr, ll - rr)
+    axes = torch.stack([angle.cos(), angle.sin()])
+    if float(total.sum()) <= 0.0:
+        axes = torch.full_like(axes, math.sqrt(0.5))
+    # (a, b) and (-a, -b) are the same axis: choose the signs so that neighbours agree, then that most of it points to mid.
+    for band in range(1, axes.shape[1]):
+        if float(axes[:, band] @ axes[:, band - 1]) < 0:
+            axes[:, band] *= -1
+    if float((axes.sum(0) * total).sum()) < 0:
+        axes = -axes
+    if float((axes - axes[:, :1]).abs().max()) < 1e-3:
+        axes = axes.mean(1, keepdim=True).expand_as(axes)
+        return (axes / axes.norm(dim=0)).float()[:, :1].repeat(1, WINDOW // 2 + 1)
+    spread = axes.float() @ _band_matrix(rate)
+    return spread / spread.norm(dim=0, keepdim=True)
+
+
+@lru_cache(maxsize=4)
+def _band_matrix(rate: int) -> torch.Tensor:
+    """(BANDS, F) triangular weights, evenly spaced in ERB rate (Glasberg and Moore, 1990); those of a frequency sum to 1."""
+    frequency = torch.arange(WINDOW // 2 + 1, dtype=torch.float64) * rate / WINDOW
+    erb = 21.4 * torch.log10(1 + 0.00437 * frequency)
+    position = (erb / erb[-1] * (BANDS - 1)).clamp(0, BANDS - 1)
+    return (1 - (position[None] - torch.arange(BANDS, dtype=torch.float64)[:, None]).abs()).clamp_min(0).float()
+
+
+def _ring(length: int, loop: bool) -> tuple[int, torch.Tensor]:
+    """Length of the ring that is analysed and the first sample of each frame, about HOP apart and evenly spread over the ring.
+
+    A clip that is no ring becomes one by a window of silence after its end. Even spacing makes the frames of a ring meet at its
+    seam whatever its length.
+    """
+    ring = max(length, 1) if loop else length + WINDOW
+    frames = max(1, -(-ring // HOP))
+    return ring, torch.round(torch.arange(frames, dtype=torch.float64) * (ring / frames)).long() - WINDOW // 2
+
+
+def _frames(starts: torch.Tensor) -> Iterator[tuple[slice, list[int]]]:
+    """Batches of frames: which, and where each begins on a ring laid out by `_unroll`."""
+    for first in range(0, len(starts), _BATCH):
+        batch = slice(first, min(first + _BATCH, len(starts)))
+        yield batch, (starts[batch] + WINDOW // 2).tolist()
+
+
+def _unroll(x: torch.Tensor, ring: int) -> torch.Tensor:
+    """(N,) -> (ring + WINDOW,): padded to the ring, with half a window of the ring repeated on either side."""
+    x = torch.nn.functional.pad(x, (0, ring - len(x)))
+    return x[(torch.arange(ring + WINDOW) - WINDOW // 2) % ring]
+
+
+def _roll_up(x: torch.Tensor, ring: int) -> torch.Tensor:
+    """The other way round: (C, ring + WINDOW) -> (C, ring), what overlaps is added."""
+    where = (torch.arange(ring + WINDOW) - WINDOW // 2) % ring
+    return torch.zeros(len(x), ring).index_add_(1, where, x)
+
+
+def _spectra(x: torch.Tensor, where: list[int]) -> torch.Tensor:
+    """Unrolled signal -> (n, F) spectra of the frames that begin at `where`."""
+    return torch.fft.rfft(torch.stack([x[start : start + WINDOW] for start in where]) * _window())
+
+
+def _window() -> torch.Tensor:
+    return torch.hann_window(WINDOW)
+
+
+def _band_energies(x: torch.Tensor, y: torch.Tensor, rate: int, loop: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two signals (N,) -> |X|^2, Re(X conj Y), |Y|^2 summed over each band, (BANDS, frames) float64 each."""
+    ring, starts = _ring(len(x), loop)
+    x, y, bands = _unroll(x, ring), _unroll(y, ring), _band_matrix(rate).T
+    out = torch.empty(3, BANDS, len(starts), dtype=torch.float64)
+    for batch, where in _frames(starts):
+        fx, fy = _spectra(x, where), _spectra(y, where)
+        for i, (p, q) in enumerate(((fx, fx), (fx, fy), (fy, fy))):
+            out[i, :, batch] = ((p.real * q.real + p.imag * q.imag) @ bands).T.double()
+    return out[0], out[1], out[2]
+
+
+def _filter(
+    signals: list[torch.Tensor], length: int, loop: bool, process: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+) -> list[torch.Tensor]:
+    """Overlap-add: spectra (n, F) of each signal -> process(frames, *spectra) -> two spectra -> two signals (N,).
+
+    Divides by the sum of squared windows that really fell on each sample, so that doing nothing gives the signal back.
+    """
+    ring, starts = _ring(length, loop)
+    signals, window = [_unroll(x, ring) for x in signals], _window()
+    # Two channels and, in the third row, the sum of squared windows.
+    out, square = torch.zeros(3, ring + WINDOW), window.square()
+    for batch, where in _frames(starts):
+        spectra = process(batch, *(_spectra(x, where) for x in signals))
+        pieces = torch.fft.irfft(torch.stack(spectra), WINDOW) * window
+        for i, start in enumerate(where):
+            out[:2, start : start + WINDOW] += pieces[:, i]
+            out[2, start : start + WINDOW] += square
+    out = _roll_up(out, ring)
+    return list((out[:2] / out[2].clamp_min(1e-8))[:, :length])
+
+
+def _smooth(energy: torch.Tensor, length: int, rate: int, loop: bool) -> torch.Tensor:
+    """(BANDS, frames) -> the same, averaged over SMOOTHING_SECONDS to either side with a Hann window."""
+    from scipy.ndimage import convolve1d
+
+    ring, starts = _ring(length, loop)
+    reach = max(1, round(SMOOTHING_SECONDS * rate * len(starts) / ring))
+    kernel = np.hanning(2 * reach + 3)[1:-1]
+    return torch.from_numpy(convolve1d(energy.numpy(), kernel / kernel.sum(), axis=1, mode="wrap" if loop else "nearest"))
+
+
+def _at_frames(image: StereoImage, length: int, loop: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The image's p and w (BANDS, frames) at the frames of a take of `length` samples."""
+    ring, starts = _ring(length, loop)
+    source_ring, source_starts = _ring(image.length, image.loop)
+    values = torch.stack([image.predicted, image.remainder])
+    if (ring, len(starts), loop) == (source_ring, len(source_starts), image.loop):
+        return values[0], values[1]
+    position = (starts + WINDOW // 2).double()
+    if loop:
+        position = position % max(1, image.length)
+    elif not image.loop:
+        # The frames at the very end see little of the source and much of the silence after it.
+        position = position.clamp_max(max(0, image.length - WINDOW // 4))
+    position = position * (len(source_starts) / source_ring)
+    last = len(source_starts) - 1
+    low = position.floor().long().clamp(0, last)
+    high = (low + 1) % (last + 1) if image.loop else (low + 1).clamp_max(last)
+    part = (position - low).clamp(0, 1).float()
+    mixed = values[..., low] * (1 - part) + values[..., high] * part
+    return mixed[0], mixed[1]
+
+
+@lru_cache(maxsize=4)
+def _allpass(rate: int) -> torch.Tensor:
+    """(WINDOW,) impulse response of the decorrelator; index 0 is time 0, and the second half lies before it.
+
+    An allpass whose phase goes down a staircase, +90 degrees, -90, -270 ..., a few steps to each ear's critical band and at
+    least 27 Hz apart. At a quarter of a turn m + d and m - d are equally loud at every frequency, so that nothing is coloured
+    as by random phases or a delay; from step to step the signs change, so that the two are independent over a band.
+    """
+    frequency = torch.arange(WINDOW // 2 + 1, dtype=torch.float64) * rate / WINDOW
+    phase = torch.full_like(frequency, math.pi / 2)
+    generator = torch.Generator().manual_seed(2023)
+    step = 27.0
+    while step < rate / 2:
+        spacing = max(27.0, 24.7 * (1 + 0.00437 * step) / 3)
+        turned = ((frequency - step) / (0.6 * spacing) + 0.5).clamp(0, 1)
+        phase -= math.pi * turned.square() * (3 - 2 * turned)
+        step += spacing * float(0.75 + 0.5 * torch.rand((), generator=generator))
+    return torch.fft.irfft(torch.polar(torch.ones_like(phase), phase), WINDOW).float()
+
+
+def _decorrelate(x: torch.Tensor, rate: int, loop: bool) -> torch.Tensor:
+    """(N,) -> (N,) through the decorrelator; around the ring with `loop`."""
+    response, n = _allpass(rate), len(x)
+    # On a ring shorter than the impulse response, the response goes round more than once.
+    size = n if loop else 1 << math.ceil(math.log2(n + WINDOW))
+    where = torch.cat([torch.arange(WINDOW // 2), torch.arange(-(WINDOW // 2), 0)]) % size
+    placed = torch.zeros(size).index_add_(0, where, response)
+    return torch.fft.irfft(torch.fft.rfft(x, size) * torch.fft.rfft(placed), size)[:n]

@@ -1,0 +1,317 @@
+"""Stage 1: the codec's training. Resumable, with a budget in minutes; see `configs/mini-codec.yaml`.
+
+The loss is the squared error of log magnitudes (its optimum is the conditional mean, which is also what correlates best with
+the true fine structure, so that partials survive), a multi-scale mel distance on the magnitudes (which keeps the levels right
+where only noise is left), and the two losses of `dac`'s quantizer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import math
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..codec import SpectralCodec, SpectralCodecConfig, save_codec
+from ..evaluate.metrics import mel_distance, partials, perplexity
+from .audio_pool import AudioPool
+from .codec_init import initialise
+from .loop import (
+    Budget,
+    RunLog,
+    StopRequest,
+    WeightAverage,
+    atomic_save,
+    load_checkpoint,
+    parameter_groups,
+    read_config,
+    step_seed,
+)
+from .schedule import cooldown, noam
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CodecTraining:
+    """Settings of a codec training.
+
+    Attributes:
+        audio: folder of training audio.
+        held_out: folder of audio that is only measured.
+        minutes: budget of training time, over all resumed runs; the learning rate cools down over its last part.
+        batch: crops a step.
+        crop_tokens: time steps of a crop.
+        peak: learning rate after `warmup` steps; then it falls with the inverse square root (paper section 4).
+        average: decay of the moving average of the weights that is exported.
+        cooldown_share: last share of the budget, over which the rate falls to zero.
+        mel_weight, commitment_weight, codebook_weight: of the losses beside the squared error.
+        quantizer_dropout: share of crops that are trained with fewer levels.
+        equalise_db: spread of the random equalisation of crops.
+        revive_every: steps between replacements of codes that nothing uses.
+        init_tokens: time steps that the start in closed form sees.
+        save_minutes: between checkpoints.
+        eval_minutes: between measurements on `held_out`.
+    """
+
+    audio: str
+    held_out: str
+    minutes: float = 45.0
+    batch: int = 8
+    crop_tokens: int = 96
+    peak: float = 1e-3
+    warmup: int = 200
+    cooldown_share: float = 0.25
+    weight_decay: float = 0.01
+    average: float = 0.999
+    mel_weight: float = 0.3
+    commitment_weight: float = 0.25
+    codebook_weight: float = 1.0
+    quantizer_dropout: float = 0.2
+    equalise_db: float = 4.0
+    revive_every: int = 200
+    init_tokens: int = 24_000
+    save_minutes: float = 3.0
+    eval_minutes: float = 6.0
+    limit_hours: float = 24.0
+    seed: int = 0
+
+
+class CodecLoss:
+    """Squared error of log magnitudes, mel distance of magnitudes, and the quantizer's losses."""
+
+    def __init__(self, codec: SpectralCodec, settings: CodecTraining) -> None:
+        import librosa
+
+        c = codec.config
+        self.codec, self.settings = codec, settings
+        self.mels = [
+            torch.from_numpy(librosa.filters.mel(sr=c.sample_rate, n_fft=c.window, n_mels=n)).T.contiguous() for n in (150, 80)
+        ]
+        weight = torch.ones(c.features)
+        weight[c.fine_bins :] = 0.5
+        self.weight = weight.repeat(c.frames)
+
+    def __call__(self, audio: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """(B, T * hop) float -> the loss and its parts."""
+        codec, s = self.codec, self.settings
+        with torch.no_grad():
+            target = codec.features(audio)
+        z = codec.encode_latents(target)
+        z_q, codes, _, commitment, codebook = codec.quantizer(z)
+        out = codec.decode_latents(z_q)
+        square = ((out - target).square() * self.weight.to(out.device)).mean()
+        mel = self._mel(out, target)
+        loss = square + s.mel_weight * mel + s.commitment_weight * commitment.mean() + s.codebook_weight * codebook.mean()
+        self.codes = codes
+        return loss, {"square": square.item(), "mel": mel.item(), "commitment": commitment.mean().item(), "loss": loss.item()}
+
+    def _mel(self, out: Tensor, target: Tensor) -> Tensor:
+        a, b = self.codec.magnitudes(out), self.codec.magnitudes(target)
+        logs = [[(x @ m.to(x.device)).clamp_min(1e-5).log10() for x in (a, b)] for m in self.mels]
+        return sum((x - y).abs().mean() for x, y in logs)
+
+
+def equalise(audio: Tensor, spread_db: float, generator: torch.Generator) -> Tensor:
+    """(B, N) float through a random smooth equaliser (zero phase, six bands) and gain each, so that no one mix is learned."""
+    bands = torch.randn(audio.shape[0], 1, 7, generator=generator) * spread_db
+    spec = torch.fft.rfft(audio)
+    curve = F.interpolate(bands, 512, mode="linear", align_corners=True)[:, 0]
+    # A curve over log frequency: an octave at the bottom matters as much as one at the top.
+    bins = spec.shape[-1]
+    place = (torch.log2(torch.arange(1, bins + 1).float()) / math.log2(bins) * 511).long()
+    return torch.fft.irfft(spec * 10 ** (curve[:, place] / 20), n=audio.shape[-1])
+
+
+class DeadCodes:
+    """Counts the use of codes and gives unused ones the place of an encoding of the present batch."""
+
+    def __init__(self, codec: SpectralCodec) -> None:
+        self.codec = codec
+        self.counts = torch.zeros(codec.n_codebooks, codec.codebook_size)
+
+    def count(self, codes: Tensor) -> None:
+        for level, row in enumerate(codes.transpose(0, 1).flatten(1).cpu()):
+            self.counts[level] += torch.bincount(row, minlength=self.counts.shape[1])
+
+    @torch.no_grad()
+    def revive(self, audio: Tensor, generator: torch.Generator) -> int:
+        """Replaces codes that were not used since the last call; returns how many."""
+        codec, total = self.codec, 0
+        residual = codec.encode_latents(codec.features(audio))
+        for level, q in enumerate(codec.quantizer.quantizers):
+            z_e = q.in_proj(residual)
+            dead = (self.counts[level] == 0).nonzero()[:, 0]
+            pool = z_e.mT.flatten(0, 1)
+            if len(dead):
+                q.codebook.weight[dead] = pool[torch.randint(len(pool), (len(dead),), generator=generator)]
+                total += len(dead)
+            residual = residual - q.out_proj(q.decode_latents(z_e)[0])
+        self.counts.zero_()
+        return total
+
+
+@torch.no_grad()
+def measure(codec: SpectralCodec, audio: Tensor) -> dict[str, float]:
+    """Mel distance, partials (medians) and perplexities on (B, N) float clips, through tokens and back."""
+    was_training = codec.training
+    codec.eval()
+    codes = codec.encode(audio[:, None])
+    back = codec.decode(codes)[:, 0, : audio.shape[1]]
+    mel = [mel_distance(a[None], b[None], codec.sample_rate) for a, b in zip(audio, back, strict=True)]
+    fine = [partials(a, b) for a, b in zip(audio, back, strict=True)]
+    codec.train(was_training)
+    use = perplexity(codes, codec.codebook_size)
+    return {
+        "mel": statistics.median(mel),
+        "partials": statistics.median(fine),
+        "perplexity_coarse": min(use[:4]),
+        "perplexity_all": min(use),
+    }
+
+
+class CodecTrainer:
+    """One run of stage 1 in one folder: `last.pt` (everything), `log.jsonl`, TensorBoard files."""
+
+    def __init__(self, config: SpectralCodecConfig, settings: CodecTraining, run: str | Path, device: str = "cpu") -> None:
+        self.settings, self.run, self.device = settings, Path(run), torch.device(device)
+        self.length = settings.crop_tokens * config.hop
+        self.pool = AudioPool(settings.audio, config.sample_rate, settings.limit_hours)
+        held_out = AudioPool(settings.held_out, config.sample_rate, 0.2)
+        self.probe = held_out.crops(12, 344 * config.hop, torch.Generator().manual_seed(1)).to(self.device)
+        self.codec = SpectralCodec(config)
+        self.codec.quantizer.quantizer_dropout = settings.quantizer_dropout
+        self.step, self.elapsed = 0, 0.0
+        state = load_checkpoint(self.run / "last.pt", self.device)
+        if state is None:
+            crops = -(-settings.init_tokens // settings.crop_tokens)
+            initialise(
+                self.codec, self.pool.crops(crops, self.length, torch.Generator().manual_seed(settings.seed)), settings.seed
+            )
+        self.codec.to(self.device).train()
+        self.optimiser = torch.optim.AdamW(parameter_groups(self.codec, settings.weight_decay), lr=0.0, betas=(0.9, 0.98))
+        self.average = WeightAverage(self.codec, settings.average)
+        if state is not None:
+            self.codec.load_state_dict(state["codec"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.average.load_state_dict(state["average"])
+            self.step, self.elapsed = state["step"], state["elapsed"]
+        self.loss = CodecLoss(self.codec, settings)
+        self.dead = DeadCodes(self.codec)
+
+    def save(self, elapsed: float) -> None:
+        """Writes `last.pt`; a kill at any moment leaves the one before."""
+        state = {
+            "codec": self.codec.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average.state_dict(),
+        }
+        atomic_save(state | {"step": self.step, "elapsed": elapsed}, self.run / "last.pt")
+
+    def update(self, progress: float) -> dict[str, float]:
+        """One step of gradient descent; returns the parts of the loss."""
+        s = self.settings
+        generator = torch.Generator().manual_seed(step_seed(s.seed, self.step))
+        audio = equalise(self.pool.crops(s.batch, self.length, generator), s.equalise_db, generator).to(self.device)
+        self.step += 1
+        for group in self.optimiser.param_groups:
+            group["lr"] = noam(self.step, s.peak, s.warmup) * cooldown(progress, s.cooldown_share)
+        loss, parts = self.loss(audio)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.codec.parameters(), 1.0)
+        self.optimiser.step()
+        self.average.update(self.codec)
+        self.dead.count(self.loss.codes)
+        # Not while the rate cools down: a code that is replaced then has no time left to settle.
+        if self.step % s.revive_every == 0 and progress < 1 - s.cooldown_share:
+            parts["revived"] = self.dead.revive(audio, generator)
+        return parts
+
+    def measured(self) -> dict[str, float]:
+        """`measure` of the averaged weights on held-out clips."""
+        with self.average.applied(self.codec):
+            return measure(self.codec, self.probe)
+
+    def train(self, session_minutes: float | None = None) -> None:
+        """Trains until the budget, or this session's part of it, is used up, or until Ctrl-C; always ends saved."""
+        from tqdm import tqdm
+
+        s = self.settings
+        budget = Budget(s.minutes, session_minutes, None, self.elapsed)
+        logs, first, running = RunLog(self.run), self.step, {}
+        if self.step == 0:
+            logs.write(0, "held_out", self.measured())
+        saved = evaluated = budget.elapsed
+        with StopRequest.listening() as stop, tqdm(total=round(s.minutes, 1), unit="min", file=sys.stderr) as bar:
+            while not (stop or budget.done(self.step) or budget.session_over()):
+                parts = self.update(budget.progress(self.step))
+                running = {k: running.get(k, v) * 0.98 + v * 0.02 for k, v in parts.items()}
+                bar.n = round(budget.elapsed / 60, 1)
+                if self.step % 50 == 0:
+                    speed = (self.step - first) * s.batch * self.length / self.codec.sample_rate / budget.session
+                    logs.write(self.step, "train", running | {"audio_per_second": speed, "minutes": budget.elapsed / 60})
+                    bar.set_postfix(step=self.step, square=f"{running['square']:.4f}", mel=f"{running['mel']:.3f}")
+                if budget.elapsed - saved > 60 * s.save_minutes:
+                    self.save(budget.elapsed)
+                    saved = budget.elapsed
+                if budget.elapsed - evaluated > 60 * s.eval_minutes:
+                    logs.write(self.step, "held_out", self.measured() | {"minutes": budget.elapsed / 60})
+                    evaluated = budget.elapsed
+        self.elapsed = budget.elapsed
+        self.save(self.elapsed)
+        logs.write(self.step, "held_out", self.measured() | {"minutes": self.elapsed / 60})
+        logs.close()
+
+
+def export(trainer: CodecTrainer, folder: str | Path) -> None:
+    """Writes the averaged weights as `codec.safetensors` and the "codec" section of `config.json`."""
+    with trainer.average.applied(trainer.codec):
+        save_codec(trainer.codec, folder)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m vampnet train codec`: see --help."""
+    parser = argparse.ArgumentParser(prog="vampnet train codec", description="Train a codec on a folder of audio (stage 1).")
+    parser.add_argument("--config", required=True, help="YAML file, such as configs/mini-codec.yaml")
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change a setting, such as training.minutes=5"
+    )
+    parser.add_argument("--run", help="folder of the run (default: the configuration's)")
+    parser.add_argument("--session-minutes", type=float, help="stop after this many minutes; the next call resumes")
+    parser.add_argument("--export", metavar="FOLDER", help="write codec.safetensors and config.json there at the end")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        config = read_config(args.config, args.set)
+        settings = CodecTraining(**config.get("training", {}))
+        model = SpectralCodecConfig(**config.get("model", {}))
+        trainer = CodecTrainer(model, settings, args.run or config.get("run", "runs/mini-codec"), args.device)
+    except (ValueError, TypeError) as error:
+        parser.error(str(error))
+    log.info(
+        "%.1f hours of audio, %.2f million parameters, %s",
+        trainer.pool.hours,
+        trainer.codec.parameter_count / 1e6,
+        dataclasses.asdict(settings),
+    )
+    trainer.train(args.session_minutes)
+    if args.export:
+        export(trainer, args.export)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

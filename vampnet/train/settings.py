@@ -1,0 +1,101 @@
+"""Settings of a stage-2 run, with their checks."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from vampnet.config import TransformerConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a stage-2 run.
+
+    Attributes:
+        model: fields of `TransformerConfig`.
+        train, valid: folders of token shards; `valid` may be empty (no validation).
+        run: the run folder.
+        crop: time steps of a training example; 0 = the model's context.
+        context_share: share of the steps that train on the model's whole context instead (with fewer, longer examples).
+        batch: examples of `crop` a step.
+        micro_batch: examples at a time; 0 = a few on a CPU, where the work then stays in the cache, and all on a GPU.
+        predict_share: share of the masked tokens that the loss looks at.
+        prompt_share: share of the examples that are masked the way prompts are; 0 in the paper.
+        peak, warmup: of the Noam learning rate.
+        cooldown_share: last part of a run with a known end in which the learning rate falls to 0.
+        weight_decay, label_smoothing, clip, average: of AdamW, the loss, the gradient's norm and the weight average.
+        minutes, session_minutes, steps: when the run, and this session of it, end; None = never.
+        save_minutes, valid_minutes: how often; valid_crops: how many crops a validation looks at.
+        log_every: steps.
+        seed: of everything random.
+        device: "cpu", "cuda" or "auto".
+        threads: of torch on the CPU; 0 = torch's choice.
+        compile: use torch.compile (CUDA).
+        tensorboard: write TensorBoard files.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    train: str = ""
+    valid: str = ""
+    run: str = ""
+    crop: int = 0
+    context_share: float = 0.0
+    batch: int = 8
+    micro_batch: int = 0
+    predict_share: float = 1.0
+    prompt_share: float = 0.0
+    peak: float = 1e-3
+    warmup: int = 500
+    cooldown_share: float = 0.2
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.1
+    clip: float = 1.0
+    average: float = 0.999
+    minutes: float | None = None
+    session_minutes: float | None = None
+    steps: int | None = None
+    save_minutes: float = 2.0
+    valid_minutes: float = 10.0
+    valid_crops: int = 16
+    log_every: int = 10
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    compile: bool = False
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("train", "run"):
+            if not getattr(self, name):
+                raise ValueError(f"The configuration must name the folder {name!r}.")
+        for name in ("batch", "warmup", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("context_share", "prompt_share", "cooldown_share", "label_smoothing", "predict_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}.")
+        if self.predict_share == 0:
+            raise ValueError("predict_share must lie above 0: the loss needs tokens to look at.")
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any]) -> TrainConfig:
+        """From a configuration file's content; ValueError names settings that do not exist."""
+        for known, given, where in ((cls, config, ""), (TransformerConfig, config.get("model") or {}, "model.")):
+            unknown = sorted(set(given) - {f.name for f in dataclasses.fields(known)})
+            if unknown:
+                raise ValueError(f"There is no setting {where}{unknown[0]}; see the attributes of {known.__name__}.")
+        values = dict(config)
+        for known_field in dataclasses.fields(cls):
+            value = values.get(known_field.name)
+            # YAML reads 1e-3, without a point, as text.
+            if isinstance(value, str) and "float" in str(known_field.type):
+                try:
+                    values[known_field.name] = float(value)
+                except ValueError:
+                    raise ValueError(f"{known_field.name} must be a number, not {value!r}.") from None
+        return cls(**values)

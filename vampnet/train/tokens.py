@@ -1,0 +1,270 @@
+"""Training data of stage 2: audio -> token shards, and crops from them.
+
+A shard is a `tokens-NNNNN.safetensors` with `codes` (N, K, T) int16, rows filled up with -1, `lengths` (N,) int32 in time
+steps and the names of its sources in the metadata. `codebooks.safetensors` beside them holds the codec's `vectors`
+(K, 1024, D) float32, so that a transformer trains from the folder alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus")
+PIECE_SECONDS = 30.0
+SHARD_ROWS = 256
+MAX_FILE_SECONDS = 4 * 3600.0
+
+
+class TokenData:
+    """All rows of a folder of shards, in memory as int16.
+
+    Args:
+        folder: with `tokens-*.safetensors` and `codebooks.safetensors`.
+
+    Raises:
+        ValueError: the folder has no shards, or they do not belong together.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        from safetensors.torch import load_file
+
+        self.folder = Path(folder)
+        shards = sorted(self.folder.glob("tokens-*.safetensors"))
+        vectors = self.folder / "codebooks.safetensors"
+        if not shards or not vectors.is_file():
+            raise ValueError(
+                f"{self.folder} holds no tokens: make them with "
+                f"python -m vampnet.train.tokens --codec FOLDER --audio FOLDER --out {self.folder}"
+            )
+        self.codebooks: Tensor = load_file(str(vectors))["vectors"].float()
+        rows: list[Tensor] = []
+        for shard in shards:
+            tensors = load_file(str(shard))
+            if tensors["codes"].shape[1] != self.codebooks.shape[0]:
+                raise ValueError(f"{shard} has {tensors['codes'].shape[1]} levels, the codebooks {self.codebooks.shape[0]}.")
+            rows += [codes[:, :length] for codes, length in zip(tensors["codes"], tensors["lengths"].tolist(), strict=True)]
+        self.lengths = np.array([row.shape[1] for row in rows], dtype=np.int64)
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self.codes = torch.cat(rows, dim=1)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.lengths)
+
+    @property
+    def steps(self) -> int:
+        """Time steps of all rows together."""
+        return int(self.starts[-1])
+
+    def counts(self, size: int = 1024) -> Tensor:
+        """(K, size) int64: how often each code occurs in each level."""
+        return torch.stack([torch.bincount(level.long(), minlength=size) for level in self.codes])
+
+    def crops(self, count: int, steps: int, generator: torch.Generator) -> Tensor:
+        """`count` random crops, (count, K, steps) int64; every possible crop of every row is equally likely.
+
+        Raises:
+            ValueError: no row is that long.
+        """
+        choices = np.maximum(self.lengths - steps + 1, 0)
+        total = int(choices.sum())
+        if total == 0:
+            raise ValueError(f"No row in {self.folder} has {steps} time steps: train with a shorter crop or on longer audio.")
+        ends = np.cumsum(choices)
+        picks = torch.randint(total, (count,), generator=generator).numpy()
+        rows = np.searchsorted(ends, picks, side="right")
+        begins = self.starts[rows] + picks - (ends[rows] - choices[rows])
+        return torch.stack([self.codes[:, begin : begin + steps] for begin in begins.tolist()]).long()
+
+
+def find_audio(folders: Sequence[str | os.PathLike]) -> Iterator[tuple[str, Path]]:
+    """(name, path) of every sound file below the folders, sorted; the name is the path as it was given, with forward slashes.
+
+    Raises:
+        ValueError: a folder does not exist.
+    """
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise ValueError(f"There is no folder {folder}: check the path given with --audio.")
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower() in SUFFIXES and path.is_file():
+                yield path.as_posix(), path
+
+
+def channel_views(audio: Tensor, channels: str) -> list[Tensor]:
+    """(C, N) float -> the mono signals (N,) to encode: the mean of the channels, with "all" also each channel that differs."""
+    views = [audio.mean(dim=0)]
+    if channels == "all" and audio.shape[0] > 1 and not torch.allclose(audio[0], audio[1], atol=1e-4):
+        views += list(audio)
+    return views
+
+
+@torch.no_grad()
+def encode_file(codec, path: str | os.PathLike, channels: str = "mono") -> list[Tensor]:
+    """The token rows of one sound file.
+
+    Each view is cut into pieces of at most 30 s, and each piece is brought to -24 LUFS by itself, as a clip is before it is
+    vamped. Silent pieces and tails under a second are left out.
+
+    Args:
+        codec: with `sample_rate`, `hop` and `encode(audio (B, 1, N)) -> (B, K, T)`.
+        path: the file.
+        channels: "mono" or "all".
+
+    Returns:
+        Rows (K, T) int16 on the CPU.
+
+    Raises:
+        ValueError: the file cannot be used (vampnet.audio.AudioError); the sentence says why.
+    """
+    from vampnet import audio
+
+    signal = audio.load(path, codec.sample_rate, max_seconds=MAX_FILE_SECONDS)
+    piece = int(PIECE_SECONDS * codec.sample_rate) // codec.hop * codec.hop
+    device = next((p.device for p in codec.parameters()), "cpu") if isinstance(codec, torch.nn.Module) else "cpu"
+    rows = []
+    for view in channel_views(signal.audio_data[0], channels):
+        for part in view.split(piece):
+            if len(part) < codec.sample_rate or part.abs().max() < 1e-4:
+                continue
+            level, _ = audio.to_codec_level(audio.make_signal(part[None, None], codec.sample_rate))
+            rows.append(codec.encode(level.audio_data.to(device))[0].to("cpu", torch.int16))
+    return rows
+
+
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    from safetensors.torch import save
+
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(save(tensors, metadata))
+    os.replace(partial, path)
+
+
+def write_shard(folder: str | os.PathLike, rows: Sequence[Tensor], sources: Sequence[str]) -> Path:
+    """Write rows (K, T_i) int16 as the next shard of the folder; `sources` are the names of the files that they complete."""
+    folder = Path(folder)
+    numbers = [int(p.stem.split("-")[1]) for p in folder.glob("tokens-*.safetensors")]
+    path = folder / f"tokens-{max(numbers, default=-1) + 1:05d}.safetensors"
+    lengths = torch.tensor([row.shape[1] for row in rows], dtype=torch.int32)
+    codes = torch.full((len(rows), rows[0].shape[0], int(lengths.max())), -1, dtype=torch.int16)
+    for target, row in zip(codes, rows, strict=True):
+        target[:, : row.shape[1]] = row
+    _save({"codes": codes, "lengths": lengths}, path, {"sources": json.dumps(list(sources))})
+    return path
+
+
+def done_sources(folder: str | os.PathLike) -> set[str]:
+    """Names of the files whose tokens the folder already holds."""
+    from safetensors import safe_open
+
+    done: set[str] = set()
+    for path in Path(folder).glob("tokens-*.safetensors"):
+        with safe_open(str(path), framework="pt") as shard:
+            done.update(json.loads((shard.metadata() or {}).get("sources", "[]")))
+    return done
+
+
+def encode_folders(
+    codec, folders: Sequence[str | os.PathLike], out: str | os.PathLike, channels: str = "mono", progress: bool = True
+) -> dict[str, int]:
+    """Encode all sound files below `folders` into token shards in `out`; files that are done are skipped.
+
+    A shard is written whenever 256 rows have come together, so a kill loses at most those. A file that cannot be used is named
+    in the log and left out.
+
+    Returns:
+        {"files", "skipped", "failed", "rows", "steps"} of this call.
+
+    Raises:
+        ValueError: a folder is missing, or `out` holds the tokens of another codec.
+    """
+    from safetensors.torch import load_file
+    from tqdm import tqdm
+
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    vectors = codec.codebook_vectors().detach().float().cpu().contiguous()
+    stored = out / "codebooks.safetensors"
+    if not stored.is_file():
+        _save({"vectors": vectors}, stored)
+    elif not torch.allclose(load_file(str(stored))["vectors"], vectors, atol=1e-4):
+        raise ValueError(f"{out} holds tokens of another codec: choose an empty folder with --out.")
+    done = done_sources(out)
+    files = list(find_audio(folders))
+    result = {"files": 0, "skipped": 0, "failed": 0, "rows": 0, "steps": 0}
+    rows: list[Tensor] = []
+    names: list[str] = []
+    for name, path in tqdm(files, unit="file", disable=not progress, file=sys.stderr):
+        if name in done:
+            result["skipped"] += 1
+            continue
+        try:
+            found = encode_file(codec, path, channels)
+        except ValueError as error:
+            log.warning("%s is left out: %s", name, error)
+            result["failed"] += 1
+            continue
+        result["files"] += 1
+        result["rows"] += len(found)
+        result["steps"] += sum(row.shape[1] for row in found)
+        rows += found
+        names.append(name)
+        if len(rows) >= SHARD_ROWS:
+            write_shard(out, rows, names)
+            rows, names = [], []
+    if rows:
+        write_shard(out, rows, names)
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m vampnet.train.tokens`: encode folders of audio. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vampnet.train.tokens", description="Encode folders of audio into training tokens."
+    )
+    parser.add_argument("--codec", required=True, metavar="FOLDER", help="the trained codec")
+    parser.add_argument(
+        "--audio", required=True, nargs="+", metavar="FOLDER", help="folders of wav, flac, ogg, mp3 or aiff files"
+    )
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the shards go; run again to go on")
+    parser.add_argument(
+        "--channels",
+        choices=("mono", "all"),
+        default="mono",
+        help="mono: the mean of the channels; all: left and right as well",
+    )
+    parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda if there is one)")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        from vampnet.codec import load_codec
+
+        codec = load_codec(args.codec)
+        if isinstance(codec, torch.nn.Module):
+            codec.eval().to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        result = encode_folders(codec, args.audio, args.out, args.channels)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    seconds = result["steps"] * codec.hop / codec.sample_rate
+    sys.stderr.write(
+        f"{result['files']} files, {result['rows']} rows, {seconds / 3600:.2f} hours encoded; "
+        f"{result['skipped']} were done before, {result['failed']} could not be used.\n"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,89 @@
+"""Which time steps a model sees at once when a clip is longer than its context, or a loop."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+MARGIN_SHARE = 8
+"""A window decides nothing within context // MARGIN_SHARE steps of its ends, unless the clip ends there too."""
+
+
+class Window(NamedTuple):
+    """A stretch of time steps that the model sees at once, and the part of it that is decided there.
+
+    `start` may be negative or reach beyond the clip's end in a ring: steps count modulo T. With `wrap` > 0, that many steps of
+    each end of the window are shown again beyond its other end.
+    """
+
+    start: int
+    length: int
+    core: tuple[int, int]
+    wrap: int = 0
+
+
+def plan_windows(steps: int, context: int, loop: bool = False) -> list[Window]:
+    """Cover a clip of `steps` time steps with windows that a model of `context` time steps can see.
+
+    The cores partition the clip, in order. All windows have the same length, at most `context`, and there is no padding. Each
+    core lies at least context // 8 steps inside its window, except at the two ends of a clip that is no loop. A loop with room
+    for it is one window with `wrap`; a longer one is a circle of windows, in which the first and the last see each other.
+
+    Raises:
+        ValueError: `steps` or `context` is below 1.
+    """
+    if steps < 1 or context < 1:
+        raise ValueError(f"Windows need at least 1 time step and 1 step of context, not {steps} and {context}.")
+    margin = max(1, context // MARGIN_SHARE) if context >= 3 else 0
+    if loop:
+        return _plan_ring(steps, context, margin)
+    if steps <= context:
+        return [Window(0, steps, (0, steps))]
+    gaps = -(-(steps - context) // (context - 2 * margin))
+    starts = [i * (steps - context) // gaps for i in range(gaps + 1)]
+    # what the windows overlap by beyond the two margins goes to the left context, which is decided already
+    bounds = [0, *(start + context - margin for start in starts[:-1]), steps]
+    return [Window(start, context, (bounds[i], bounds[i + 1])) for i, start in enumerate(starts)]
+
+
+def _plan_ring(steps: int, context: int, margin: int) -> list[Window]:
+    # at most half a turn on each side, so that no step is shown more than twice
+    wrap = min(margin, steps // 2)
+    if steps + 2 * wrap <= context:
+        return [Window(0, steps, (0, steps), wrap)]
+    length = min(steps, context)
+    margin = min(margin, (length - 1) // 2)
+    count = max(2, -(-steps // (length - 2 * margin)))
+    bounds = [i * steps // count for i in range(count + 1)]
+    cores = [(bounds[i], bounds[i + 1]) for i in range(count)]
+    return [Window(start - (length - (stop - start)) // 2, length, (start, stop)) for start, stop in cores]
+
+
+def plan_for_mask(mask: Tensor, context: int, loop: bool = False) -> list[Window]:
+    """The windows for one item's mask: those of `plan_windows` whose cores hold something to regenerate.
+
+    If the clip is no loop, they cover only the masked stretch and its surroundings; a gap that fits into one window is decided
+    in one, with as much of the clip on both sides of it as the model can see.
+
+    Args:
+        mask: (K, T) bool, True = regenerate.
+        context: time steps that the model can see.
+        loop: the clip is a ring.
+
+    Returns:
+        Windows in the order in which they are to be filled; none for an empty mask.
+    """
+    masked = mask.any(dim=0).nonzero()[:, 0]
+    steps = mask.shape[-1]
+    if len(masked) == 0:
+        return []
+    if loop:
+        plan = plan_windows(steps, context, loop)
+    else:
+        first, last = int(masked[0]), int(masked[-1])
+        room = max(2 * (context // MARGIN_SHARE), context - (last + 1 - first))
+        low = max(0, min(first - room // 2, steps - context))
+        high = min(steps, max(last + 1 + room // 2, low + context))
+        plan = [Window(w.start + low, w.length, (w.core[0] + low, w.core[1] + low)) for w in plan_windows(high - low, context)]
+    return [window for window in plan if bool(((masked >= window.core[0]) & (masked < window.core[1])).any())]
