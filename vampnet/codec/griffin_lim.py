@@ -6,6 +6,7 @@ Frame j is centred on sample j * hop + hop // 2, so that a time step of two fram
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +86,14 @@ def initial_phases(magnitudes: Tensor, hop: int, size: int) -> Tensor:
 
 @torch.no_grad()
 def griffin_lim(
-    magnitudes: Tensor, window: Tensor, hop: int, rounds: int = 32, momentum: float = 0.99, loop: bool = False
+    magnitudes: Tensor,
+    window: Tensor,
+    hop: int,
+    rounds: int = 32,
+    momentum: float = 0.99,
+    loop: bool = False,
+    head: Tensor | None = None,
+    tail: Tensor | None = None,
 ) -> Tensor:
     """Samples whose magnitude spectrum comes near to the given one.
 
@@ -96,6 +104,7 @@ def griffin_lim(
         rounds: projections; each costs one transform forth and one back.
         momentum: of the fast variant; 0 = the classic one.
         loop: the clip is a ring; the last frame overlaps the first.
+        head, tail: (B, n) float samples that the first and the last n samples are known to be; the rest joins onto them.
 
     Returns:
         (B, J * hop) float samples.
@@ -103,13 +112,59 @@ def griffin_lim(
     phases = initial_phases(magnitudes, hop, window.shape[0])
     spec = torch.polar(magnitudes, phases.expand_as(magnitudes).to(magnitudes.dtype))
     weight = _overlap_weight(window, hop, magnitudes.shape[1], loop)
+
+    def samples() -> Tensor:
+        audio = _gather(torch.fft.irfft(spec, n=window.shape[0], dim=-1).mul_(window), hop, loop) / weight
+        if head is not None:
+            audio[:, : head.shape[-1]] = head
+        if tail is not None:
+            audio[:, -tail.shape[-1] :] = tail
+        return audio
+
     before = None
     for _ in range(rounds):
-        audio = _gather(torch.fft.irfft(spec, n=window.shape[0], dim=-1).mul_(window), hop, loop).div_(weight)
-        now = spectrum(audio, window, hop, loop)
+        now = spectrum(samples(), window, hop, loop)
         ahead = now if before is None else torch.lerp(before, now, 1 + momentum)
         before = now
         # |ahead| by hand: abs() of complex numbers guards against overflow at several times the price.
         size = torch.view_as_real(ahead).square().sum(-1).add_(1e-18).sqrt_()
         spec = ahead * torch.div(magnitudes, size, out=size)
-    return synthesize(spec, window, hop, loop)
+    return samples()
+
+
+def griffin_lim_pieces(
+    magnitudes: Callable[[int, int], Tensor],
+    frames: int,
+    window: Tensor,
+    hop: int,
+    rounds: int = 32,
+    loop: bool = False,
+    piece: int = 4096,
+    context: int = 48,
+) -> Tensor:
+    """`griffin_lim` in bounded memory: piece after piece, each joined onto the samples of the one before.
+
+    Args:
+        magnitudes: (start, stop) -> (B, stop - start, F) float magnitudes of those frames.
+        frames: J, of the whole clip.
+        window, hop, rounds, loop: as for `griffin_lim`.
+        piece: frames at a time; a clip of up to a piece is made at once.
+        context: frames that a piece sees of its neighbours.
+
+    Returns:
+        (B, J * hop) float samples; on a ring the last piece is joined onto the first one too.
+    """
+    if frames <= piece:
+        return griffin_lim(magnitudes(0, frames), window, hop, rounds, loop=loop)
+    done: list[Tensor] = []
+    known = context * hop
+    for start in range(0, frames, piece):
+        stop = min(frames, start + piece)
+        wraps = loop and stop == frames
+        left, right = min(context, start), 0 if stop == frames else min(context, frames - stop)
+        levels = [magnitudes(start - left, stop + right)] + ([magnitudes(0, context)] if wraps else [])
+        head = torch.cat(done[-2:], dim=1)[:, -known:] if left else None
+        tail = done[0][:, :known] if wraps else None
+        audio = griffin_lim(torch.cat(levels, dim=1), window, hop, rounds, head=head, tail=tail)
+        done.append(audio[:, left * hop : (left + stop - start) * hop])
+    return torch.cat(done, dim=1)

@@ -18,7 +18,7 @@ from dac.nn.quantize import ResidualVectorQuantize
 from torch import Tensor, nn
 
 from ..config import CODEBOOK_SIZE, HOP, N_CODEBOOKS, SAMPLE_RATE, TokenGrid
-from .griffin_lim import griffin_lim, spectrum
+from .griffin_lim import griffin_lim_pieces, pad_for_frames
 
 
 @dataclass(frozen=True)
@@ -166,11 +166,19 @@ class SpectralCodec(nn.Module):
     def features(self, audio: Tensor, loop: bool = False) -> Tensor:
         """(B, T * hop) float samples at -24 LUFS -> (B, T, frames * features) normalised log magnitudes."""
         c = self.config
-        power = spectrum(audio, self.window, c.hop // c.frames, loop).abs().square()
+        hop = c.hop // c.frames
+        frames = pad_for_frames(audio, c.window, hop, loop).unfold(-1, c.window, hop)
+        # Piece by piece: the complex spectra of five minutes would take 600 MB at once.
+        logs = torch.cat([self._log_magnitudes(piece) for piece in frames.split(4096, dim=1)], dim=1)
+        return logs.unflatten(1, (-1, c.frames)).flatten(2)
+
+    def _log_magnitudes(self, frames: Tensor) -> Tensor:
+        """(B, J, window) samples -> (B, J, features)."""
+        c = self.config
+        power = torch.view_as_real(torch.fft.rfft(frames * self.window, dim=-1)).square().sum(-1)
         high = (power[..., c.fine_bins :] @ self.pool).sqrt()
         magnitudes = torch.cat([power[..., : c.fine_bins].sqrt(), high], dim=-1)
-        logs = (torch.log(magnitudes + c.floor) - self.mean) / self.spread
-        return logs.unflatten(1, (-1, c.frames)).flatten(2)
+        return (torch.log(magnitudes + c.floor) - self.mean) / self.spread
 
     def magnitudes(self, features: Tensor) -> Tensor:
         """(B, T, frames * features) normalised log magnitudes -> (B, T * frames, window / 2 + 1) magnitudes."""
@@ -231,8 +239,14 @@ class SpectralCodec(nn.Module):
         """
         c = self.config
         features = self.decode_latents(self.quantizer.from_codes(codes)[0], loop)
-        audio = griffin_lim(self.magnitudes(features), self.window, c.hop // c.frames, rounds=c.rounds, loop=loop)
-        return audio[:, None]
+
+        def magnitudes(start: int, stop: int) -> Tensor:
+            first, last = start // c.frames, -(-stop // c.frames)
+            frames = self.magnitudes(features[:, first:last])
+            return frames[:, start - first * c.frames : stop - first * c.frames]
+
+        steps = codes.shape[-1] * c.frames
+        return griffin_lim_pieces(magnitudes, steps, self.window, c.hop // c.frames, rounds=c.rounds, loop=loop)[:, None]
 
 
 def _band_matrices(config: SpectralCodecConfig) -> tuple[Tensor, Tensor]:

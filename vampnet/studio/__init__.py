@@ -1,0 +1,1 @@
+"""The studio: a Gradio page that receives a model and never loads one."""

@@ -31,7 +31,6 @@ from .loop import (
     WeightAverage,
     atomic_save,
     load_checkpoint,
-    parameter_groups,
     read_config,
     step_seed,
 )
@@ -52,8 +51,13 @@ class CodecTraining:
         crop_tokens: time steps of a crop.
         peak: learning rate after `warmup` steps; then it falls with the inverse square root (paper section 4).
         average: decay of the moving average of the weights that is exported.
+        codebook_rate, projection_rate: factors on the learning rate of the codebooks and of the outer projections. Adam's steps
+            are as large as the rate whatever they move: codes as long as principal components would trail behind the encoder,
+            and a thousand inputs that move together make the projections' outputs jump.
         cooldown_share: last share of the budget, over which the rate falls to zero.
-        mel_weight, commitment_weight, codebook_weight: of the losses beside the squared error.
+        mel_weight, commitment_weight, codebook_weight: of the losses beside the squared error. The latents have the scale of
+            principal components, a thousand times that of the mean squared error: with the usual 0.25 and 1 the quantizer's
+            losses would be all that the encoder hears.
         quantizer_dropout: share of crops that are trained with fewer levels.
         equalise_db: spread of the random equalisation of crops.
         revive_every: steps between replacements of codes that nothing uses.
@@ -70,11 +74,13 @@ class CodecTraining:
     peak: float = 1e-3
     warmup: int = 200
     cooldown_share: float = 0.25
+    codebook_rate: float = 20.0
+    projection_rate: float = 0.2
     weight_decay: float = 0.01
     average: float = 0.999
     mel_weight: float = 0.3
-    commitment_weight: float = 0.25
-    codebook_weight: float = 1.0
+    commitment_weight: float = 0.004
+    codebook_weight: float = 0.02
     quantizer_dropout: float = 0.2
     equalise_db: float = 4.0
     revive_every: int = 200
@@ -122,12 +128,12 @@ class CodecLoss:
 
 def equalise(audio: Tensor, spread_db: float, generator: torch.Generator) -> Tensor:
     """(B, N) float through a random smooth equaliser (zero phase, six bands) and gain each, so that no one mix is learned."""
-    bands = torch.randn(audio.shape[0], 1, 7, generator=generator) * spread_db
+    bands = (torch.randn(audio.shape[0], 1, 7, generator=generator) * spread_db).to(audio.device)
     spec = torch.fft.rfft(audio)
     curve = F.interpolate(bands, 512, mode="linear", align_corners=True)[:, 0]
     # A curve over log frequency: an octave at the bottom matters as much as one at the top.
     bins = spec.shape[-1]
-    place = (torch.log2(torch.arange(1, bins + 1).float()) / math.log2(bins) * 511).long()
+    place = (torch.log2(torch.arange(1, bins + 1, device=audio.device).float()) / math.log2(bins) * 511).long()
     return torch.fft.irfft(spec * 10 ** (curve[:, place] / 20), n=audio.shape[-1])
 
 
@@ -152,7 +158,7 @@ class DeadCodes:
             dead = (self.counts[level] == 0).nonzero()[:, 0]
             pool = z_e.mT.flatten(0, 1)
             if len(dead):
-                q.codebook.weight[dead] = pool[torch.randint(len(pool), (len(dead),), generator=generator)]
+                q.codebook.weight[dead] = pool[torch.randint(len(pool), (len(dead),), generator=generator).to(pool.device)]
                 total += len(dead)
             residual = residual - q.out_proj(q.decode_latents(z_e)[0])
         self.counts.zero_()
@@ -197,7 +203,7 @@ class CodecTrainer:
                 self.codec, self.pool.crops(crops, self.length, torch.Generator().manual_seed(settings.seed)), settings.seed
             )
         self.codec.to(self.device).train()
-        self.optimiser = torch.optim.AdamW(parameter_groups(self.codec, settings.weight_decay), lr=0.0, betas=(0.9, 0.98))
+        self.optimiser = torch.optim.AdamW(self._groups(), lr=0.0, betas=(0.9, 0.98), fused=True)
         self.average = WeightAverage(self.codec, settings.average)
         if state is not None:
             self.codec.load_state_dict(state["codec"])
@@ -206,6 +212,20 @@ class CodecTrainer:
             self.step, self.elapsed = state["step"], state["elapsed"]
         self.loss = CodecLoss(self.codec, settings)
         self.dead = DeadCodes(self.codec)
+
+    def _groups(self) -> list[dict]:
+        """Parameter groups with the factors of their learning rates."""
+        s, codec = self.settings, self.codec
+        codebooks = [q.codebook.weight for q in codec.quantizer.quantizers]
+        projections = [codec.project_in.weight, codec.project_out.weight]
+        apart = {id(p) for p in codebooks + projections}
+        rest = [p for p in codec.parameters() if id(p) not in apart]
+        return [
+            {"params": codebooks, "weight_decay": 0.0, "factor": s.codebook_rate},
+            {"params": projections, "weight_decay": 0.0, "factor": s.projection_rate},
+            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": s.weight_decay, "factor": 1.0},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "factor": 1.0},
+        ]
 
     def save(self, elapsed: float) -> None:
         """Writes `last.pt`; a kill at any moment leaves the one before."""
@@ -220,10 +240,10 @@ class CodecTrainer:
         """One step of gradient descent; returns the parts of the loss."""
         s = self.settings
         generator = torch.Generator().manual_seed(step_seed(s.seed, self.step))
-        audio = equalise(self.pool.crops(s.batch, self.length, generator), s.equalise_db, generator).to(self.device)
+        audio = equalise(self.pool.crops(s.batch, self.length, generator).to(self.device), s.equalise_db, generator)
         self.step += 1
         for group in self.optimiser.param_groups:
-            group["lr"] = noam(self.step, s.peak, s.warmup) * cooldown(progress, s.cooldown_share)
+            group["lr"] = group["factor"] * noam(self.step, s.peak, s.warmup) * cooldown(progress, s.cooldown_share)
         loss, parts = self.loss(audio)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -241,8 +261,12 @@ class CodecTrainer:
         with self.average.applied(self.codec):
             return measure(self.codec, self.probe)
 
-    def train(self, session_minutes: float | None = None) -> None:
-        """Trains until the budget, or this session's part of it, is used up, or until Ctrl-C; always ends saved."""
+    def train(self, session_minutes: float | None = None) -> bool:
+        """Trains until the budget, or this session's part of it, is used up, or until Ctrl-C; always ends saved.
+
+        Returns:
+            True if the whole budget is used up.
+        """
         from tqdm import tqdm
 
         s = self.settings
@@ -270,6 +294,7 @@ class CodecTrainer:
         self.save(self.elapsed)
         logs.write(self.step, "held_out", self.measured() | {"minutes": self.elapsed / 60})
         logs.close()
+        return budget.done(self.step)
 
 
 def export(trainer: CodecTrainer, folder: str | Path) -> None:
@@ -279,11 +304,11 @@ def export(trainer: CodecTrainer, folder: str | Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`python -m vampnet train codec`: see --help."""
+    """`python -m vampnet train codec`: see --help. Returns 0 when the budget is used up, 3 when another call goes on."""
     parser = argparse.ArgumentParser(prog="vampnet train codec", description="Train a codec on a folder of audio (stage 1).")
     parser.add_argument("--config", required=True, help="YAML file, such as configs/mini-codec.yaml")
     parser.add_argument(
-        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change a setting, such as training.minutes=5"
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change settings: training.minutes=5"
     )
     parser.add_argument("--run", help="folder of the run (default: the configuration's)")
     parser.add_argument("--session-minutes", type=float, help="stop after this many minutes; the next call resumes")
@@ -307,10 +332,10 @@ def main(argv: list[str] | None = None) -> int:
         trainer.codec.parameter_count / 1e6,
         dataclasses.asdict(settings),
     )
-    trainer.train(args.session_minutes)
+    done = trainer.train(args.session_minutes)
     if args.export:
         export(trainer, args.export)
-    return 0
+    return 0 if done else 3
 
 
 if __name__ == "__main__":

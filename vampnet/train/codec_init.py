@@ -23,7 +23,7 @@ def principal_axes(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def spherical_kmeans(x: Tensor, count: int, generator: torch.Generator, rounds: int = 12) -> tuple[Tensor, Tensor]:
-    """Codes (count, D) of (N, D) vectors that are told apart by their direction, as `dac`'s quantizer does, and (N,) assignments.
+    """Codes (count, D) of (N, D) vectors told apart by their direction, as `dac`'s quantizer does, and (N,) assignments.
 
     A code is the mean of its members (not normalised): the direction says which, the length is what is decoded.
     """

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# The whole run of the bundled model, from nothing to OUT/mini: compose, train the codec, tokenise, train both transformers, export.
+#
+#   scripts/train_mini.sh OUT
+#
+# Every stage resumes where it was stopped: call it again. Settings come from the environment:
+#   SOUNDFONTS       SoundFont files, separated by colons (default: those of Debian's FluidR3Mono and MuseScore packages)
+#   SAMPLES          folder of CC0 one-shots and loops (default: none)
+#   HOURS            of composed music (default 5)
+#   CODEC_MINUTES, COARSE_MINUTES, FINE_MINUTES    training time of each stage (defaults 180, 180, 90)
+#   SESSION_MINUTES  stop after about so long and exit with 3 (default: no limit)
+#   CONFIGS          prefix of the configurations (default configs/mini)
+#   DEVICE, WORKERS, PYTHON
+#   SMOKE=1          seconds instead of hours, to see that every stage works
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:?usage: scripts/train_mini.sh OUT}
+mkdir -p "$out"
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}  # threads that spin while another process works cost half the speed
+default_fonts=
+for font in FluidR3Mono_GM MuseScore_General_Full; do
+  [ -f "/usr/share/sounds/sf3/$font.sf3" ] && default_fonts="${default_fonts:+$default_fonts:}/usr/share/sounds/sf3/$font.sf3"
+done
+SOUNDFONTS=${SOUNDFONTS-$default_fonts}
+PYTHON=${PYTHON:-python3} DEVICE=${DEVICE:-cpu} CONFIGS=${CONFIGS:-configs/mini} WORKERS=${WORKERS:-2}
+HOURS=${HOURS:-5} CODEC_MINUTES=${CODEC_MINUTES:-180} COARSE_MINUTES=${COARSE_MINUTES:-180} FINE_MINUTES=${FINE_MINUTES:-90}
+clip_seconds=20 held_out_minutes=17
+codec_extra=() coarse_extra=() fine_extra=()
+if [ "${SMOKE:-0}" = 1 ]; then
+  SOUNDFONTS= HOURS=0.02 CODEC_MINUTES=0.05 COARSE_MINUTES=0.05 FINE_MINUTES=0.05 clip_seconds=11 held_out_minutes=0.5
+  codec_extra=(model.dim=32 model.encoder_layers=1 model.decoder_layers=1 model.rounds=2
+    training.batch=2 training.crop_tokens=32 training.init_tokens=4096)
+  coarse_extra=(model.dim=32 model.layers=1 model.heads=2 batch=2 valid_crops=1)
+  fine_extra=(model.dim=32 model.layers=1 model.heads=2 batch=2 valid_crops=1)
+fi
+deadline=$((SECONDS + $(awk -v m="${SESSION_MINUTES:-1000000}" 'BEGIN {printf "%d", m * 60}')))
+
+left() {  # minutes of this session that are left; ends the session where it is under a quarter of a minute
+  local seconds=$((deadline - SECONDS))
+  [ $seconds -gt 15 ] || { echo "This session's time is used up: run the script again to go on." >&2; exit 3; }
+  awk -v s=$seconds 'BEGIN {printf "%.2f", s / 60}'
+}
+
+corpus() {  # folder, minutes of music, clip length, options
+  local folder=$1 minutes=$2 seconds=$3
+  shift 3
+  local arguments=(--out "$folder" --minutes "$minutes" --seconds "$seconds" --workers "$WORKERS" "$@") fonts font
+  IFS=: read -ra fonts <<<"$SOUNDFONTS"
+  for font in "${fonts[@]}"; do arguments+=(--soundfont "$font"); done
+  [ -z "${SAMPLES:-}" ] || arguments+=(--samples "$SAMPLES")
+  [ -f "$folder.done" ] || { "$PYTHON" -m vampnet.train.corpus "${arguments[@]}" && touch "$folder.done"; }
+}
+
+stage() {  # name, command...: run once; 3 = go on in another session
+  local name=$1 status=0
+  shift
+  [ ! -f "$out/$name.done" ] || return 0
+  "$@" || status=$?
+  [ $status = 0 ] && touch "$out/$name.done"
+  [ $status = 0 ] || exit $status
+}
+
+corpus "$out/audio/held-out" "$held_out_minutes" 10.5 --held-out
+corpus "$out/audio/train" "$(awk -v h="$HOURS" 'BEGIN {print h * 60}')" $clip_seconds
+minutes=$(left)
+stage codec "$PYTHON" -m vampnet.train.codec --config "$CONFIGS-codec.yaml" --run "$out/codec" --device "$DEVICE" \
+  --session-minutes "$minutes" --export "$out/mini" \
+  --set training.audio="$out/audio/train" training.held_out="$out/audio/held-out" training.minutes="$CODEC_MINUTES" "${codec_extra[@]}"
+for part in train held-out; do
+  stage "tokens-$part" "$PYTHON" -m vampnet.train.tokens --codec "$out/mini" --audio "$out/audio/$part" \
+    --out "$out/tokens/$part" --device "$DEVICE"
+done
+for which in coarse fine; do
+  budget=$COARSE_MINUTES extra=("${coarse_extra[@]}")
+  [ $which = coarse ] || budget=$FINE_MINUTES extra=("${fine_extra[@]}")
+  minutes=$(left)
+  stage $which "$PYTHON" -m vampnet.train.transformer $which --config "$CONFIGS-$which.yaml" --run "$out/$which" \
+    --minutes "$budget" --session-minutes "$minutes" \
+    --set train="$out/tokens/train" valid="$out/tokens/held-out" device="$DEVICE" "${extra[@]}"
+  stage "export-$which" "$PYTHON" -m vampnet.train.transformer export --run "$out/$which" --out "$out/mini"
+done
+echo "The model lies in $out/mini."

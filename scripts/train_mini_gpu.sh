@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The bundled model's run on a GPU, in sessions of at most 10 minutes that resume one another.
+#
+#   scripts/train_mini_gpu.sh OUT            one session; exits with 3 while there is more to do: call it again
+#   SMOKE=1 scripts/train_mini_gpu.sh OUT    every stage in seconds, on the CPU where there is no GPU
+#
+# The same stages and settings as scripts/train_mini.sh, with a larger codec and budgets that fit a data-centre GPU.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+export PYTHON SESSION_MINUTES=${SESSION_MINUTES:-9} CONFIGS=${CONFIGS:-configs/mini-gpu}
+export DEVICE=${DEVICE:-$("$PYTHON" -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')}
+if [ "$DEVICE" = cpu ] && [ "${SMOKE:-0}" != 1 ]; then
+  echo "There is no GPU here: scripts/train_mini.sh is the run for a CPU." >&2
+  exit 2
+fi
+export WORKERS=${WORKERS:-$(nproc)} HOURS=${HOURS:-10}
+export CODEC_MINUTES=${CODEC_MINUTES:-14} COARSE_MINUTES=${COARSE_MINUTES:-7} FINE_MINUTES=${FINE_MINUTES:-4}
+exec scripts/train_mini.sh "$@"

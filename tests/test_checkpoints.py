@@ -1,0 +1,126 @@
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import tiny_checkpoint, tiny_models
+
+from vampnet import checkpoints
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory):
+    """A folder of checkpoints that holds one, "tiny", with checksums."""
+    folder = tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+    checkpoints.write_checksums(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(sealed, tmp_path):
+    return shutil.copytree(sealed, tmp_path / "copy")
+
+
+def test_loads_what_was_saved(sealed):
+    models = checkpoints.load(sealed)
+    codec, coarse, fine = tiny_models()
+    assert models.name == "tiny"
+    for loaded, made in ((models.codec, codec), (models.coarse, coarse), (models.fine, fine)):
+        assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
+        state = made.state_dict()
+        assert loaded.state_dict().keys() == state.keys()
+        # stored as float16, codebooks exactly
+        assert all(torch.allclose(v, state[k], rtol=1e-3, atol=1e-6) for k, v in loaded.state_dict().items())
+    assert torch.equal(models.codec.codebook_vectors(), codec.codebook_vectors())
+    assert torch.equal(models.fine.codebooks, codec.codebook_vectors())
+
+
+def test_bundled_models_are_found_by_name(sealed, monkeypatch, tmp_path):
+    monkeypatch.setenv("VAMPNET_CHECKPOINTS", str(sealed.parent))
+    (sealed.parent / "unfinished").mkdir(exist_ok=True)
+    assert checkpoints.bundled_models() == ["tiny"]
+    assert checkpoints.find("tiny") == sealed
+    with pytest.raises(FileNotFoundError, match="unfinished is not complete: config.json, codec.safetensors"):
+        checkpoints.find("unfinished")
+    monkeypatch.setenv("VAMPNET_CHECKPOINTS", str(tmp_path / "none"))
+    assert checkpoints.bundled_models() == []
+
+
+def test_without_the_variable_they_lie_beside_the_package(monkeypatch):
+    monkeypatch.delenv("VAMPNET_CHECKPOINTS", raising=False)
+    assert checkpoints.bundled_folder().name == "checkpoints"
+    assert (checkpoints.bundled_folder().parent / "vampnet" / "config.py").is_file()
+
+
+@pytest.mark.parametrize("name", ["hugggof/vampnet", "nothing", "", "..", "hugggof/vampnet:choir"])
+def test_other_names_are_refused_in_one_sentence(name, sealed, monkeypatch, tmp_path):
+    monkeypatch.setenv("VAMPNET_CHECKPOINTS", str(sealed.parent))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as error:
+        checkpoints.load(name)
+    assert "\n" not in str(error.value) and str(error.value).endswith(("missing.", "fine.safetensors."))
+
+
+def test_one_model_can_be_asked_for(copy):
+    (copy / "coarse.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="not complete: coarse.safetensors missing"):
+        checkpoints.find(copy)
+    assert checkpoints.find(copy, ["codec.safetensors"]) == copy
+
+
+def test_checksums_are_verified(copy):
+    sums = json.loads((copy / "config.json").read_text())["sha256"]
+    assert sorted(sums) == sorted(checkpoints.WEIGHTS) and all(len(v) == 64 for v in sums.values())
+    data = bytearray((copy / "fine.safetensors").read_bytes())
+    data[-1] ^= 1
+    (copy / "fine.safetensors").write_bytes(data)
+    with pytest.raises(ValueError, match="fine.safetensors does not have the checksum"):
+        checkpoints.load(copy)
+    assert checkpoints.write_checksums(copy) != sums
+    checkpoints.load(copy)
+
+
+def _without_checksums(folder):
+    config = json.loads((folder / "config.json").read_text())
+    del config["sha256"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_loading_is_strict(copy):
+    _without_checksums(copy)
+    checkpoints.load(copy)
+    tensors = load_file(copy / "coarse.safetensors")
+    save_file({**tensors, "more": torch.zeros(1)}, copy / "coarse.safetensors")
+    with pytest.raises(ValueError, match="left over.*more"):
+        checkpoints.load(copy)
+
+
+@pytest.mark.parametrize("name", ["config.json", *checkpoints.WEIGHTS])
+@pytest.mark.parametrize("damage", ["cut", "text", "empty"])
+def test_damaged_files_give_one_sentence(copy, name, damage):
+    _without_checksums(copy)
+    path = copy / name
+    path.write_bytes({"cut": path.read_bytes()[:-100], "text": b"\xff\xfe not this", "empty": b""}[damage])
+    with pytest.raises(ValueError) as error:
+        checkpoints.load(copy)
+    assert "\n" not in str(error.value) and str(copy) in str(error.value)
+
+
+def test_tensors_of_another_shape_are_refused(copy):
+    _without_checksums(copy)
+    tensors = load_file(copy / "codec.safetensors")
+    tensors["mean"] = tensors["mean"][:-1].clone()
+    save_file(tensors, copy / "codec.safetensors")
+    with pytest.raises(ValueError, match="cannot be loaded|fit"):
+        checkpoints.load(copy)
+
+
+def test_models_must_fit_together(copy):
+    shutil.copy(copy / "coarse.safetensors", copy / "fine.safetensors")
+    config = json.loads((copy / "config.json").read_text())
+    del config["sha256"]
+    config["fine"] = config["coarse"]
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="do not fit together"):
+        checkpoints.load(copy)

@@ -1,0 +1,331 @@
+import argparse
+import dataclasses
+import json
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from tiny import tiny_checkpoint, tiny_vampnet
+
+from vampnet import audio, cli, tokens_file
+from vampnet.config import Prompt, Sampling
+
+ROOT = Path(__file__).resolve().parent.parent
+RATE = 44_100
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Models this small gain nothing from threads, and on a busy machine these wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def model(tmp_path):
+    return str(tiny_checkpoint(tmp_path / "tiny"))
+
+
+@pytest.fixture
+def wav(tmp_path, make_music):
+    path = tmp_path / "in.wav"
+    soundfile.write(path, 0.3 * make_music(seconds=0.7)[:, :30_001].T, RATE)
+    return str(path)
+
+
+def run(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+# ------------------------------------------------------------------------------------------------------------------- help
+
+
+def test_help_comes_at_once_and_imports_nothing_heavy():
+    code = (
+        "import sys; from vampnet.cli import main\n"
+        "try: main(['vamp', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'numpy', 'librosa', 'audiotools', 'dac', 'gradio'} & set(sys.modules)))"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert time.monotonic() - started < 10
+    assert done.stdout.splitlines()[-1] == "[]"
+    for words in ("What stays", "How it is filled", "Output"):
+        assert words in done.stdout
+
+
+@pytest.mark.parametrize("command", [[], ["vamp"], ["encode"], ["decode"], ["train"], ["evaluate"], ["train", "coarse"]])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([*command, "--help"])
+    assert end.value.code == 0 and "usage:" in capsys.readouterr().out
+
+
+def test_every_option_of_prompt_and_sampling_can_be_set():
+    assert set(cli.PROMPT_HELP) == {field.name for field in dataclasses.fields(Prompt)}
+    assert set(cli.SAMPLING_HELP) == {field.name for field in dataclasses.fields(Sampling)}
+    parse = cli.build_parser().parse_args
+    assert cli._options(parse(["vamp", "in.wav"])) == (Prompt(), Sampling())
+    prompt = Prompt(3, 2, 1, 4, 5, 0.5, 0.25, 75.0, 30.0, 0.1, (1.0, 2.5))
+    sampling = Sampling(12, 0.9, 7.0, 0.95, 50, 0.8, 64, 0.5, 2, 3)
+    line = ["vamp", "in.wav"]
+    for options in (prompt, sampling):
+        for name, value in dataclasses.asdict(options).items():
+            line += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+    assert cli._options(parse(line)) == (prompt, sampling)
+
+
+def test_python_dash_m_runs_it():
+    done = subprocess.run([sys.executable, "-m", "vampnet", "vamp", "no.wav"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: There is no file 'no.wav': check the path.\n"
+
+
+# ------------------------------------------------------------------------------------------------------------------- vamp
+
+
+def test_vamp_writes_takes_and_settings(wav, model, tmp_path, capsys):
+    out = tmp_path / "out"
+    line = ["vamp", wav, "-o", out, "--periodic", 5, "--takes", 2, "--seed", 1, "--loop", "--steps", 2, "--fine-steps", 1]
+    assert run(*line, "--model", model, "--device", "cpu", "--format", "flac") == 0
+    said = capsys.readouterr()
+    names = ["in-take-1.flac", "in-take-2.flac"]
+    assert said.out.splitlines() == [str(out / name) for name in names]
+    assert "2 takes of 0.68 s" in said.err
+    assert all(soundfile.info(out / name).frames == 30_001 and soundfile.info(out / name).channels == 2 for name in names)
+    settings = json.loads((out / "in-vamp.json").read_text())
+    assert settings["files"] == names and settings["prompt"]["periodic"] == 5 and settings["sampling"]["steps"] == 2
+    assert settings["source"] == "in.wav" and settings["loop"] is True and settings["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--periodic", "-1"], "periodic must be 0"),
+        (["--dropout", "2"], "dropout is a share"),
+        (["--model", "nobody/nothing"], "There is no model 'nobody/nothing'"),
+        (["--takes", "0"], "takes must be"),
+        (["--bars", "0"], "bars must be"),
+        (["--region", "9", "10"], "region starts at 9 s"),
+    ],
+)
+def test_bad_options_give_one_sentence(wav, model, tmp_path, capsys, options, sentence):
+    assert run("vamp", wav, "-o", tmp_path / "o", "--model", model, *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and sentence in error and error.count("\n") == 1
+
+
+def test_bad_files_give_one_sentence(tmp_path, model, capsys):
+    text = tmp_path / "text.wav"
+    text.write_text("This is not audio.")
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    soundfile.write(tmp_path / "silent.wav", [0.0] * 9000, RATE)
+    for line in (
+        ["vamp", text],
+        ["encode", text],
+        ["decode", text],
+        ["decode", tmp_path / "missing.vnt"],
+        ["vamp", tmp_path / "silent.wav"],
+        ["vamp", tmp_path],
+    ):
+        assert run(*line, "--model", model) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
+
+
+def test_an_output_folder_that_cannot_be_made(wav, tmp_path, capsys):
+    (tmp_path / "taken").write_text("a file")
+    assert run("vamp", wav, "-o", tmp_path / "taken") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_bars_are_a_number_or_all():
+    assert cli._bars("4") == 4 and cli._bars("all") == "all"
+    with pytest.raises(argparse.ArgumentTypeError, match="whole number or 'all'"):
+        cli._bars("some")
+
+
+def test_interrupting_ends_without_a_traceback(wav, monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_vamp", interrupted)
+    assert run("vamp", wav) == 130 and capsys.readouterr().err == "Stopped.\n"
+
+
+def test_a_bar_is_shown_for_each_stage(capsys):
+    progress = cli._Progress(True)
+    for step in (("coarse", 1, 2), ("coarse", 2, 2), ("fine", 1, 1)):
+        progress(*step)
+    progress.close()
+    said = capsys.readouterr().err
+    assert "coarse" in said and "fine" in said and "2/2" in said and said.endswith("\n")
+
+
+def test_without_tqdm_the_steps_are_plain(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    progress = cli._Progress(True)
+    progress("coarse", 1, 2)
+    progress.close()
+    assert capsys.readouterr().err == "\rcoarse 1/2 \n"
+
+
+def test_training_and_evaluation_get_their_own_options(monkeypatch, capsys):
+    calls = []
+
+    class Module:
+        def __init__(self, name):
+            self.name = name
+
+        def main(self, argv):
+            calls.append((self.name, argv))
+            return 3
+
+    monkeypatch.setattr(cli.importlib, "import_module", Module)
+    for line in ("train codec --run x", "train tokens --out y", "train fine --config z", "evaluate codec a", "corpus --out b"):
+        assert cli.main(line.split()) == 3
+    assert calls == [
+        ("vampnet.train.codec", ["--run", "x"]),
+        ("vampnet.train.tokens", ["--out", "y"]),
+        ("vampnet.train.transformer", ["fine", "--config", "z"]),
+        ("vampnet.evaluate.codec", ["a"]),
+        ("vampnet.train.corpus", ["--out", "b"]),
+    ]
+
+    def missing(name):
+        raise ModuleNotFoundError("no", name="tensorboard")
+
+    monkeypatch.setattr(cli.importlib, "import_module", missing)
+    assert cli.main(["train", "codec"]) == 2
+    assert "'tensorboard', which is not installed" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------- encode and decode
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_encode_and_decode_give_length_and_loudness_back(wav, model, tmp_path, capsys, loop):
+    tokens, again = tmp_path / "in.vnt", tmp_path / "again.flac"
+    assert run("encode", wav, "-o", tokens, "--model", model, *(["--loop"] if loop else [])) == 0
+    steps = (30_001 + 384) // 768 if loop else -(-30_001 // 768)
+    payload = steps * 14 * 10 / 8
+    assert payload <= tokens.stat().st_size <= payload + 64
+    assert run("decode", tokens, "-o", again, "--model", model) == 0
+    assert capsys.readouterr().out.splitlines() == [str(tokens), str(again)]
+    before, after = audio.load(wav), audio.load(again)
+    assert after.audio_data.shape == (1, 1, 30_001)
+    assert abs(audio.measure_loudness(before) - audio.measure_loudness(after)) < 1
+    vn = tiny_vampnet("tiny")
+    assert torch.equal(tokens_file.read(tokens).tokens, vn.encode(before, loop))
+
+
+def test_names_are_made_from_the_input(wav, model, tmp_path, capsys):
+    assert run("encode", wav, "--model", model, "--quiet") == 0
+    assert run("decode", tmp_path / "in.vnt", "--model", model, "--format", "ogg") == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [str(tmp_path / "in.vnt"), str(tmp_path / "in.ogg")] and said.err == ""
+    assert run("decode", tmp_path / "in.vnt", "-o", tmp_path / "in.mp3", "--model", model) == 2
+    assert "does not say which format" in capsys.readouterr().err
+
+
+def made_file(**changes):
+    steps = changes.pop("steps", 9)
+    tokens = torch.randint(0, 1024, (1, 14, steps), generator=torch.Generator().manual_seed(steps))
+    fields = {
+        "tokens": tokens, "sample_rate": RATE, "hop": 768, "samples": steps * 768 - 5, "lufs": -18.25, "loop": False,
+        "codec_id": "00112233445566ff", "model": "tiny",
+    }  # fmt: skip
+    return tokens_file.TokenFile(**{**fields, **changes})
+
+
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_bytes_hold_everything_exactly(steps):
+    file = made_file(steps=steps, model="größer")
+    data = tokens_file.to_bytes(file)
+    again = tokens_file.from_bytes(data)
+    assert torch.equal(again.tokens, file.tokens) and again.tokens.dtype == torch.int64
+    for field in dataclasses.fields(file):
+        if field.name != "tokens":
+            assert getattr(again, field.name) == getattr(file, field.name)
+
+
+def test_ten_seconds_cost_eight_kilobits_a_second():
+    size = len(tokens_file.to_bytes(made_file(steps=574)))
+    assert 8.0 < 8 * size / (574 * 768 / RATE) / 1000 < 8.1
+
+
+def test_every_damaged_byte_and_every_cut_is_noticed():
+    data = tokens_file.to_bytes(made_file(steps=2))
+    for place in range(len(data)):
+        damaged = bytearray(data)
+        damaged[place] ^= 0x10
+        with pytest.raises(tokens_file.TokenFileError):
+            tokens_file.from_bytes(bytes(damaged))
+        with pytest.raises(tokens_file.TokenFileError):
+            tokens_file.from_bytes(data[:place])
+    with pytest.raises(tokens_file.TokenFileError):
+        tokens_file.from_bytes(data + b"\0")
+
+
+def resealed(offset, layout, value):
+    """A file with one field of its header changed and a checksum that agrees, as somebody might forge it."""
+    data = bytearray(tokens_file.to_bytes(made_file())[:-4])
+    struct.pack_into(layout, data, offset, value)
+    return bytes(data) + struct.pack("<I", zlib.crc32(data))
+
+
+@pytest.mark.parametrize(
+    ("offset", "layout", "value"),
+    [
+        (4, "B", 2),  # version
+        (5, "B", 7),  # loop
+        (6, "B", 0),  # levels
+        (6, "B", 15),
+        (7, "B", 16),  # bits
+        (8, "<H", 0),  # hop
+        (10, "<I", 0),  # sample rate
+        (14, "<I", 0),  # samples
+        (14, "<I", 2**32 - 1),
+        (18, "<I", 2**32 - 1),  # steps
+        (22, "<f", float("nan")),  # loudness
+        (22, "<f", float("inf")),
+        (34, "B", 255),  # length of the name
+    ],
+)
+def test_forged_headers_are_refused(offset, layout, value):
+    tokens_file.from_bytes(resealed(5, "B", 0))
+    with pytest.raises(tokens_file.TokenFileError) as error:
+        tokens_file.from_bytes(resealed(offset, layout, value))
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_no_tokens(tmp_path):
+    path = tmp_path / "big.vnt"
+    for content, sentence in ((b"RIFF1234", "not a file of tokens"), (b"", "not a file"), (b"VNTK", "damaged")):
+        path.write_bytes(content)
+        with pytest.raises(tokens_file.TokenFileError, match=sentence):
+            tokens_file.read(path)
+    path.write_bytes(b"VNTK" + bytes(tokens_file.MAX_BYTES))
+    with pytest.raises(tokens_file.TokenFileError, match="too large"):
+        tokens_file.read(path)
+
+
+def test_tokens_of_another_codec_are_refused():
+    with pytest.raises(tokens_file.TokenFileError, match="made by the model 'other'"):
+        tokens_file.expand(tiny_vampnet(), made_file(model="other"))
+
+
+def test_tokens_that_cannot_be_written():
+    for tokens in (torch.full((1, 14, 9), 1024), torch.zeros(2, 14, 9, dtype=torch.int64), torch.zeros(1, 14, 9)):
+        with pytest.raises(ValueError, match="Tokens must"):
+            tokens_file.to_bytes(made_file(tokens=tokens))

@@ -1,0 +1,156 @@
+"""The bundled codec and its way from magnitudes to samples."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vampnet.codec import Codec, SpectralCodec, SpectralCodecConfig, load_codec, save_codec
+from vampnet.codec.griffin_lim import griffin_lim, griffin_lim_pieces, spectrum, synthesize
+from vampnet.codec.spectral import ring_pad
+
+TINY = SpectralCodecConfig(dim=16, encoder_layers=1, decoder_layers=1, kernel=3, rounds=3)
+HOP = 384
+
+
+@pytest.fixture(scope="module")
+def codec() -> SpectralCodec:
+    torch.manual_seed(0)
+    return SpectralCodec(TINY).eval()
+
+
+@pytest.fixture(scope="module")
+def window() -> torch.Tensor:
+    return torch.hann_window(2048)
+
+
+def chord(samples: int, cycles: bool = False) -> torch.Tensor:
+    """(1, N) three partials; with `cycles` whole numbers of periods, so that it is a ring."""
+    t = torch.arange(samples) / 44_100
+    step = 44_100 / samples
+    tones = [round(f / step) * step if cycles else f for f in (220.0, 331.0, 1250.0)]
+    return sum(0.2 * torch.sin(2 * math.pi * f * t) for f in tones)[None]
+
+
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("frames", [2, 7, 64])
+def test_synthesis_inverts_the_spectrum(window, loop, frames):
+    audio = torch.randn(2, frames * HOP)
+    assert torch.allclose(synthesize(spectrum(audio, window, HOP, loop), window, HOP, loop), audio, atol=1e-4)
+
+
+def test_spectrum_of_a_rolled_ring_is_the_rolled_spectrum(window):
+    audio = torch.randn(1, 20 * HOP)
+    rolled = spectrum(audio.roll(5 * HOP, dims=1), window, HOP, loop=True)
+    assert torch.allclose(rolled, spectrum(audio, window, HOP, loop=True).roll(5, dims=1), atol=1e-4)
+
+
+def inconsistency(audio: torch.Tensor, magnitudes: torch.Tensor, window: torch.Tensor, loop: bool) -> float:
+    return float((spectrum(audio, window, HOP, loop).abs() - magnitudes).norm() / magnitudes.norm())
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_griffin_lim_comes_near_to_the_magnitudes(window, loop):
+    magnitudes = spectrum(chord(60 * HOP, cycles=loop), window, HOP, loop).abs()
+    few, many = (inconsistency(griffin_lim(magnitudes, window, HOP, n, loop=loop), magnitudes, window, loop) for n in (1, 60))
+    assert many < 0.12 and many < few / 3
+
+
+def test_a_ring_has_no_seam(window):
+    magnitudes = spectrum(chord(60 * HOP, cycles=True), window, HOP, True).abs()
+    audio = griffin_lim(magnitudes, window, HOP, 40, loop=True)[0]
+    assert (audio[0] - audio[-1]).abs() <= audio.diff().abs().max()
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_pieces_are_as_good_as_the_whole_and_join(window, loop):
+    magnitudes = spectrum(chord(200 * HOP, cycles=loop), window, HOP, loop).abs()
+    whole = griffin_lim(magnitudes, window, HOP, 40, loop=loop)
+    pieces = griffin_lim_pieces(lambda a, b: magnitudes[:, a:b], 200, window, HOP, 40, loop, piece=64, context=16)
+    assert pieces.shape == whole.shape
+    assert inconsistency(pieces, magnitudes, window, loop) < inconsistency(whole, magnitudes, window, loop) + 0.1
+    steps = pieces[0].diff().abs()
+    assert max(steps[64 * HOP * k - 1] for k in (1, 2, 3)) <= steps.max()
+    inside = whole[0].diff().abs().max() * 2
+    assert steps.max() < inside
+    if loop:
+        assert (pieces[0, 0] - pieces[0, -1]).abs() < inside
+
+
+def test_known_samples_stay(window):
+    magnitudes = spectrum(chord(40 * HOP), window, HOP).abs()
+    head, tail = torch.randn(1, 1000), torch.randn(1, 500)
+    audio = griffin_lim(magnitudes, window, HOP, 2, head=head, tail=tail)
+    assert torch.equal(audio[:, :1000], head) and torch.equal(audio[:, -500:], tail)
+
+
+@pytest.mark.parametrize("samples", [1, 767, 768, 769, 20_000])
+def test_token_count_and_length(codec, samples):
+    codes = codec.encode(torch.randn(2, 1, samples) * 0.1)
+    assert codes.shape == (2, 14, -(-samples // 768)) and codes.dtype == torch.int64
+    assert 0 <= codes.min() and codes.max() < 1024
+    audio = codec.decode(codes)
+    assert audio.shape == (2, 1, codes.shape[-1] * 768) and torch.isfinite(audio).all()
+
+
+def test_it_is_a_codec_and_says_bad_shapes(codec):
+    assert isinstance(codec, Codec)
+    assert codec.codebook_vectors().shape == (14, 1024, 8)
+    with pytest.raises(ValueError, match="batch, 1, samples"):
+        codec.encode(torch.zeros(1, 2, 1000))
+
+
+def test_ring_encoding_wraps_around(codec):
+    audio = torch.randn(1, 1, 40 * 768) * 0.1
+    rolled = codec.encode(audio.roll(7 * 768, dims=2), loop=True)
+    assert torch.equal(rolled, codec.encode(audio, loop=True).roll(7, dims=2))
+    assert not torch.equal(codec.encode(audio, loop=True), codec.encode(audio))
+    x = torch.arange(5.0)[None, :, None]
+    assert ring_pad(x, 2).flatten().tolist() == [3, 4, 0, 1, 2, 3, 4, 0, 1]
+
+
+def test_features_in_pieces_are_those_of_the_whole(codec, monkeypatch):
+    audio = torch.randn(1, 6000 * HOP) * 0.1
+    frames = codec.features(audio)
+    cut = codec.features(audio[:, : 100 * HOP])
+    assert frames.shape == (1, 3000, 2 * TINY.features)
+    assert torch.allclose(frames[:, :45], cut[:, :45], atol=1e-5)
+
+
+def test_magnitudes_invert_the_features_below_the_bands(codec):
+    audio = torch.randn(1, 30 * 768) * 0.1
+    truth = spectrum(audio, codec.window, HOP).abs()
+    back = codec.magnitudes(codec.features(audio))
+    fine = TINY.fine_bins
+    assert torch.allclose(back[..., :fine], truth[..., :fine], atol=1e-3, rtol=1e-3)
+    # Above, only the level of a band is coded.
+    assert back[..., fine:].square().mean() == pytest.approx(float(truth[..., fine:].square().mean()), rel=0.3)
+
+
+def test_saved_and_loaded_it_is_the_same(codec, tmp_path):
+    save_codec(codec, tmp_path, dtype=torch.float32)
+    loaded = load_codec(tmp_path)
+    codes = torch.randint(1024, (1, 14, 20))
+    assert torch.equal(loaded.decode(codes), codec.decode(codes))
+    assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
+
+
+def test_loading_is_strict(codec, tmp_path):
+    save_codec(codec, tmp_path)
+    tensors = load_file(tmp_path / "codec.safetensors")
+    gone = tensors.pop("mean")
+    save_file(tensors | {"extra": gone}, tmp_path / "codec.safetensors")
+    with pytest.raises(ValueError, match="mean.*extra"):
+        load_codec(tmp_path)
+    (tmp_path / "codec.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="codec.safetensors"):
+        load_codec(tmp_path)
+
+
+def test_impossible_shapes_are_refused():
+    for wrong in ({"hop": 767}, {"kernel": 4}, {"fine_hz": 30_000.0}):
+        with pytest.raises(ValueError):
+            SpectralCodecConfig(**wrong)

@@ -1,0 +1,150 @@
+"""Stage 1: the start in closed form, the steps, resuming."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+
+from vampnet.codec import SpectralCodec, SpectralCodecConfig, load_codec
+from vampnet.train import codec as stage
+from vampnet.train.audio_pool import AudioPool, loudness_gain
+from vampnet.train.codec_init import initialise, principal_axes, set_weight, spherical_kmeans
+
+MODEL = SpectralCodecConfig(dim=48, encoder_layers=1, decoder_layers=1, kernel=3, codebook_size=64, rounds=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three files of notes: mono, stereo and another rate."""
+    out = tmp_path_factory.mktemp("audio")
+    rng = np.random.default_rng(0)
+    for name, rate, channels in (("a.wav", 44_100, 1), ("b.flac", 44_100, 2), ("c.wav", 22_050, 1)):
+        t = np.arange(4 * rate) / rate
+        notes = sum(np.sin(2 * np.pi * f * t) * ((t * 4).astype(int) % 5 == i) for i, f in enumerate(rng.uniform(100, 3000, 5)))
+        sf.write(out / name, np.repeat(0.3 * notes[:, None] + 1e-3 * rng.standard_normal((len(t), 1)), channels, 1), rate)
+    return out
+
+
+def settings(folder, **changes) -> stage.CodecTraining:
+    values = {"audio": str(folder), "held_out": str(folder), "batch": 2, "crop_tokens": 16, "init_tokens": 400, "warmup": 5}
+    return stage.CodecTraining(**values | changes)
+
+
+def test_pool_is_at_one_loudness_and_crops_stay_in_their_clip(folder):
+    pool = AudioPool(folder, 44_100)
+    assert pool.hours == pytest.approx(12 / 3600, rel=0.01)
+    crops = pool.crops(8, 20_000, torch.Generator().manual_seed(0))
+    assert crops.shape == (8, 20_000) and crops.abs().max() < 1
+    loud = 0.5 * np.sin(np.arange(88_200) / 10)[:, None]
+    assert loudness_gain(loud, 44_100) == pytest.approx(loudness_gain(loud / 4, 44_100) / 4, rel=1e-3)
+    long = pool.crops(2, 44_100 * 5, torch.Generator().manual_seed(0))
+    assert (long[:, -1000:] == 0).all()
+    with pytest.raises(ValueError, match="No audio"):
+        AudioPool(folder / "nothing", 44_100)
+
+
+def test_principal_axes_and_kmeans_find_what_is_there():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 2, generator=generator) @ torch.tensor([[3.0, 0, 0], [0, 1.0, 0]]) + 5
+    mean, axes = principal_axes(x, 2)
+    assert torch.allclose(mean, torch.full((3,), 5.0), atol=0.5)
+    assert axes[0, 0].abs() > 0.99 and axes[1, 1].abs() > 0.99
+    rays = torch.eye(4)[torch.arange(400) % 4] * torch.rand(400, 1, generator=generator).add(0.5)
+    codes, nearest = spherical_kmeans(rays, 4, generator)
+    assert len({int(n) for n in nearest}) == 4
+    assert torch.allclose(codes[nearest].argmax(1), rays.argmax(1))
+
+
+def test_set_weight_makes_the_convolution_that_was_asked_for():
+    q = SpectralCodec(MODEL).quantizer.quantizers[0]
+    weight, bias = torch.randn(8, 48), torch.randn(8)
+    weight[-1] = 0
+    set_weight(q.in_proj, weight, bias)
+    x = torch.randn(1, 48, 5)
+    assert torch.allclose(q.in_proj(x)[0], weight @ x[0] + bias[:, None], atol=0.01)
+
+
+def test_closed_form_start_is_a_working_codec(folder):
+    pool = AudioPool(folder, 44_100)
+    crops = pool.crops(26, 16 * 768, torch.Generator().manual_seed(0))
+    before, after = SpectralCodec(MODEL), SpectralCodec(MODEL)
+    initialise(after, crops)
+
+    def error(codec):
+        target = after.features(crops)
+        return float((codec.decode_latents(codec.quantizer(codec.encode_latents(target))[0]) - target).square().mean())
+
+    assert error(after) < 0.35 * error(before)
+    with pytest.raises(ValueError, match="time steps"):
+        initialise(SpectralCodec(MODEL), crops[:2])
+
+
+def test_every_level_adds_to_what_the_levels_before_it_say(folder):
+    crops = AudioPool(folder, 44_100).crops(26, 16 * 768, torch.Generator().manual_seed(0))
+    codec = SpectralCodec(MODEL)
+    initialise(codec, crops)
+    codec.eval()  # in training mode the quantizer ignores how many levels are asked for
+    latents = codec.encode_latents(codec.features(crops))
+    errors = [float((codec.quantizer(latents, n_quantizers=n)[0] - latents).square().mean()) for n in (1, 4, 14)]
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_equaliser_changes_colour_not_length(folder):
+    audio = torch.randn(3, 4096)
+    out = stage.equalise(audio, 6.0, torch.Generator().manual_seed(0))
+    assert out.shape == audio.shape and not torch.allclose(out, audio, atol=0.1)
+    assert torch.allclose(stage.equalise(audio, 0.0, torch.Generator().manual_seed(0)), audio, atol=1e-4)
+
+
+def test_dead_codes_come_back(folder):
+    trainer = stage.CodecTrainer(MODEL, settings(folder), folder / "unused-run")
+    q = trainer.codec.quantizer.quantizers[0]
+    q.codebook.weight.data[7] = 1e6
+    trainer.dead.counts[:] = 1
+    trainer.dead.counts[0, 7] = 0
+    assert trainer.dead.revive(trainer.pool.crops(2, trainer.length, torch.Generator()), torch.Generator()) == 1
+    assert q.codebook.weight[7].abs().max() < 1e5 and (trainer.dead.counts == 0).all()
+
+
+def test_training_lowers_the_loss_and_resumes_exactly(folder, tmp_path):
+    def run(path, steps):
+        trainer = stage.CodecTrainer(MODEL, settings(folder, peak=3e-3), path)
+        losses = [trainer.update(0.0)["square"] for _ in range(steps)]
+        trainer.save(1.0)
+        return trainer, losses
+
+    whole, losses = run(tmp_path / "whole", 24)
+    assert np.mean(losses[-6:]) < 0.9 * np.mean(losses[:6])
+    run(tmp_path / "parts", 10)
+    parts, _ = run(tmp_path / "parts", 14)
+    assert parts.step == whole.step == 24
+    for a, b in zip(whole.codec.state_dict().values(), parts.codec.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_command_line_trains_exports_and_says_when_it_is_done(folder, tmp_path):
+    config = tmp_path / "codec.yaml"
+    config.write_text(
+        f"model: {{dim: 16, encoder_layers: 1, decoder_layers: 1, kernel: 3, codebook_size: 64, rounds: 1}}\n"
+        f"training: {{audio: {folder}, held_out: {folder}, batch: 1, crop_tokens: 8, init_tokens: 400, minutes: 0.02}}\n"
+    )
+    arguments = ["--config", str(config), "--run", str(tmp_path / "run"), "--export", str(tmp_path / "out")]
+    assert stage.main([*arguments, "--session-minutes", "0.005"]) == 3
+    assert stage.main(arguments) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert {"mel", "partials"} <= set(lines[-1])
+    assert load_codec(tmp_path / "out").encode(torch.zeros(1, 1, 7680)).shape == (1, 14, 10)
+    with pytest.raises(SystemExit):
+        stage.main([*arguments, "--set", "training.nonsense=1"])

@@ -1,0 +1,289 @@
+"""The command line: `python -m vampnet vamp|encode|decode|train|evaluate|corpus ...`, also installed as `vampnet`.
+
+Results (paths) go to stdout, everything else to stderr. Exit status: 0, 2 for input that cannot be used, 130 when stopped.
+Heavy modules are imported once it is clear that they are needed, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vampnet.config import CancelledError, Prompt, Sampling
+
+FORMATS = ("wav", "flac", "ogg")
+
+PROMPT_HELP = {
+    "periodic": (
+        "P",
+        "keep every P-th moment (a moment is 17 ms): 2 stays close, 7 varies, 16 and up goes far; 0 = off, 1 = all",
+    ),
+    "periodic_width": ("N", "how many moments in a row are kept each time"),
+    "periodic_offset": ("N", "shift that pattern to the right by so many moments"),
+    "kept_codebooks": (
+        "N",
+        "keep the N coarsest of the 14 layers of the sound everywhere: the outline stays, detail is made anew",
+    ),
+    "prompt_codebooks": ("N", "keep only the N coarsest layers of each kept moment: freer in timbre; 14 = all"),
+    "prefix_seconds": ("S", "keep the first S seconds"),
+    "suffix_seconds": ("S", "keep the last S seconds"),
+    "beat_width_ms": ("MS", "keep so many milliseconds from each beat on: the pulse stays (75 is a good start); 0 = off"),
+    "onset_width_ms": ("MS", "keep so many milliseconds from each attack on: the rhythm stays; 0 = off"),
+    "dropout": ("SHARE", "let go of this share (0 to 1) of the kept moments again, at random"),
+    "region": (("START", "END"), "change only what lies between these two times in seconds"),
+}
+SAMPLING_HELP = {
+    "steps": ("N", "rounds in which the coarse layers are settled: 12 is quick, 24 a good trade, 36 best"),
+    "temperature": ("T", "how daring each choice is: below 1 safer, above 1 wilder, 0 always the likeliest"),
+    "mask_temperature": ("T", "how much chance there is in what is settled first; over 6 is best"),
+    "top_p": ("SHARE", "choose only among the likeliest sounds up to this share of the probability; 1 = off"),
+    "top_k": ("N", "choose only among the N likeliest sounds; 0 = off"),
+    "typical_mass": ("SHARE", "choose only among the most typical sounds up to this share of the probability; 1 = off"),
+    "typical_min_tokens": ("N", "with --typical-mass: always leave so many sounds to choose from"),
+    "sample_cutoff": ("SHARE", "after this share of the rounds always take the likeliest; 1 = never"),
+    "fine_steps": ("N", "rounds in which the fine layers are settled"),
+    "feedback": ("N", "vamp the result again, N rounds in all: each goes further from the source"),
+}
+MODULES = {
+    "train": {
+        "codec": ("vampnet.train.codec", "stage 1: audio to tokens and back"),
+        "tokens": ("vampnet.train.tokens", "encode folders of audio for stage 2"),
+        "coarse": ("vampnet.train.transformer", "stage 2: the model of the coarse layers"),
+        "fine": ("vampnet.train.transformer", "stage 2: the model of the fine layers"),
+        "export": ("vampnet.train.transformer", "write a run's weights into a model's folder"),
+    },
+    "evaluate": {"codec": ("vampnet.evaluate.codec", "how well a codec gives audio back")},
+}
+
+
+# ----------------------------------------------------------------------------------------------------------------- parser
+
+
+def _bars(text: str) -> int | str:
+    if text == "all":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number or 'all', not '{text}'") from None
+
+
+def _add_fields(group: Any, defaults: Prompt | Sampling, texts: dict[str, tuple[Any, str]]) -> None:
+    """One option for each field, with its default in the help."""
+    for field in dataclasses.fields(defaults):
+        metavar, text = texts[field.name]
+        value = getattr(defaults, field.name)
+        more: dict[str, Any] = {"nargs": 2, "type": float} if isinstance(metavar, tuple) else {"type": type(value)}
+        shown = "" if value is None else f" (default {value:g})"
+        group.add_argument(f"--{field.name.replace('_', '-')}", metavar=metavar, default=value, help=text + shown, **more)
+
+
+def _add_common(group: Any) -> None:
+    group.add_argument("--model", default="mini", metavar="NAME", help="a bundled model or the folder of one (default mini)")
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest there is)")
+    group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="vampnet", description="Variations of a loop or a song: part of its sound stays, the rest is made anew."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    vamp = commands.add_parser(
+        "vamp",
+        help="make variations of a sound file",
+        description="Makes variations (takes) of a sound file, as long and as loud as it is. You say what stays of it.",
+        epilog="example: vampnet vamp loop.wav -o out/ --periodic 7 --takes 4 --seed 0 --loop",
+    )
+    vamp.add_argument("input", help="a sound file: wav, flac, ogg, mp3, aiff")
+    _add_fields(vamp.add_argument_group("What stays (what any of these keeps, stays)"), Prompt(), PROMPT_HELP)
+    _add_fields(vamp.add_argument_group("How it is filled"), Sampling(), SAMPLING_HELP)
+    output = vamp.add_argument_group("Output")
+    output.add_argument("-o", "--out", default="out", metavar="FOLDER", help="where the takes go (default out)")
+    output.add_argument("--takes", type=int, default=4, metavar="N", help="how many (default 4)")
+    output.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed gives the same takes (default 0)")
+    output.add_argument("--loop", action="store_true", help="make seamless loops: the end flows into the beginning")
+    output.add_argument("--bars", type=_bars, metavar="N", help="use so many whole bars of the file; all = as many as it holds")
+    output.add_argument("--format", choices=FORMATS, default="wav", help="of the takes (default wav, 24 bit)")
+    _add_common(output)
+    encode = commands.add_parser(
+        "encode",
+        help="turn a sound file into a small file of tokens",
+        description="Turns a sound file into tokens, 8 kilobits a second, in one channel; 'decode' gives a sound file back.",
+    )
+    encode.add_argument("input", help="a sound file: wav, flac, ogg, mp3, aiff")
+    encode.add_argument("-o", "--out", metavar="FILE", help="the file of tokens (default: the input's name with .vnt)")
+    encode.add_argument("--loop", action="store_true", help="the clip is a loop: its end flows into its beginning")
+    _add_common(encode)
+    decode = commands.add_parser(
+        "decode",
+        help="turn a file of tokens into a sound file",
+        description="Turns a file of tokens into a sound file, as long and as loud as the one it was made from.",
+    )
+    decode.add_argument("input", help="a file that 'encode' wrote")
+    decode.add_argument("-o", "--out", metavar="FILE", help="the sound file (default: the input's name with .wav)")
+    decode.add_argument("--format", choices=FORMATS, help="of the sound file (default: from its name)")
+    _add_common(decode)
+    for name, text in (("train", "train a model on your own audio"), ("evaluate", "measure a model")):
+        sub = commands.add_parser(name, help=text, description=f"{text.capitalize()}. Each stage has its own --help.")
+        stages = "; ".join(f"{stage}: {about}" for stage, (_, about) in MODULES[name].items())
+        sub.add_argument("stage", choices=MODULES[name], help=stages)
+        sub.add_argument("options", nargs=argparse.REMAINDER, help="of that stage")
+    commands.add_parser("corpus", help="compose and render music to train on", add_help=False)
+    return parser
+
+
+# --------------------------------------------------------------------------------------------------------------- commands
+
+
+class _Progress:
+    """A bar on stderr for each stage; nothing where nobody watches."""
+
+    def __init__(self, show: bool) -> None:
+        self.show, self.stage, self.bar = show, "", None
+
+    def __call__(self, stage: str, step: int, of: int) -> None:
+        if not self.show:
+            return
+        if stage != self.stage:
+            self.close()
+            self.stage, self.bar = stage, self._make(stage, of)
+        if self.bar is None:
+            sys.stderr.write(f"\r{stage} {step}/{of} ")
+            sys.stderr.flush()
+        else:
+            self.bar.update(step - self.bar.n)
+
+    @staticmethod
+    def _make(stage: str, of: int) -> Any:
+        try:
+            from tqdm import tqdm
+        except ModuleNotFoundError:
+            return None
+        return tqdm(total=of, desc=f"{stage:<6}", unit="step", file=sys.stderr)
+
+    def close(self) -> None:
+        """Ends the bar's line."""
+        if self.bar is not None:
+            self.bar.close()
+        elif self.stage:
+            sys.stderr.write("\n")
+        self.stage, self.bar = "", None
+
+
+def _say(args: argparse.Namespace, text: str) -> None:
+    if not args.quiet:
+        sys.stderr.write(text + "\n")
+
+
+def _options(args: argparse.Namespace) -> tuple[Prompt, Sampling]:
+    """The prompt and the sampling of the command line; ValueError for values out of range."""
+    values = {name: getattr(args, name) for name in PROMPT_HELP}
+    values["region"] = tuple(values["region"]) if values["region"] else None
+    return Prompt(**values), Sampling(**{name: getattr(args, name) for name in SAMPLING_HELP})
+
+
+def _load_model(args: argparse.Namespace) -> Any:
+    from vampnet.pipeline import VampNet
+
+    return VampNet.from_pretrained(args.model, args.device)
+
+
+def _vamp(args: argparse.Namespace) -> None:
+    prompt, sampling = _options(args)
+    from vampnet import audio
+
+    # Bad audio is to be heard of before models are loaded, and a bad folder before anything is made.
+    signal = audio.load(args.input)
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    model, progress = _load_model(args), _Progress(not args.quiet and sys.stderr.isatty())
+    try:
+        vamp = model.vamp(
+            signal if signal.sample_rate == model.grid.sample_rate else args.input,
+            prompt, sampling, args.takes, args.seed, loop=args.loop, bars=args.bars, on_step=progress,
+        )  # fmt: skip
+    finally:
+        progress.close()
+    vamp.source.path_to_file = args.input
+    paths = vamp.save(args.out, args.format, Path(args.input).stem)
+    seconds = vamp.source.audio_data.shape[-1] / vamp.source.sample_rate
+    _say(
+        args,
+        f"{len(paths)} takes of {seconds:.2f} s; {vamp.kept_share:.1%} of the tokens stayed, {vamp.kept_kbps:.2f} kbps."
+        + (f" {vamp.beats.note}" if vamp.beats is not None else ""),
+    )
+    sys.stdout.write("".join(f"{path}\n" for path in paths))
+
+
+def _encode(args: argparse.Namespace) -> None:
+    from vampnet import audio, tokens_file
+
+    signal = audio.load(args.input)
+    model = _load_model(args)
+    file = tokens_file.compress(model, signal if signal.sample_rate == model.grid.sample_rate else args.input, args.loop)
+    out = Path(args.out) if args.out else Path(args.input).with_suffix(".vnt")
+    size, seconds = tokens_file.write(file, out), file.samples / file.sample_rate
+    _say(args, f"{seconds:.2f} s in {size:,} bytes: {8 * size / seconds / 1000:.2f} kbps.")
+    sys.stdout.write(f"{out}\n")
+
+
+def _decode(args: argparse.Namespace) -> None:
+    from vampnet import audio, tokens_file
+
+    file = tokens_file.read(args.input)
+    out = Path(args.out) if args.out else Path(args.input).with_suffix(f".{args.format or 'wav'}")
+    if not args.format and out.suffix.lower().lstrip(".") not in FORMATS:
+        raise ValueError(f"'{out.name}' does not say which format to write: name it *.wav, *.flac or *.ogg, or use --format.")
+    sys.stdout.write(f"{audio.save(tokens_file.expand(_load_model(args), file), out, args.format)}\n")
+
+
+def _pass_on(arguments: Sequence[str]) -> int | None:
+    """Runs the commands that have a module of their own; None if `arguments` is not one of them."""
+    command, *rest = arguments
+    try:
+        if command == "corpus":
+            return importlib.import_module("vampnet.train.corpus").main(rest)
+        if rest and rest[0] in MODULES.get(command, ()):
+            module = MODULES[command][rest[0]][0]
+            keep = module == "vampnet.train.transformer"
+            return importlib.import_module(module).main(rest if keep else rest[1:])
+    except ModuleNotFoundError as error:
+        extra = "evaluate" if command == "evaluate" else "train"
+        raise ValueError(
+            f"'{command}' needs '{error.name}', which is not installed: python -m pip install -r requirements/{extra}.txt"
+        ) from error
+    return None
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"'{error.filename}': {error.strerror}." if error.filename else f"{error.strerror}."
+    return " ".join(str(error).split())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns the exit status; argparse itself exits with 2 for a line that it cannot parse."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _pass_on(arguments) if arguments else None
+        if status is not None:
+            return status
+        args = build_parser().parse_args(arguments)
+        with warnings.catch_warnings():
+            # What libraries have to say about their own future is not for musicians.
+            warnings.simplefilter("ignore")
+            {"vamp": _vamp, "encode": _encode, "decode": _decode}[args.command](args)
+    except (KeyboardInterrupt, CancelledError):
+        sys.stderr.write("Stopped.\n")
+        return 130
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {_sentence(error)}\n")
+        return 2
+    return 0

@@ -1,0 +1,111 @@
+"""`python -m vampnet evaluate codec`: how much of the music survives the way through the tokens."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..codec import Codec
+from ..config import CODEBOOK_SIZE
+from ..train.audio_pool import find_audio
+from .metrics import mel_distance, partials, perplexity
+
+
+def middle(audio: Tensor, samples: int) -> Tensor:
+    """(N,) -> the middle (min(N, samples),)."""
+    start = max(0, (audio.shape[-1] - samples) // 2)
+    return audio[start : start + samples]
+
+
+def evaluate_clip(codec: Codec, audio: Tensor) -> tuple[dict[str, float], Tensor]:
+    """(N,) float mono at any level -> figures of one clip and its codes (1, K, T) on the CPU.
+
+    The clip is brought to -24 LUFS first, as the models hear it, and compared there.
+    """
+    from ..audio import make_signal, to_codec_level
+
+    audio = to_codec_level(make_signal(audio[None, None], codec.sample_rate))[0].audio_data[0]
+    device = codec.codebook_vectors().device
+    start = time.perf_counter()
+    codes = codec.encode(audio[None].to(device))
+    middle_time = time.perf_counter()
+    back = codec.decode(codes)[0, :, : audio.shape[-1]].cpu()
+    end = time.perf_counter()
+    seconds = audio.shape[-1] / codec.sample_rate
+    figures = {
+        "mel": mel_distance(audio, back, codec.sample_rate),
+        "partials": partials(audio[0], back[0]),
+        "encode_x_real_time": seconds / (middle_time - start),
+        "decode_x_real_time": seconds / (end - middle_time),
+    }
+    return figures, codes.cpu()
+
+
+def evaluate_folder(codec: Codec, folder: str | Path, seconds: float = 10.0, limit: int | None = None) -> dict:
+    """Figures for the middle `seconds` of up to `limit` audio files of a folder.
+
+    Returns:
+        {"clips": {name: figures}, "median": figures, "mean": figures, "perplexity": [K floats]}.
+    """
+    from ..audio import load
+
+    clips, codes = {}, []
+    for path in find_audio(folder)[:limit]:
+        audio = load(path, codec.sample_rate).audio_data[0].mean(0)
+        figures, clip_codes = evaluate_clip(codec, middle(audio, round(seconds * codec.sample_rate)))
+        clips[path.name] = {k: round(v, 4) for k, v in figures.items()}
+        codes.append(clip_codes[0])
+    names = next(iter(clips.values()))
+    use = perplexity(torch.cat(codes, dim=1)[None], CODEBOOK_SIZE)
+    return {
+        "clips": clips,
+        "median": {k: round(statistics.median(c[k] for c in clips.values()), 4) for k in names},
+        "mean": {k: round(statistics.fmean(c[k] for c in clips.values()), 4) for k in names},
+        "perplexity": [round(p, 1) for p in use],
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints a table to read, and with --json writes every figure."""
+    parser = argparse.ArgumentParser(
+        prog="vampnet evaluate codec",
+        description="Audio to tokens and back: mel distance (0 = same), partials (1 = same, 0 = noise) and codebook use.",
+    )
+    parser.add_argument("audio", nargs="+", help="folders of audio")
+    parser.add_argument("--model", default="mini", help="name of a model, or a folder that holds one (default: mini)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of every file, from its middle (default: 10)")
+    parser.add_argument("--limit", type=int, help="at most so many files of a folder")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", metavar="FILE", help="write all figures there")
+    args = parser.parse_args(argv)
+    from ..checkpoints import find
+    from ..codec import load_codec
+
+    try:
+        codec = load_codec(find(args.model, ("codec.safetensors",)), args.device)
+        results = {folder: evaluate_folder(codec, folder, args.seconds, args.limit) for folder in args.audio}
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    for folder, result in results.items():
+        print(f"\n{folder}: {len(result['clips'])} clips of {args.seconds:g} s")
+        if len(result["clips"]) <= 12:
+            for name, figures in result["clips"].items():
+                print(f"  mel {figures['mel']:.3f}  partials {figures['partials']:.3f}  {name}")
+        for kind in ("median", "mean"):
+            print(f"  {kind}: " + ", ".join(f"{k} {v}" for k, v in result[kind].items()))
+        print("  perplexity by level: " + " ".join(f"{p:.0f}" for p in result["perplexity"]))
+    if args.json:
+        Path(args.json).write_text(json.dumps(results, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,347 @@
+"""`VampNet`: audio -> tokens -> prompt -> coarse sampler -> fine sampler -> audio, N takes of it.
+
+A model hears one channel at -24 LUFS in whole time steps. What a source has beyond that (its stereo image, its loudness, its
+exact length) is taken off before the codec and given to every take after it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from vampnet import audio, beats, checkpoints, loops, stereo
+from vampnet.beats import BeatGrid
+from vampnet.config import CancelledError, Prompt, Sampling, TokenGrid
+from vampnet.generate import generate
+from vampnet.prompt import build_mask
+from vampnet.ring import ring_resample, whole_steps
+from vampnet.vamp import Vamp
+
+if TYPE_CHECKING:
+    from audiotools import AudioSignal
+
+    from vampnet.codec import Codec
+
+OnStep = Callable[[str, int, int], None]
+"""Called with the stage ("beats", "encode", "coarse", "fine", "decode"), the steps done, and of how many."""
+
+Cancelled = Callable[[], bool]
+"""Asked between steps; once it says True, CancelledError is raised."""
+
+
+class _Watch:
+    """Progress and cancellation of one vamp."""
+
+    def __init__(self, on_step: OnStep | None, cancelled: Cancelled | None) -> None:
+        self.on_step, self.cancelled = on_step, cancelled
+
+    def __call__(self, stage: str, step: int, of: int) -> None:
+        """Report `step` steps done; CancelledError if the caller wants no more of them."""
+        if self.on_step is not None:
+            self.on_step(stage, step, of)
+        if step < of and self.cancelled is not None and self.cancelled():
+            raise CancelledError(f"Stopped in the {stage} stage after {step} of {of} steps.")
+
+
+def best_device() -> str:
+    """ "cuda" if there is such a device, else "mps", else "cpu"."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+class VampNet:
+    """A codec and the two transformers that fill its tokens (DESIGN, section 1).
+
+    Args:
+        codec: in eval mode.
+        coarse: transformer of the coarse levels, in eval mode, such as `model.transformer.TokenTransformer`.
+        fine: transformer of all levels that is given the coarse ones, in eval mode.
+        name: of the checkpoint, for people.
+        device: all three are moved there.
+    """
+
+    def __init__(
+        self, codec: Codec, coarse: nn.Module, fine: nn.Module, name: str = "model", device: str | torch.device = "cpu"
+    ) -> None:
+        self.codec, self.coarse, self.fine = codec.to(device), coarse.to(device), fine.to(device)
+        self.name = name
+        self.device = torch.device(device)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = checkpoints.DEFAULT, device: str | torch.device | None = None) -> VampNet:
+        """Loads a checkpoint: the name of a bundled one ("mini"), or a folder.
+
+        Args:
+            name: see `checkpoints.find`.
+            device: "cuda", "mps", "cpu", ...; None = the best there is.
+
+        Raises:
+            FileNotFoundError: no such checkpoint.
+            ValueError: a damaged checkpoint, or a device that cannot be used.
+        """
+        chosen = best_device() if device is None else device
+        try:
+            torch.empty(1, device=chosen)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"The device '{chosen}' cannot be used here: leave it out, or use cpu.") from error
+        models = checkpoints.load(name, chosen)
+        return cls(models.codec, models.coarse, models.fine, models.name, chosen)
+
+    @property
+    def grid(self) -> TokenGrid:
+        """Seconds, samples and time steps of the codec."""
+        return TokenGrid(self.codec.sample_rate, self.codec.hop)
+
+    @property
+    def codec_id(self) -> str:
+        """16 hex digits that name the codec: tokens mean something to this codec alone. Of its codebooks' SHA-256."""
+        vectors = self.codec.codebook_vectors().detach().to("cpu", torch.float32).contiguous()
+        return hashlib.sha256(vectors.numpy().astype("<f4").tobytes()).hexdigest()[:16]
+
+    # ---- the steps, one at a time -------------------------------------------------------------------------------------
+
+    def encode(self, signal: Any, loop: bool = False) -> Tensor:
+        """Audio to tokens; level and stereo image are taken off.
+
+        Args:
+            signal: anything that `audio.load` takes.
+            loop: the clip is a ring, of the nearest number of whole time steps.
+
+        Returns:
+            (1, K, T) int64 on the CPU; T = ceil(N / hop), for a ring the whole number nearest to N / hop.
+
+        Raises:
+            AudioError: audio that cannot be used (a ValueError).
+        """
+        return self._encode(stereo.split(audio.load(signal, self.grid.sample_rate), loop)[0], loop)
+
+    def decode(self, tokens: Tensor, loop: bool = False, length: int | None = None) -> AudioSignal:
+        """Tokens to audio of one channel, at the codec's level of about -24 LUFS.
+
+        Args:
+            tokens: (B, K, T) int64 codes.
+            loop: the clip is a ring: its end flows into its beginning.
+            length: samples N wanted, at most T * hop; a ring is stretched to it, in either direction. None = T * hop.
+
+        Returns:
+            AudioSignal (B, 1, N) on the CPU.
+
+        Raises:
+            ValueError: tokens that the codec does not know, a length that they do not have, or a codec that makes no sound of
+                them because its weights are damaged.
+        """
+        levels, codes = self.codec.n_codebooks, self.codec.codebook_size
+        if tokens.dtype != torch.int64 or tokens.dim() != 3 or tokens.shape[1] != levels or 0 in tokens.shape:
+            raise ValueError(
+                f"Tokens must be int64 (batch, {levels}, steps), not {tokens.dtype} of shape {tuple(tokens.shape)}."
+            )
+        if int(tokens.min()) < 0 or int(tokens.max()) >= codes:
+            raise ValueError(f"Tokens must lie in 0..{codes - 1}: generate what is masked before decoding.")
+        made = self.grid.tokens_to_samples(tokens.shape[-1])
+        length = made if length is None else length
+        if length < 1 or (length > made and not loop):
+            raise ValueError(f"{tokens.shape[-1]} time steps are {made} samples: ask for 1 to {made}, not {length}.")
+        wave = self.codec.decode(tokens.to(self.device), loop=loop).float().cpu()
+        if not bool(wave.isfinite().all()):
+            raise ValueError("The codec's samples are not finite: its weights are damaged, get them again.")
+        return audio.make_signal(ring_resample(wave, length) if loop else wave[..., :length], self.grid.sample_rate)
+
+    def mask(
+        self,
+        tokens: Tensor,
+        prompt: Prompt,
+        signal: AudioSignal | None = None,
+        beats: BeatGrid | Sequence[float] | None = None,
+        onsets: Sequence[float] | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """The mask of a prompt for a clip.
+
+        Args:
+            tokens: (B, K, T), of which the shape is looked at.
+            prompt: what stays.
+            signal: (1, C, N), the clip itself: beats and onsets are tracked in it if the prompt needs them and they are not
+                given.
+            beats: in seconds.
+            onsets: in seconds.
+            seed: of the dropout.
+
+        Returns:
+            (1, K, T) bool on the CPU, True = regenerate.
+
+        Raises:
+            ValueError: the prompt needs beats or onsets and there is nothing to find them in; its region lies behind the end.
+        """
+        if prompt.needs_beats and beats is None and signal is not None:
+            beats = self._track(signal)
+        if prompt.needs_onsets and onsets is None and signal is not None:
+            onsets = _onsets(signal)
+        times = beats.beats if isinstance(beats, BeatGrid) else beats
+        return build_mask(prompt, (tokens.shape[1], tokens.shape[2]), self.grid, times, onsets, seed)
+
+    def generate(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        sampling: Sampling | None = None,
+        seeds: Sequence[int | tuple[int, int]] = (0,),
+        *,
+        loop: bool = False,
+        batch: int = 1,
+        on_step: OnStep | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Tensor:
+        """Regenerates the masked tokens, once for each of `seeds`.
+
+        Args:
+            tokens: (1 or len(seeds), K, T) int64 codes.
+            mask: (1 or len(seeds), K, T) bool, True = regenerate.
+            sampling: how; None = the defaults.
+            seeds: for each result a pair (seed, i), which gives what take i (from 0) of a vamp with that seed gets, or a whole
+                number s, short for (s, 0). A result depends on its own pair alone.
+            loop: the clip is a ring.
+            batch: results that the models see at a time: more is faster on a GPU, and in rare cases rounding then makes a
+                result depend on the ones beside it.
+            on_step: progress of the stages "coarse" and "fine"; with several seeds once for each of them.
+            cancelled: asked before every step.
+
+        Returns:
+            (len(seeds), K, T) int64 on the CPU: kept tokens unchanged, no MASK.
+
+        Raises:
+            ValueError: no seeds, or tokens and masks that do not fit the models.
+            CancelledError: `cancelled()` was True.
+        """
+        pairs = [(seed, 0) if isinstance(seed, int) else tuple(seed) for seed in seeds]
+        if not pairs:
+            raise ValueError("Generating needs at least one seed.")
+        out: dict[int, Tensor] = {}
+        for seed in dict.fromkeys(seed for seed, _ in pairs):
+            rows = [row for row, pair in enumerate(pairs) if pair[0] == seed]
+            given, todo = (x if x.shape[0] == 1 else x[rows] for x in (tokens, mask))
+            made = generate(
+                self.coarse, self.fine, given.to(self.device), todo.to(self.device), sampling or Sampling(), seed,
+                [pairs[row][1] for row in rows], loop=loop, batch=batch, on_step=on_step, cancelled=cancelled,
+            )  # fmt: skip
+            out.update(zip(rows, made.cpu(), strict=True))
+        return torch.stack([out[row] for row in range(len(pairs))])
+
+    # ---- all of it ----------------------------------------------------------------------------------------------------
+
+    def vamp(
+        self,
+        source: Any,
+        prompt: Prompt | None = None,
+        sampling: Sampling | None = None,
+        takes: int = 4,
+        seed: int = 0,
+        *,
+        loop: bool = False,
+        bars: int | str | None = None,
+        beats: BeatGrid | None = None,
+        batch: int = 1,
+        on_step: OnStep | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Vamp:
+        """Takes of a clip: the prompt's part of it stays, the models make the rest anew.
+
+        Args:
+            source: anything that `audio.load` takes: a path, an AudioSignal, (rate, array), (tensor, rate).
+            prompt: what stays; None = the defaults. Its seconds count from the start of what is vamped.
+            sampling: how the rest is filled; None = the defaults.
+            takes: how many, at least 1.
+            seed: take i depends on (seed, i), not on how many there are.
+            loop: the clip is a ring: its end flows into its beginning, in what the models see and in what they make.
+            bars: cut the clip to so many whole bars first; "all" = as many as it holds, None = leave it as it is.
+            beats: of the whole source, if they are known already; None = tracked if they are needed.
+            batch: as in `generate`.
+            on_step: progress, `on_step(stage, step, of)`; stages as in `OnStep`, "beats" only where they are tracked.
+            cancelled: asked between steps.
+
+        Returns:
+            A `Vamp`.
+
+        Raises:
+            AudioError: audio that cannot be used (a ValueError).
+            ValueError: options that do not fit the clip: fewer bars than asked for, a region behind its end.
+            CancelledError: `cancelled()` was True.
+        """
+        prompt, sampling, watch = prompt or Prompt(), sampling or Sampling(), _Watch(on_step, cancelled)
+        if isinstance(takes, bool) or not isinstance(takes, int) or takes < 1:
+            raise ValueError(f"takes must be a whole number of at least 1, not {takes!r}.")
+        if bars not in (None, "all") and (isinstance(bars, bool) or not isinstance(bars, int) or bars < 1):
+            raise ValueError(f"bars must be a whole number of at least 1, 'all' or None, not {bars!r}.")
+        loaded = audio.load(source, self.grid.sample_rate)
+        if beats is None and (bars is not None or prompt.needs_beats):
+            watch("beats", 0, 1)
+            beats = self._track(loaded)
+            watch("beats", 1, 1)
+        signal, beats = _whole_bars(loaded, beats, bars)
+        watch("encode", 0, 1)
+        mono, image = stereo.split(signal, loop)
+        tokens = self._encode(mono, loop)
+        mask = self._mask_of_clip(tokens, prompt, signal, beats, loop, seed)
+        watch("encode", 1, 1)
+        made = self.generate(
+            tokens, mask, sampling, [(seed, i) for i in range(takes)],
+            loop=loop, batch=batch, on_step=on_step, cancelled=cancelled,
+        )  # fmt: skip
+        lufs, rendered = audio.measure_loudness(signal), []
+        for i in range(takes):
+            watch("decode", i, takes)
+            rendered.append(self._render(made[i : i + 1], image, lufs, loop))
+        watch("decode", takes, takes)
+        return Vamp(
+            signal, rendered, made, tokens, mask, prompt, sampling, seed, loop, self.name, self.grid, bars, beats
+        )  # fmt: skip
+
+    # ---- parts of these -----------------------------------------------------------------------------------------------
+
+    def _encode(self, mono: AudioSignal, loop: bool) -> Tensor:
+        wave = audio.to_codec_level(mono)[0].audio_data
+        if loop:
+            wave = ring_resample(wave, whole_steps(wave.shape[-1], self.grid.hop))
+        return self.codec.encode(wave.to(self.device), loop=loop).cpu()
+
+    def _render(self, tokens: Tensor, image: stereo.StereoImage, lufs: float, loop: bool) -> AudioSignal:
+        """One take (1, K, T) as it leaves the house: stereo image, loudness and length of its source."""
+        take = stereo.apply(self.decode(tokens, loop, image.length), image, loop)
+        if loop:
+            # All steps are made around the ring, so this is for a chance in ten thousand: no larger step may lie at the seam.
+            across, inside = loops.seam_step(take)
+            if across > inside:
+                take = loops.close_seam(take, always=True)
+        return audio.restore_loudness(take, lufs, loop=loop)
+
+    def _mask_of_clip(
+        self, tokens: Tensor, prompt: Prompt, signal: AudioSignal, beats: BeatGrid | None, loop: bool, seed: int
+    ) -> Tensor:
+        """`mask`, with the times of a ring turned into those of its whole time steps."""
+        length = signal.audio_data.shape[-1]
+        stretch = self.grid.tokens_to_samples(tokens.shape[-1]) / length if loop else 1.0
+        onsets = [time * stretch for time in _onsets(signal)] if prompt.needs_onsets else None
+        return self.mask(
+            tokens, prompt, None, None if beats is None else [time * stretch for time in beats.beats], onsets, seed
+        )
+
+    def _track(self, signal: AudioSignal) -> BeatGrid:
+        return beats.track(signal, device=self.device if self.device.type == "cuda" else "cpu")
+
+
+def _onsets(signal: AudioSignal) -> tuple[float, ...]:
+    return beats.onsets(signal)
+
+
+def _whole_bars(signal: AudioSignal, grid: BeatGrid | None, bars: int | str | None) -> tuple[AudioSignal, BeatGrid | None]:
+    """The clip and its beats, cut to whole bars if that is asked for."""
+    if bars is None or grid is None:
+        return signal, grid
+    cut, grid = loops.trim_to_bars(signal, grid, None if bars == "all" else bars)
+    cut.path_to_file = signal.path_to_file
+    return cut, grid

@@ -1,0 +1,43 @@
+"""Rings of audio whose length is not whole time steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def whole_steps(samples: int, hop: int) -> int:
+    """The multiple of `hop` nearest to `samples`, and at least one."""
+    return max(1, (2 * samples + hop) // (2 * hop)) * hop
+
+
+def ring_resample(audio: Tensor, samples: int) -> Tensor:
+    """A ring resampled to another number of samples a turn: exact for what both lengths can hold, and without a seam.
+
+    A ring is periodic, so its Fourier series is finite: the spectrum is cut or padded with zeros, with no filter and no edges.
+    There and back again gives the ring as it was, up to rounding, less what lies above the lower of the two Nyquist
+    frequencies.
+
+    Args:
+        audio: (..., N) float, one turn.
+        samples: of the result, at least 1.
+
+    Returns:
+        (..., samples) float of the same type.
+
+    Raises:
+        ValueError: an empty ring is given or asked for.
+    """
+    length = audio.shape[-1]
+    if length < 1 or samples < 1:
+        raise ValueError(f"A ring has at least 1 sample: {length} cannot become {samples}.")
+    if samples == length:
+        return audio.clone()
+    spectrum = torch.fft.rfft(audio)
+    shared = min(length, samples)
+    out = spectrum.new_zeros((*audio.shape[:-1], samples // 2 + 1))
+    out[..., : shared // 2 + 1] = spectrum[..., : shared // 2 + 1]
+    if shared % 2 == 0:
+        # The bin at the shorter ring's Nyquist frequency stands alone there, and for two, itself and its mirror, in the longer.
+        out[..., shared // 2] *= 0.5 if samples > length else 2.0
+    return (torch.fft.irfft(out, n=samples) * (samples / length)).to(audio.dtype)

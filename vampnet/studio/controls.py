@@ -1,0 +1,134 @@
+"""The controls of the page: one table from which the sliders are laid out and from which a `Request` is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from vampnet.config import N_CODEBOOKS, Prompt, Sampling
+
+MAX_TAKES = 8
+MAX_SEED = 2**31 - 1
+BARS = ("off", "1", "2", "4", "8")
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control.
+
+    Attributes:
+        name: of the field of `Prompt`, `Sampling` or `Request` that it sets.
+        label: the field's term, with its unit.
+        info: one line for a musician.
+        group: where it stands on the page: "stays", "filled", "takes" or "more".
+        low, high, step: range of a slider; a number field, check box or choice has no `step`.
+    """
+
+    name: str
+    label: str
+    info: str
+    group: str
+    low: float = 0
+    high: float = 1
+    step: float | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether its values are whole numbers."""
+        return self.step is not None and float(self.step).is_integer() and not isinstance(DEFAULTS[self.name], float)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a vamp is asked for: what stays, how the rest is filled, and of what.
+
+    Attributes:
+        takes: 1 to 8.
+        seed: take i depends on (seed, i) alone.
+        loop: the clip is a ring: its end flows into its beginning.
+        bars: cut to so many whole bars first; None = the whole clip.
+    """
+
+    prompt: Prompt
+    sampling: Sampling
+    takes: int = 4
+    seed: int = 0
+    loop: bool = False
+    bars: int | None = None
+
+
+def _defaults() -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for options in (Prompt(), Sampling()):
+        values.update({field.name: getattr(options, field.name) for field in fields(options)})
+    # A first page is about loops: nobody who brings one wants a click at its end.
+    return {**values, "takes": 4, "seed": 0, "loop": True, "bars": "off"}
+
+
+DEFAULTS = _defaults()
+
+CONTROLS: tuple[Control, ...] = (
+    Control("periodic", "Periodic prompt P (time steps)", "Keeps every P-th moment of 17 ms: low stays close, high roams, 0 is off.",
+            "stays", 0, 64, 1),
+    Control("kept_codebooks", "Kept codebooks N_k (levels)", "Keeps the coarsest levels throughout: notes and rhythm before "
+            "texture.", "stays", 0, N_CODEBOOKS, 1),
+    Control("prefix_seconds", "Context before (seconds)", "Inpainting: the opening that stays untouched.", "stays", 0, 10, 0.1),
+    Control("suffix_seconds", "Context after (seconds)", "Inpainting: the ending that stays untouched.", "stays", 0, 10, 0.1),
+    Control("beat_width_ms", "Beat mask width (ms)", "Keeps this much from each beat on; 75 holds the pulse, 0 is off.", "stays",
+            0, 400, 5),
+    Control("steps", "Sampling steps", "Passes over the gaps: 12 is quick, 24 balanced, 36 the most careful.", "filled", 1, 72, 1),
+    Control("temperature", "Temperature", "How daring each choice is: below 1 plays safe, above 1 takes risks.", "filled", 0, 2,
+            0.05),
+    Control("mask_temperature", "Mask temperature", "Chance in what is settled first: over 6 keeps takes lively.", "filled", 0, 30,
+            0.5),
+    Control("takes", "Takes", "How many variations to make.", "takes", 1, MAX_TAKES, 1),
+    Control("seed", "Seed", "The same seed and settings give the same takes.", "takes", 0, MAX_SEED),
+    Control("loop", "Seamless loop", "The end flows into the beginning.", "takes"),
+    Control("bars", "Whole bars", "Cut the source to this many bars first.", "takes"),
+    Control("prompt_codebooks", "Prompt depth (levels)", "How many levels of a kept moment stay; fewer frees its timbre.", "more", 1,
+            N_CODEBOOKS, 1),
+    Control("periodic_width", "Periodic width (time steps)", "Moments kept in a row at every period.", "more", 1, 16, 1),
+    Control("periodic_offset", "Periodic offset (time steps)", "Shifts the periodic pattern to the right.", "more", 0, 64, 1),
+    Control("onset_width_ms", "Onset mask width (ms)", "Keeps this much from each attack on; 0 is off.", "more", 0, 400, 5),
+    Control("dropout", "Prompt dropout (share)", "Lets go of a random share of the kept moments.", "more", 0, 1, 0.05),
+    Control("top_p", "Top-p (probability mass)", "Only the likeliest choices up to this mass; 1 is off.", "more", 0.05, 1, 0.05),
+    Control("typical_mass", "Typical mass (probability mass)", "Only the most typical choices up to this mass; 1 is off.", "more",
+            0.05, 1, 0.05),
+    Control("fine_steps", "Fine sampling steps", "Passes over the ten fine levels; 4 is enough for most.", "more", 1, 24, 1),
+    Control("feedback", "Feedback rounds", "Vamps the result again, each round a step further away.", "more", 1, 8, 1),
+)  # fmt: skip
+NAMES = tuple(control.name for control in CONTROLS)
+
+
+def read_request(values: Sequence[Any]) -> Request:
+    """The values of all controls, in the order of `CONTROLS`, as what is asked for.
+
+    Raises:
+        ValueError: a value is out of its range; the sentence says which and what is allowed.
+    """
+    given = {control.name: _clean(control, value) for control, value in zip(CONTROLS, values, strict=True)}
+    if not 1 <= given["takes"] <= MAX_TAKES:
+        raise ValueError(f"Takes must lie in 1..{MAX_TAKES}, not {given['takes']}.")
+    if not 0 <= given["seed"] <= MAX_SEED:
+        raise ValueError(f"The seed must lie in 0..{MAX_SEED}, not {given['seed']}.")
+    if given["bars"] not in BARS:
+        raise ValueError(f"Whole bars must be one of {', '.join(BARS)}, not {given['bars']!r}.")
+    prompt, sampling = (
+        kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given}) for kind in (Prompt, Sampling)
+    )
+    bars = None if given["bars"] == "off" else int(given["bars"])
+    return Request(prompt, sampling, given["takes"], given["seed"], bool(given["loop"]), bars)
+
+
+def _clean(control: Control, value: Any) -> Any:
+    """A browser sends 7 as 7.0, and an emptied number field as nothing."""
+    if control.name in ("loop", "bars"):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{control.label} is empty: type a number or move its slider.")
+    if control.name == "seed" or control.whole:
+        if value != int(value):
+            raise ValueError(f"{control.label} must be a whole number, not {value:g}.")
+        return int(value)
+    return float(value)

@@ -1,0 +1,285 @@
+"""What happens when somebody does something on the page. No layout, and nothing that needs a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import logging
+import queue
+import secrets
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from vampnet.audio import AudioError
+from vampnet.config import CancelledError, TokenGrid
+from vampnet.pipeline import VampNet
+from vampnet.studio import presets
+from vampnet.studio.controls import MAX_SEED, NAMES, Request, read_request
+from vampnet.studio.mask_picture import picture
+from vampnet.studio.players import find_take, keep_vamp
+from vampnet.studio.session import Files, Session, Source, read_source
+
+AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
+STAGES = {"beats": "finding the beats", "encode": "listening", "coarse": "coarse", "fine": "fine", "decode": "rendering"}
+POLL_SECONDS = 0.2
+STOPPED = "Stopped; nothing was changed."
+
+log = logging.getLogger(__name__)
+
+
+class Handlers:
+    """The handlers of one page, shared by all visitors; what belongs to one of them is in their `Session`.
+
+    Args:
+        model: the model, or the future of one that is still being loaded.
+        examples: folder of example clips; it may be missing or empty.
+    """
+
+    def __init__(self, model: VampNet | Future[VampNet], examples: Path) -> None:
+        self.files = Files()
+        self._working = threading.Lock()
+        self.model = model if isinstance(model, Future) else _done(model)
+        found = sorted(examples.iterdir()) if examples.is_dir() else []
+        self.examples = [path for path in found if path.suffix.lower() in AUDIO_ENDINGS]
+
+    @property
+    def grid(self) -> TokenGrid:
+        """The grid of the model; until it is loaded, that of the paper's codec."""
+        loaded = self.model.done() and self.model.exception() is None
+        return self.model.result().grid if loaded else TokenGrid()
+
+    # ---- model --------------------------------------------------------------------------------------------------------
+
+    def open_page(self, session: Session) -> Session:
+        """Gives the session back, which makes Gradio keep track of its age and delete it when it is old."""
+        return session
+
+    async def model_status(self) -> AsyncIterator[str]:
+        """One line about the model, and another when it is loaded or has failed to load."""
+        if not self.model.done():
+            yield _notice("Loading the model …", "busy")
+        while not self.model.done():
+            await asyncio.sleep(POLL_SECONDS)
+        problem = self._model_problem()
+        if problem:
+            yield _notice(problem, "error")
+        else:
+            model = self.model.result()
+            yield _notice(f"Model {model.name} on {model.device.type}", "ready")
+
+    def _model_problem(self) -> str:
+        """One sentence about a model that could not be loaded; empty if it was or still may be."""
+        if not self.model.done():
+            return ""
+        error = self.model.exception()
+        if isinstance(error, (OSError, ValueError)):
+            return f"No model could be loaded: {error}"
+        return f"No model could be loaded ({type(error).__name__}: {error})." if error is not None else ""
+
+    # ---- source -------------------------------------------------------------------------------------------------------
+
+    def choose(self, session: Session, given: str | None, name: str | None = None) -> str:
+        """A new source from a file; a bad one leaves everything as it was. Returns the message to show."""
+        try:
+            session.source = read_source(session, given, name)
+        except AudioError as error:
+            return _notice(_with_name(error, given), "error")
+        source = session.source
+        return _notice(f"<b>{html.escape(source.name)}</b>, {source.seconds:.1f} s · finding the beats …", "busy", raw=True)
+
+    def choose_example(self, session: Session, event: gr.EventData) -> str:
+        """An example by its number in `examples`."""
+        index = event.index
+        if not isinstance(index, int) or not 0 <= index < len(self.examples):
+            return _notice("There is no such example: choose one of those shown.", "error")
+        return self.choose(session, str(self.examples[index]))
+
+    def use_take(self, session: Session, event: gr.EventData) -> str:
+        """A take of this session becomes the source."""
+        try:
+            take = find_take(session, event.path)
+            return self.choose(session, take["path"], take["name"])
+        except ValueError as error:
+            return _notice(str(error), "error")
+
+    def track(self, session: Session) -> Any:
+        """Tracks the beats of the source, which may take a while, and says what was found."""
+        source = session.source
+        if source is None:
+            return gr.skip()
+        grid = source.track()
+        if session.source is not source:  # another one was chosen meanwhile
+            return gr.skip()
+        found = f"{grid.tempo:.0f} bpm, {len(grid.beats)} beats" if len(grid.beats) > 1 else "no steady beat"
+        facts = f"<b>{html.escape(source.name)}</b>, {source.seconds:.1f} s · {found}"
+        return _notice(f'{facts} <span class="vs-aside">{html.escape(grid.note)}</span>', "ready", raw=True)
+
+    # ---- prompt -------------------------------------------------------------------------------------------------------
+
+    def draw(self, session: Session, *values: Any) -> dict[str, Any]:
+        """The picture of the mask for the values of all controls, or the sentence why there is none."""
+        source = session.source
+        try:
+            request = read_request(values)
+            drawn = picture(request, source, self.grid)
+        except ValueError as error:
+            return {"problem": str(error)}
+        needed = request.prompt.needs_beats or request.bars is not None
+        drawn["waiting"] = bool(needed and source is not None and source.grid is None)
+        drawn["preset"] = presets.matching(dict(zip(NAMES, values, strict=True)))
+        return drawn
+
+    def use_preset(self, event: gr.EventData) -> list[Any]:
+        """The values of the controls in `presets.TOUCHED`."""
+        return list(presets.find(event.name).values.values())
+
+    def new_seed(self) -> int:
+        return secrets.randbelow(min(MAX_SEED, 1_000_000))
+
+    # ---- vamp ---------------------------------------------------------------------------------------------------------
+
+    def begin(self, session: Session, *values: Any) -> tuple[Any, Any, Any]:
+        """Checks what is asked for before it waits in line: (progress line, Vamp button, Stop button)."""
+        if session.request is not None:
+            return gr.skip(), gr.skip(), gr.skip()
+        problem = self._model_problem()
+        try:
+            if not problem and session.source is None:
+                raise AudioError("There is no audio yet: upload, record or choose a clip first.")
+            request = read_request(values)
+        except ValueError as error:
+            problem = problem or str(error)
+        if problem:
+            return _notice(problem, "error"), *_buttons(running=False)
+        session.stop.clear()
+        session.request = request, session.source
+        waiting = "Waiting for the model" if self.model.done() else "Loading the model"
+        return _progress(f"{waiting} …"), *_buttons(running=True)
+
+    def stop(self, session: Session) -> tuple[Any, Any, Any]:
+        """Ends the session's vamp before its next step: (progress line, Vamp button, Stop button)."""
+        if session.request is None:
+            return gr.skip(), gr.skip(), gr.skip()
+        session.stop.set()
+        if session.running:
+            return _progress("Stopping …"), gr.skip(), gr.update(interactive=False)
+        session.request = None  # it still waits in line, and will find that there is nothing to do
+        return _notice(STOPPED, "ready"), *_buttons(running=False)
+
+    def vamp(self, session: Session) -> Iterator[tuple[Any, Any, Any, Any]]:
+        """Makes the takes that `begin` was asked for: (progress line, takes, Vamp button, Stop button), again and again.
+
+        One at a time for all visitors. If the visitor leaves, the vamp is stopped.
+        """
+        if session.request is None or session.running:
+            yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            return
+        session.running = True
+        request, source = session.request
+        steps: queue.Queue[tuple[str, int, int]] = queue.Queue()
+        outcome: Future[None] = Future()
+        worker = threading.Thread(target=self._run, args=(session, request, source, steps, outcome), daemon=True)
+        worker.start()
+        try:
+            while worker.is_alive():
+                worker.join(0.05)
+                line = _latest(steps)
+                if line is not None and not session.stop.is_set():
+                    yield _progress(*line), gr.skip(), gr.skip(), gr.skip()
+        finally:
+            # Also reached when the visitor has left and Gradio lets go of this generator.
+            if worker.is_alive():
+                session.stop.set()
+        yield self._end(session, request, outcome)
+
+    def _run(
+        self,
+        session: Session,
+        request: Request,
+        source: Source,
+        steps: queue.Queue[tuple[str, int, int]],
+        outcome: Future[None],
+    ) -> None:
+        """The work itself, in a thread of its own, so that progress can be shown meanwhile."""
+        try:
+            while not self.model.done():
+                steps.put(("model", 0, 0))
+                if session.stop.wait(POLL_SECONDS):
+                    raise CancelledError("Stopped while the model was loading.")
+            model, found = self.model.result(), None
+            if request.prompt.needs_beats or request.bars is not None:
+                steps.put(("beats", 0, 1))
+                found = source.track()
+            with self._working:  # also where a visitor has left and the last step of the vamp still runs
+                vamp = model.vamp(
+                    source.path, request.prompt, request.sampling, request.takes, request.seed, loop=request.loop,
+                    bars=request.bars, beats=found, on_step=lambda *step: steps.put(step), cancelled=session.stop.is_set,
+                )  # fmt: skip
+            keep_vamp(session, vamp, request, source)
+            outcome.set_result(None)
+        except BaseException as error:  # it is shown on the page
+            outcome.set_exception(error)
+        finally:
+            session.request, session.running = None, False
+
+    def _end(self, session: Session, request: Request, outcome: Future[None]) -> tuple[Any, Any, Any, Any]:
+        """What is shown when a vamp has ended, well or not."""
+        error = outcome.exception()
+        buttons = _buttons(running=False)
+        if error is None:
+            made = "1 take is" if request.takes == 1 else f"{request.takes} takes are"
+            return _notice(f"Done: {made} ready.", "ready"), list(session.vamps), *buttons
+        if isinstance(error, CancelledError):
+            return _notice(STOPPED, "ready"), gr.skip(), *buttons
+        if isinstance(error, ValueError):
+            return _notice(str(error), "error"), gr.skip(), *buttons
+        log.error("A vamp failed", exc_info=error)
+        problem = self._model_problem() or f"The vamp failed ({type(error).__name__}: {error}): try again or change a setting."
+        return _notice(problem, "error"), gr.skip(), *buttons
+
+
+def _done(model: VampNet) -> Future[VampNet]:
+    future: Future[VampNet] = Future()
+    future.set_result(model)
+    return future
+
+
+def _latest(steps: queue.Queue[tuple[str, int, int]]) -> tuple[str, int, int] | None:
+    """What the newest of the waiting reports says: (words, steps done, of how many); None if there is none."""
+    newest = None
+    while not steps.empty():
+        newest = steps.get()
+    if newest is None:
+        return None
+    stage, done, of = newest
+    if stage == "model":
+        return "Loading the model …", 0, 0
+    words = STAGES.get(stage, stage)
+    return (f"{words} {done} of {of}" if of > 1 else f"{words} …"), done, of
+
+
+def _buttons(running: bool) -> tuple[Any, Any]:
+    return gr.update(interactive=not running), gr.update(interactive=running)
+
+
+def _with_name(error: AudioError, given: str | None) -> str:
+    """The sentence with the file's name for people and not the place where the server has put it."""
+    text = str(error)
+    return text.replace(str(given), Path(str(given)).name) if given else text
+
+
+def _notice(text: str, kind: str, raw: bool = False) -> str:
+    """One line; kinds are "ready", "busy" and "error"."""
+    role = "alert" if kind == "error" else "status"
+    return f'<p class="vs-notice vs-{kind}" role="{role}">{text if raw else html.escape(text)}</p>'
+
+
+def _progress(text: str, done: int = 0, of: int = 0) -> str:
+    """Words and a bar; without `of`, one that only shows that something goes on."""
+    share = f' value="{done}" max="{of}"' if of > 1 else ""
+    return f'<div class="vs-progress" role="status"><span>{html.escape(text)}</span><progress{share}></progress></div>'

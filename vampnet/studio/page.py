@@ -1,0 +1,211 @@
+"""The layout of the page, and which handler answers to what."""
+
+from __future__ import annotations
+
+import html
+from concurrent.futures import Future
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from vampnet.pipeline import VampNet
+from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, MAX_SEED, Control
+from vampnet.studio.handlers import AUDIO_ENDINGS, Handlers
+from vampnet.studio.presets import PRESETS, TOUCHED
+from vampnet.studio.session import Session
+from vampnet.studio.theme import make_theme
+
+TITLE = "VampNet Studio"
+SUBTITLE = "A loop goes in, variations of it come out: choose what stays, and the model plays the rest anew."
+EXAMPLES = Path(__file__).resolve().parent.parent.parent / "assets"
+SCRIPTS = ("player.js", "picture.js", "takes.js")
+MAX_UPLOAD = "500mb"
+HOUR = 3600
+
+PICTURE_HTML = """
+<figure class="vs-picture">
+  <div class="vs-stage"><canvas role="img"></canvas><div class="vs-head" hidden></div></div>
+  <figcaption>
+    <button type="button" class="vs-play" disabled aria-label="Play the source">Play source</button>
+    <span class="vs-sentence" aria-live="polite"></span>
+    <span class="vs-legend"><i class="vs-kept"></i>stays <i class="vs-made"></i>made anew</span>
+  </figcaption>
+</figure>
+"""
+TAKES_HTML = '<div class="vs-takes"></div>'
+
+
+def build(model: VampNet | Future[VampNet], examples: Path = EXAMPLES) -> tuple[gr.Blocks, dict[str, Any]]:
+    """The studio's page.
+
+    Args:
+        model: the model, or the future of one that is being loaded: the page opens at once, and a vamp waits for it.
+        examples: folder of example clips; it may be missing or empty.
+
+    Returns:
+        The page, and the arguments that its `launch` needs (style, scripts, the folder it may give files out of).
+    """
+    handlers = Handlers(model, examples)
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(HOUR, HOUR)) as page:
+        session = gr.State(Session(handlers.files), delete_callback=Session.close)
+        with gr.Column(elem_id="studio"):
+            status = _header()
+            source = _source(handlers)
+            picture = gr.HTML(
+                {}, html_template=PICTURE_HTML, js_on_load="VampStudio.picture(element, props, watch)", elem_id="picture",
+                apply_default_css=False,
+            )  # fmt: skip
+            with gr.Column(elem_id="controls"):
+                chosen_preset = _presets()
+                controls, dice = _controls()
+            with gr.Column(elem_id="action"):
+                with gr.Row(elem_id="buttons"):
+                    vamp = gr.Button("Vamp", variant="primary", elem_id="vamp", scale=3)
+                    stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=80)
+                progress = gr.HTML("", elem_id="progress", apply_default_css=False)
+            takes = gr.HTML(
+                [], html_template=TAKES_HTML, js_on_load="VampStudio.takes(element, props, watch, trigger)", elem_id="takes",
+                apply_default_css=False,
+            )  # fmt: skip
+        _wire(page, handlers, session, status, source, picture, chosen_preset, controls, dice, vamp, stop, progress, takes)
+    page.queue(default_concurrency_limit=4)
+    return page, launch_options(handlers)
+
+
+def launch_options(handlers: Handlers) -> dict[str, Any]:
+    """What `Blocks.launch` must be given for the page to look and work as it should."""
+    here = files("vampnet.studio")
+    scripts = "".join(f"<script>{(here / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS)
+    return {
+        "theme": make_theme(), "css": (here / "style.css").read_text(encoding="utf-8"), "head": scripts,
+        "allowed_paths": [str(handlers.files.root)], "max_file_size": MAX_UPLOAD, "footer_links": [], "run_history": False,
+        "ssr_mode": False,
+    }  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------------------- layout
+
+
+def _header() -> gr.HTML:
+    with gr.Row(elem_id="header"):
+        gr.HTML(f"<h1>{TITLE}</h1><p>{SUBTITLE}</p>", elem_id="title", apply_default_css=False)
+        return gr.HTML("", elem_id="status", apply_default_css=False, min_width=160)
+
+
+def _source(handlers: Handlers) -> dict[str, Any]:
+    """Three ways to bring a clip, and the line that says what came of it."""
+    found: dict[str, Any] = {}
+    with gr.Column(elem_id="source"):
+        with gr.Tabs(elem_id="ways"):
+            with gr.Tab("Upload"):
+                types = ["audio", *AUDIO_ENDINGS]
+                found["upload"] = gr.File(label="Drop a sound file here", file_types=types, height=132, elem_id="upload")
+            with gr.Tab("Record"):
+                found["record"] = gr.Audio(
+                    sources=["microphone"], type="filepath", label="Record with the microphone", elem_id="record"
+                )
+            with gr.Tab("Examples", visible=bool(handlers.examples)):
+                chips = "".join(
+                    f'<button type="button" data-index="{i}">{html.escape(path.stem.replace("_", " "))}</button>'
+                    for i, path in enumerate(handlers.examples)
+                )
+                found["examples"] = gr.HTML(
+                    html_template=f'<div class="vs-chips">{chips}</div>', elem_id="examples", apply_default_css=False,
+                    js_on_load="VampStudio.choices(element, trigger, (data) => ({index: Number(data.index)}))",
+                )  # fmt: skip
+        found["message"] = gr.HTML("", elem_id="message", apply_default_css=False)
+    return found
+
+
+def _presets() -> gr.HTML:
+    cards = "".join(
+        f'<button type="button" data-name="{html.escape(preset.name)}" aria-pressed="false">'
+        f"<b>{html.escape(preset.name)}</b><span>{html.escape(preset.sentence)}</span></button>"
+        for preset in PRESETS
+    )
+    template = f'<div class="vs-scale" aria-hidden="true"><span>faithful</span><i></i><span>free</span></div>\
+<div class="vs-presets" role="group" aria-label="Presets from faithful to free">{cards}</div>'
+    return gr.HTML(
+        html_template=template, elem_id="presets", apply_default_css=False,
+        js_on_load="VampStudio.choices(element, trigger, (data) => ({name: data.name}))",
+    )  # fmt: skip
+
+
+def _controls() -> tuple[dict[str, Any], gr.Button]:
+    """All controls by name, in the order of `CONTROLS`, and the dice."""
+    made: dict[str, Any] = {}
+    groups = {name: [control for control in CONTROLS if control.group == name] for name in ("stays", "filled", "takes", "more")}
+    for name, heading in (("stays", "What stays"), ("filled", "How the rest is filled")):
+        gr.HTML(f"<h2>{heading}</h2>", apply_default_css=False, elem_classes="vs-heading")
+        with gr.Row(elem_classes="vs-grid"):
+            made.update({control.name: _widget(control) for control in groups[name]})
+    gr.HTML("<h2>Takes</h2>", apply_default_css=False, elem_classes="vs-heading")
+    with gr.Row(elem_classes="vs-grid"):
+        for control in groups["takes"]:
+            if control.name == "seed":
+                with gr.Row(elem_classes="vs-seed"):
+                    made["seed"] = _widget(control)
+                    dice = gr.Button("New seed", elem_id="dice", size="sm", min_width=60, scale=0)
+            else:
+                made[control.name] = _widget(control)
+    with gr.Accordion("More controls", open=False, elem_id="more"):
+        with gr.Row(elem_classes="vs-grid"):
+            made.update({control.name: _widget(control) for control in groups["more"]})
+    return {control.name: made[control.name] for control in CONTROLS}, dice
+
+
+def _widget(control: Control) -> Any:
+    shared = {"label": control.label, "info": control.info, "elem_id": f"control-{control.name}", "min_width": 200}
+    value = DEFAULTS[control.name]
+    if control.name == "loop":
+        return gr.Checkbox(value, **shared)
+    if control.name == "bars":
+        return gr.Radio(list(BARS), value=value, **shared)
+    if control.name == "seed":
+        return gr.Number(value, precision=0, minimum=0, maximum=MAX_SEED, **shared)
+    # Without a reset button: presets are the way back.
+    return gr.Slider(control.low, control.high, value, step=control.step, buttons=[], **shared)
+
+
+# ----------------------------------------------------------------------------------------------------------------- wiring
+
+
+def _wire(
+    page: gr.Blocks, handlers: Handlers, session: gr.State, status: gr.HTML, source: dict[str, Any], picture: gr.HTML,
+    chosen_preset: gr.HTML, controls: dict[str, Any], dice: gr.Button, vamp: gr.Button, stop: gr.Button, progress: gr.HTML,
+    takes: gr.HTML,
+) -> None:  # fmt: skip
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    # Not in the queue: it would cost the picture its speed, and Stop its meaning.
+    at_once = {**quiet, "queue": False}
+    everything, message = list(controls.values()), source["message"]
+    drawing: dict[str, Any] = {"fn": handlers.draw, "inputs": [session, *everything], "outputs": picture, **at_once}
+
+    page.load(handlers.open_page, session, session, **at_once).then(**drawing)
+    page.load(handlers.model_status, None, status, concurrency_limit=None, **quiet).then(**drawing)
+    gr.on([control.change for control in everything], trigger_mode="always_last", **drawing)
+
+    # A file that was read leaves its field, so that the next one can be dropped there, the same one too.
+    read: dict[str, Any] = {"outputs": [message, source["upload"]], **quiet, "concurrency_limit": 4}
+    uploaded = source["upload"].upload(
+        lambda own, given: (handlers.choose(own, given), None), [session, source["upload"]], **read
+    )
+    recorded = source["record"].stop_recording(
+        lambda own, given: handlers.choose(own, given, "recording"), [session, source["record"]], message, **quiet
+    )
+    picked = source["examples"].select(handlers.choose_example, session, message, **quiet)
+    reused = takes.select(handlers.use_take, session, message, **quiet)
+    for chosen in (uploaded, recorded, picked, reused):
+        tracked = chosen.then(**drawing).then(handlers.track, session, message, concurrency_limit=4, **quiet)
+        tracked.then(**drawing)
+
+    chosen_preset.select(handlers.use_preset, None, [controls[name] for name in TOUCHED], **at_once)
+    dice.click(handlers.new_seed, None, controls["seed"], **at_once)
+
+    buttons = [vamp, stop]
+    vamp.click(handlers.begin, [session, *everything], [progress, *buttons], **at_once).then(
+        handlers.vamp, session, [progress, takes, *buttons], concurrency_limit=1, concurrency_id="model", **quiet
+    )
+    stop.click(handlers.stop, session, [progress, *buttons], **at_once)

@@ -1,0 +1,200 @@
+"""What belongs to one visitor: the source, the takes, the files. Nothing in here is seen by another."""
+
+from __future__ import annotations
+
+import atexit
+import re
+import secrets
+import shutil
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from vampnet import audio, beats, loops
+from vampnet.beats import BeatGrid
+from vampnet.studio.controls import Request
+
+if TYPE_CHECKING:
+    from audiotools import AudioSignal
+
+ENVELOPE_HOP = 256
+"""Samples per column of a stored envelope."""
+MAX_VAMPS = 8
+"""Vamps whose takes a session keeps; the files of older ones are deleted."""
+
+
+class Files:
+    """A folder for the files of all sessions, each in a folder of its own with a random name of 128 bits.
+
+    The web server gives out whatever lies below `root` to who knows its path; nobody can guess one. All of it is deleted when
+    the program ends.
+    """
+
+    def __init__(self) -> None:
+        # Resolved, since a web server that looks a path up under its real name does not find it under a linked one.
+        self.root = Path(tempfile.mkdtemp(prefix="vampnet-studio-")).resolve()
+        atexit.register(shutil.rmtree, self.root, ignore_errors=True)
+
+    def new_folder(self) -> Path:
+        folder = self.root / secrets.token_hex(16)
+        folder.mkdir(mode=0o700)
+        return folder
+
+
+@dataclass(eq=False)
+class Source:
+    """A clip to vamp, as it lies on disk.
+
+    Attributes:
+        path: sound file at `rate` Hz in the session's folder.
+        name: for people, from the name of the file that was brought.
+        samples: N.
+        rate: Hz.
+        envelope: (2, n) int8: lowest and highest sample of every `ENVELOPE_HOP`, over both channels, 127 = the clip's peak.
+        grid: its beats; None until they are tracked.
+    """
+
+    path: Path
+    name: str
+    samples: int
+    rate: int
+    envelope: np.ndarray
+    grid: BeatGrid | None = None
+    _tracking: threading.Lock = field(default_factory=threading.Lock)
+    _finding: threading.Lock = field(default_factory=threading.Lock)
+    _onsets: dict[tuple[int, int], tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.rate
+
+    def track(self) -> BeatGrid:
+        """Tracks the beats, once; whoever comes second waits for them. Where tracking fails there are none, and a note why."""
+        with self._tracking:
+            if self.grid is None:
+                try:
+                    self.grid = beats.track(audio.load(self.path, self.rate))
+                except Exception as error:  # any of two trackers' errors: the page goes on without beats and says so
+                    self.grid = BeatGrid(note=f"The beats could not be tracked ({type(error).__name__}).")
+        return self.grid
+
+    def bounds(self, bars: int | None) -> tuple[int, int]:
+        """(start, end) in samples of what is vamped: the clip, or whole bars of it.
+
+        Raises:
+            ValueError: the clip has fewer bars; the sentence says how many.
+        """
+        if bars is None or self.grid is None:
+            return 0, self.samples
+        shape = SimpleNamespace(audio_data=torch.empty(1, 1, self.samples, device="meta"), sample_rate=self.rate)
+        return loops.bars(shape, self.grid, bars)
+
+    def beats_between(self, start: int, end: int) -> BeatGrid | None:
+        """The tracked beats of a part, counted from its start in seconds."""
+        if self.grid is None or (start, end) == (0, self.samples):
+            return self.grid
+        return self.grid.cut(start / self.rate, end / self.rate)
+
+    def onsets_between(self, start: int, end: int) -> tuple[float, ...]:
+        """Onsets of a part in seconds from its start; found when they are first asked for."""
+        with self._finding:
+            if (start, end) not in self._onsets:
+                part = audio.load(self.path, self.rate).audio_data[..., start:end].clone()
+                self._onsets[start, end] = beats.onsets(audio.make_signal(part, self.rate))
+            return self._onsets[start, end]
+
+
+class Session:
+    """One visitor's work. A deep copy is a new, empty session: that is how Gradio makes one for each visitor.
+
+    Attributes:
+        source: what is vamped; None before the first.
+        vamps: newest first, as the page shows them (plain data).
+        request: what the vamp that waits or runs was asked for; None if there is none.
+        running: whether the vamp runs already.
+        stop: set to end that vamp.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self._files, self._folder = files, None
+        self.source: Source | None = None
+        self.vamps: list[dict[str, Any]] = []
+        self.request: tuple[Request, Source] | None = None
+        self.running = False
+        self.stop = threading.Event()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        return Session(self._files)
+
+    @property
+    def folder(self) -> Path:
+        if self._folder is None or not self._folder.is_dir():
+            self._folder = self._files.new_folder()
+        return self._folder
+
+    def new_folder(self) -> Path:
+        """A fresh folder inside the session's, so that two files may have the same name."""
+        folder = self.folder / secrets.token_hex(8)
+        folder.mkdir()
+        return folder
+
+    def add_vamp(self, vamp: dict[str, Any]) -> None:
+        """Puts a vamp before the others; the oldest goes, with its files, when there are too many."""
+        for old in self.vamps[MAX_VAMPS - 1 :]:
+            folder = Path(old["folder"])
+            # A take that is the source now is still needed.
+            if self.source is None or folder not in self.source.path.parents:
+                shutil.rmtree(folder, ignore_errors=True)
+        self.vamps = [vamp, *self.vamps[: MAX_VAMPS - 1]]
+
+    def close(self) -> None:
+        """Stops what runs and deletes all files."""
+        self.stop.set()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder, self.source, self.vamps = None, None, []
+
+
+def read_source(session: Session, given: Any, name: str | None = None) -> Source:
+    """Reads any audio, checks it, and keeps it as a WAV file of the session.
+
+    Args:
+        given: anything that `audio.load` takes; a path in practice.
+        name: for people; by default the name of the file.
+
+    Raises:
+        AudioError: audio that cannot be vamped; its sentence is for the visitor.
+    """
+    signal = audio.load(given)
+    name = plain_name(name or Path(str(given)).stem)
+    path = audio.save(signal, session.new_folder() / f"{name}.wav", subtype="FLOAT")
+    return Source(path, name, signal.audio_data.shape[-1], int(signal.sample_rate), envelope(signal))
+
+
+def plain_name(name: str) -> str:
+    """A name that every file system takes and nobody stumbles over, at most 60 characters long."""
+    return re.sub(r"[^\w\- ]+", "_", name).strip("_ ")[:60] or "clip"
+
+
+def envelope(signal: AudioSignal, hop: int = ENVELOPE_HOP) -> np.ndarray:
+    """Lowest and highest sample of every `hop`: (1, C, N) -> (2, ceil(N / hop)) int8, 127 = the peak of the clip."""
+    samples = signal.audio_data[0].detach().float().cpu().numpy()
+    padded = np.pad(samples, ((0, 0), (0, -samples.shape[-1] % hop)))
+    blocks = padded.reshape(len(samples), -1, hop)
+    found = np.stack([blocks.min(axis=(0, 2)), blocks.max(axis=(0, 2))])
+    return np.round(found * (127 / max(float(np.abs(found).max()), 1e-9))).astype(np.int8)
+
+
+def shrink(columns: np.ndarray, most: int) -> np.ndarray:
+    """An envelope (2, n) with at most `most` columns, by the extremes of equal parts."""
+    n = columns.shape[1]
+    if n <= most:
+        return columns
+    starts = np.arange(most) * n // most
+    return np.stack([np.minimum.reduceat(columns[0], starts), np.maximum.reduceat(columns[1], starts)])

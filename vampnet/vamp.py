@@ -1,0 +1,112 @@
+"""`Vamp`: a source, what was asked for, and the takes that came of it; and how they are written to a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from vampnet import audio
+from vampnet.beats import BeatGrid
+from vampnet.config import Prompt, Sampling, TokenGrid
+from vampnet.prompt import kept_kbps, kept_share
+
+if TYPE_CHECKING:
+    from audiotools import AudioSignal
+
+FORMATS = ("wav", "flac", "ogg")
+
+
+@dataclass(frozen=True, eq=False)
+class Vamp:
+    """A source, what was asked for, and the takes that came of it.
+
+    Attributes:
+        source: (1, C, N) at the codec's sample rate, C = 1 or 2, as it was vamped: cut to whole bars if that was asked for.
+        takes: each (1, C, N), as long and as loud as the source, its true peak at most at `audio.CEILING_DBTP`.
+        tokens: (takes, K, T) int64, of the takes.
+        source_tokens: (1, K, T) int64.
+        mask: (1, K, T) bool, True = was regenerated.
+        prompt, sampling, seed, loop: as asked for; take i depends on them, the source, the model and i alone.
+        model: name of the checkpoint.
+        grid: seconds <-> tokens.
+        bars: as asked for: a number, "all" or None.
+        beats: of `source`; None where nobody needed them.
+    """
+
+    source: AudioSignal
+    takes: list[AudioSignal]
+    tokens: Tensor
+    source_tokens: Tensor
+    mask: Tensor
+    prompt: Prompt
+    sampling: Sampling
+    seed: int
+    loop: bool
+    model: str
+    grid: TokenGrid = field(default_factory=TokenGrid)
+    bars: int | str | None = None
+    beats: BeatGrid | None = None
+
+    @property
+    def kept_share(self) -> float:
+        """Share of the source's tokens that stayed, 0..1."""
+        return kept_share(self.mask)
+
+    @property
+    def kept_kbps(self) -> float:
+        """What the tokens that stayed cost, in kilobits a second."""
+        return kept_kbps(self.mask, self.grid)
+
+    def settings(self) -> dict[str, Any]:
+        """All that made the vamp, and what it kept, as plain values for JSON.
+
+        `Prompt(**settings["prompt"])` and `Sampling(**settings["sampling"])` give the options back.
+        """
+        path = self.source.path_to_file
+        return {
+            "source": Path(path).name if path else None,
+            "model": self.model,
+            "prompt": dataclasses.asdict(self.prompt),
+            "sampling": dataclasses.asdict(self.sampling),
+            "seed": self.seed,
+            "takes": len(self.takes),
+            "loop": self.loop,
+            "bars": self.bars,
+            "seconds": self.source.audio_data.shape[-1] / self.source.sample_rate,
+            "sample_rate": int(self.source.sample_rate),
+            "kept_share": round(self.kept_share, 6),
+            "kept_kbps": round(self.kept_kbps, 6),
+            "beats": None if self.beats is None else dataclasses.asdict(self.beats),
+        }
+
+    def save(self, folder: str | Path, format: str = "wav", name: str = "") -> list[Path]:
+        """Writes the takes as take-1, take-2, ... and the settings as vamp.json.
+
+        Args:
+            folder: made if missing; files of the same names are replaced.
+            format: "wav", "flac" (both 24 bit) or "ogg".
+            name: put before the names, with a hyphen: "choir" gives choir-take-1.wav and choir-vamp.json.
+
+        Returns:
+            The paths of the takes, in order.
+
+        Raises:
+            ValueError: a format that cannot be written.
+            OSError: the folder cannot be made or written to.
+        """
+        format = format.lower().lstrip(".")
+        if format not in FORMATS:
+            raise ValueError(f"Takes are written as {', '.join(FORMATS)}, not as '{format}'.")
+        folder, prefix = Path(folder), f"{name}-" if name else ""
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [
+            audio.save(take, folder / f"{prefix}take-{number}.{format}") for number, take in enumerate(self.takes, start=1)
+        ]
+        text = json.dumps({**self.settings(), "files": [path.name for path in paths]}, indent=2, ensure_ascii=False)
+        (folder / f"{prefix}vamp.json").write_text(text + "\n", encoding="utf-8")
+        return paths
