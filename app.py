@@ -1,4 +1,4 @@
-"""Opens the studio: chooses the model and the device, builds the page, serves it. Also the entry point of a Hugging Face Space."""
+"""Opens the studio: chooses model and device, builds the page, serves it. Also the entry point of a Hugging Face Space."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ def load_in_background(name: str, device: str | None) -> Future[VampNet]:
             future.set_result(VampNet.from_pretrained(name, device))
         except Exception as error:  # the page says what is wrong
             future.set_exception(error)
+        from vampnet import beats
+
+        # After the model, so that the two do not slow each other down while the page opens.
+        beats.warm_up()
 
     threading.Thread(target=load, name="load-model", daemon=True).start()
     return future
@@ -41,11 +45,9 @@ def load_in_background(name: str, device: str | None) -> Future[VampNet]:
 def main(arguments: list[str] | None = None) -> None:
     """Serves the studio until it is stopped with Ctrl-C."""
     options = read_options(arguments)
-    from vampnet import beats
     from vampnet.studio.page import build
 
     page, settings = build(load_in_background(options.model, options.device))
-    beats.warm_up()
     page.launch(server_name=options.host, server_port=options.port, share=options.share, **settings)
 
 

@@ -68,36 +68,61 @@ def _defaults() -> dict[str, Any]:
 
 DEFAULTS = _defaults()
 
+def _group(group: str, *rows: tuple[Any, ...]) -> tuple[Control, ...]:
+    """Rows of (name, label, info, low, high, step) as controls of one group."""
+    return tuple(Control(*row[:3], group, *row[3:]) for row in rows)
+
+
 CONTROLS: tuple[Control, ...] = (
-    Control("periodic", "Periodic prompt P (time steps)", "Keeps every P-th moment of 17 ms: low stays close, high roams, 0 is off.",
-            "stays", 0, 64, 1),
-    Control("kept_codebooks", "Kept codebooks N_k (levels)", "Keeps the coarsest levels throughout: notes and rhythm before "
-            "texture.", "stays", 0, N_CODEBOOKS, 1),
-    Control("prefix_seconds", "Context before (seconds)", "Inpainting: the opening that stays untouched.", "stays", 0, 10, 0.1),
-    Control("suffix_seconds", "Context after (seconds)", "Inpainting: the ending that stays untouched.", "stays", 0, 10, 0.1),
-    Control("beat_width_ms", "Beat mask width (ms)", "Keeps this much from each beat on; 75 holds the pulse, 0 is off.", "stays",
-            0, 400, 5),
-    Control("steps", "Sampling steps", "Passes over the gaps: 12 is quick, 24 balanced, 36 the most careful.", "filled", 1, 72, 1),
-    Control("temperature", "Temperature", "How daring each choice is: below 1 plays safe, above 1 takes risks.", "filled", 0, 2,
-            0.05),
-    Control("mask_temperature", "Mask temperature", "Chance in what is settled first: over 6 keeps takes lively.", "filled", 0, 30,
-            0.5),
-    Control("takes", "Takes", "How many variations to make.", "takes", 1, MAX_TAKES, 1),
-    Control("seed", "Seed", "The same seed and settings give the same takes.", "takes", 0, MAX_SEED),
-    Control("loop", "Seamless loop", "The end flows into the beginning.", "takes"),
-    Control("bars", "Whole bars", "Cut the source to this many bars first.", "takes"),
-    Control("prompt_codebooks", "Prompt depth (levels)", "How many levels of a kept moment stay; fewer frees its timbre.", "more", 1,
-            N_CODEBOOKS, 1),
-    Control("periodic_width", "Periodic width (time steps)", "Moments kept in a row at every period.", "more", 1, 16, 1),
-    Control("periodic_offset", "Periodic offset (time steps)", "Shifts the periodic pattern to the right.", "more", 0, 64, 1),
-    Control("onset_width_ms", "Onset mask width (ms)", "Keeps this much from each attack on; 0 is off.", "more", 0, 400, 5),
-    Control("dropout", "Prompt dropout (share)", "Lets go of a random share of the kept moments.", "more", 0, 1, 0.05),
-    Control("top_p", "Top-p (probability mass)", "Only the likeliest choices up to this mass; 1 is off.", "more", 0.05, 1, 0.05),
-    Control("typical_mass", "Typical mass (probability mass)", "Only the most typical choices up to this mass; 1 is off.", "more",
-            0.05, 1, 0.05),
-    Control("fine_steps", "Fine sampling steps", "Passes over the ten fine levels; 4 is enough for most.", "more", 1, 24, 1),
-    Control("feedback", "Feedback rounds", "Vamps the result again, each round a step further away.", "more", 1, 8, 1),
-)  # fmt: skip
+    *_group(
+        "stays",
+        (
+            "periodic", "Periodic prompt P (time steps)",
+            "Keeps every P-th moment of 17 ms: low stays close, high roams, 0 is off.", 0, 64, 1,
+        ),
+        (
+            "kept_codebooks", "Kept codebooks N_k (levels)",
+            "Keeps the coarsest levels throughout: notes and rhythm before texture.", 0, N_CODEBOOKS, 1,
+        ),
+        ("prefix_seconds", "Context before (seconds)", "Inpainting: the opening that stays untouched.", 0, 10, 0.1),
+        ("suffix_seconds", "Context after (seconds)", "Inpainting: the ending that stays untouched.", 0, 10, 0.1),
+        (
+            "beat_width_ms", "Beat mask width (ms)",
+            "Keeps this much from each beat on: 75 holds the pulse, 0 is off.", 0, 400, 5,
+        ),
+    ),
+    *_group(
+        "filled",
+        ("steps", "Sampling steps", "Passes over the gaps: 12 is quick, 24 balanced, 36 the most careful.", 1, 72, 1),
+        ("temperature", "Temperature", "How daring each choice is: below 1 plays safe, above 1 takes risks.", 0, 2, 0.05),
+        ("mask_temperature", "Mask temperature", "Chance in what is settled first: over 6 keeps takes lively.", 0, 30, 0.5),
+    ),
+    *_group(
+        "takes",
+        ("takes", "Takes", "How many variations to make.", 1, MAX_TAKES, 1),
+        ("seed", "Seed", "The same seed and settings give the same takes.", 0, MAX_SEED),
+        ("loop", "Seamless loop", "The end flows into the beginning."),
+        ("bars", "Whole bars", "Cut the source to this many bars first."),
+    ),
+    *_group(
+        "more",
+        (
+            "prompt_codebooks", "Prompt depth (levels)",
+            "How many levels of a kept moment stay: fewer frees its timbre.", 1, N_CODEBOOKS, 1,
+        ),
+        ("periodic_width", "Periodic width (time steps)", "Moments kept in a row at every period.", 1, 16, 1),
+        ("periodic_offset", "Periodic offset (time steps)", "Shifts the periodic pattern to the right.", 0, 64, 1),
+        ("onset_width_ms", "Onset mask width (ms)", "Keeps this much from each attack on: 0 is off.", 0, 400, 5),
+        ("dropout", "Prompt dropout (share)", "Lets go of a random share of the kept moments.", 0, 1, 0.05),
+        ("top_p", "Top-p (probability mass)", "Only the likeliest choices up to this mass: 1 is off.", 0.05, 1, 0.05),
+        (
+            "typical_mass", "Typical mass (probability mass)",
+            "Only the most typical choices up to this mass: 1 is off.", 0.05, 1, 0.05,
+        ),
+        ("fine_steps", "Fine sampling steps", "Passes over the ten fine levels: 4 is enough for most.", 1, 24, 1),
+        ("feedback", "Feedback rounds", "Vamps the result again, each round a step further away.", 1, 8, 1),
+    ),
+)
 NAMES = tuple(control.name for control in CONTROLS)
 
 

@@ -117,7 +117,8 @@ class Handlers:
             return gr.skip()
         found = f"{grid.tempo:.0f} bpm, {len(grid.beats)} beats" if len(grid.beats) > 1 else "no steady beat"
         facts = f"<b>{html.escape(source.name)}</b>, {source.seconds:.1f} s · {found}"
-        return _notice(f'{facts} <span class="vs-aside">{html.escape(grid.note)}</span>', "ready", raw=True)
+        why = f"<details><summary>by {grid.engine}</summary>{html.escape(grid.note)}</details>"
+        return _notice(f"{facts} {why}", "ready", raw=True)
 
     # ---- prompt -------------------------------------------------------------------------------------------------------
 
@@ -183,7 +184,8 @@ class Handlers:
         request, source = session.request
         steps: queue.Queue[tuple[str, int, int]] = queue.Queue()
         outcome: Future[None] = Future()
-        worker = threading.Thread(target=self._run, args=(session, request, source, steps, outcome), daemon=True)
+        job = (session, request, source, steps, outcome)
+        worker = threading.Thread(target=self._run, args=job, daemon=True, name="vamp-run")
         worker.start()
         try:
             while worker.is_alive():
@@ -276,7 +278,7 @@ def _with_name(error: AudioError, given: str | None) -> str:
 def _notice(text: str, kind: str, raw: bool = False) -> str:
     """One line; kinds are "ready", "busy" and "error"."""
     role = "alert" if kind == "error" else "status"
-    return f'<p class="vs-notice vs-{kind}" role="{role}">{text if raw else html.escape(text)}</p>'
+    return f'<div class="vs-notice vs-{kind}" role="{role}">{text if raw else html.escape(text)}</div>'
 
 
 def _progress(text: str, done: int = 0, of: int = 0) -> str:

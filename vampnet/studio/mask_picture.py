@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vampnet.config import N_CODEBOOKS, N_COARSE, TokenGrid
+from vampnet.config import N_COARSE, N_CODEBOOKS, TokenGrid
 from vampnet.prompt import build_mask, full_kbps, kept_kbps, kept_share
 from vampnet.ring import whole_steps
 from vampnet.studio.controls import Request

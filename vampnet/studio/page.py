@@ -101,7 +101,9 @@ def _source(handlers: Handlers) -> dict[str, Any]:
         with gr.Tabs(elem_id="ways"):
             with gr.Tab("Upload"):
                 types = ["audio", *AUDIO_ENDINGS]
-                found["upload"] = gr.File(label="Drop a sound file here", file_types=types, height=132, elem_id="upload")
+                found["upload"] = gr.File(
+                    label="Sound file", show_label=False, container=False, file_types=types, height=124, elem_id="upload"
+                )
             with gr.Tab("Record"):
                 found["record"] = gr.Audio(
                     sources=["microphone"], type="filepath", label="Record with the microphone", elem_id="record"

@@ -114,6 +114,11 @@
       } else {
         pen.fillStyle = COLOURS.wave;
         pen.fillRect(GUTTER, waveTop + waveHeight / 2, room, 1);
+        pen.clearRect(GUTTER + room / 2 - 130, waveTop, 260, waveHeight);
+        pen.fillStyle = COLOURS.text;
+        pen.font = "13px system-ui, sans-serif";
+        pen.textAlign = "center";
+        pen.fillText("Your clip will show here", GUTTER + room / 2, waveTop + waveHeight / 2 + 5);
       }
       const each = drawCells(pen, data, kept, GUTTER, top, room, height - AXIS - top);
       drawBeats(pen, data, GUTTER, waveTop, room, height - AXIS);

@@ -193,6 +193,7 @@ class CodecTrainer:
         self.pool = AudioPool(settings.audio, config.sample_rate, settings.limit_hours)
         held_out = AudioPool(settings.held_out, config.sample_rate, 0.2)
         self.probe = held_out.crops(12, 344 * config.hop, torch.Generator().manual_seed(1)).to(self.device)
+        torch.manual_seed(settings.seed)
         self.codec = SpectralCodec(config)
         self.codec.quantizer.quantizer_dropout = settings.quantizer_dropout
         self.step, self.elapsed = 0, 0.0
@@ -240,6 +241,7 @@ class CodecTrainer:
         """One step of gradient descent; returns the parts of the loss."""
         s = self.settings
         generator = torch.Generator().manual_seed(step_seed(s.seed, self.step))
+        torch.manual_seed(step_seed(s.seed + 1, self.step))  # the quantizer's dropout draws from the global generator
         audio = equalise(self.pool.crops(s.batch, self.length, generator).to(self.device), s.equalise_db, generator)
         self.step += 1
         for group in self.optimiser.param_groups:
@@ -290,11 +292,11 @@ class CodecTrainer:
                 if budget.elapsed - evaluated > 60 * s.eval_minutes:
                     logs.write(self.step, "held_out", self.measured() | {"minutes": budget.elapsed / 60})
                     evaluated = budget.elapsed
-        self.elapsed = budget.elapsed
+        self.elapsed, done = budget.elapsed, budget.done(self.step)
         self.save(self.elapsed)
         logs.write(self.step, "held_out", self.measured() | {"minutes": self.elapsed / 60})
         logs.close()
-        return budget.done(self.step)
+        return done
 
 
 def export(trainer: CodecTrainer, folder: str | Path) -> None:
