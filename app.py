@@ -22,9 +22,8 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def load_in_background(name: str, device: str | None) -> Future[VampNet]:
-    """The future of a model, which is loaded in a thread that does not keep the program from ending."""
-    future: Future[VampNet] = Future()
+def load_in_background(future: Future[VampNet], name: str, device: str | None) -> None:
+    """Fulfils the future of a model in a thread that does not keep the program from ending."""
 
     def load() -> None:
         try:
@@ -35,11 +34,9 @@ def load_in_background(name: str, device: str | None) -> Future[VampNet]:
             future.set_exception(error)
         from vampnet import beats
 
-        # After the model, so that the two do not slow each other down while the page opens.
         beats.warm_up()
 
     threading.Thread(target=load, name="load-model", daemon=True).start()
-    return future
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -47,8 +44,14 @@ def main(arguments: list[str] | None = None) -> None:
     options = read_options(arguments)
     from vampnet.studio.page import build
 
-    page, settings = build(load_in_background(options.model, options.device))
-    page.launch(server_name=options.host, server_port=options.port, share=options.share, **settings)
+    model: Future[VampNet] = Future()
+    page, settings = build(model)
+    # The page first: what is loaded at the same time would only keep it from opening.
+    page.launch(
+        server_name=options.host, server_port=options.port, share=options.share, prevent_thread_lock=True, **settings
+    )  # fmt: skip
+    load_in_background(model, options.model, options.device)
+    page.block_thread()
 
 
 if __name__ == "__main__":

@@ -45,7 +45,9 @@ def save_codec(codec: SpectralCodec, folder: str | Path, dtype: torch.dtype = to
     folder.mkdir(parents=True, exist_ok=True)
     # Codebooks stay exact: a rounded code may be nearest to another vector, and the transformers were trained on these.
     tensors = {k: (v if "codebook" in k else v.to(dtype)).contiguous() for k, v in codec.state_dict().items()}
-    save_file(tensors, folder / "codec.safetensors")
+    path = folder / "codec.safetensors"
+    save_file(tensors, path)
+    path.chmod(0o644)
     path = folder / "config.json"
     config = json.loads(path.read_text()) if path.exists() else {}
     config["codec"] = {"type": "spectral", **codec.config.to_dict()}

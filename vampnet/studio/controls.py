@@ -84,12 +84,12 @@ CONTROLS: tuple[Control, ...] = (
             "kept_codebooks", "Kept codebooks N_k (levels)",
             "Keeps the coarsest levels throughout: notes and rhythm before texture.", 0, N_CODEBOOKS, 1,
         ),
-        ("prefix_seconds", "Context before (seconds)", "Inpainting: the opening that stays untouched.", 0, 10, 0.1),
-        ("suffix_seconds", "Context after (seconds)", "Inpainting: the ending that stays untouched.", 0, 10, 0.1),
         (
             "beat_width_ms", "Beat mask width (ms)",
             "Keeps this much from each beat on: 75 holds the pulse, 0 is off.", 0, 400, 5,
         ),
+        ("prefix_seconds", "Context before (seconds)", "Inpainting: the opening that stays untouched.", 0, 10, 0.1),
+        ("suffix_seconds", "Context after (seconds)", "Inpainting: the ending that stays untouched.", 0, 10, 0.1),
     ),
     *_group(
         "filled",

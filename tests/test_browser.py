@@ -1,0 +1,229 @@
+"""The studio in Chromium, with a tiny random model: what a visitor does, from a file to takes on the disk."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import synthesise_music
+from tiny import tiny_vampnet
+
+from vampnet.config import SAMPLE_RATE
+from vampnet.studio.page import build
+
+pytestmark = pytest.mark.browser
+WAIT = 120_000
+"""Milliseconds: generous, since the machine of a test may be busy with something else."""
+
+SLIDE = """async ([name, value]) => {
+  const figure = document.querySelector('.vs-picture');
+  const before = figure.dataset.drawn;
+  const slider = document.querySelector(`#control-${name} input[type=range]`);
+  const start = performance.now();
+  slider.value = value;
+  slider.dispatchEvent(new Event('input', {bubbles: true}));
+  while (figure.dataset.drawn === before && performance.now() - start < 60000) await new Promise(requestAnimationFrame);
+  return performance.now() - start;
+}"""
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A running studio on a free port of this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    page, options = build(tiny_vampnet(), tmp_path_factory.mktemp("no examples"))
+    _, url, _ = page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **options)
+    yield url
+    page.close(verbose=False)
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """A visitor with the page open; afterwards the browser's console must hold no error."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    page, errors = context.new_page(), []
+    page.set_default_timeout(WAIT)
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    page.wait_for_selector(".vs-picture[data-drawn]")
+    page.wait_for_selector("#status .vs-ready")
+    yield page
+    context.close()
+    assert not errors
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two and a bit seconds of music, an odd number of samples."""
+    path = tmp_path_factory.mktemp("clip") / "My loop.wav"
+    soundfile.write(path, synthesise_music(2.1).T[:92_345], SAMPLE_RATE, subtype="PCM_16")
+    return path
+
+
+def bring(page: Any, path: Path) -> None:
+    page.set_input_files("#upload input[type=file]", str(path))
+    page.wait_for_selector(f"#message .vs-ready:has-text('{path.stem}')")
+    page.wait_for_selector(".vs-play:enabled")
+
+
+def slide(page: Any, name: str, value: float) -> float:
+    """Moves a slider; the milliseconds until the picture has followed."""
+    return page.evaluate(SLIDE, [name, str(value)])
+
+
+def bright(page: Any) -> float:
+    """Share of the picture's pixels in the colours of what stays."""
+    return page.evaluate("""() => {
+      const canvas = document.querySelector('.vs-picture canvas');
+      const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+      let count = 0;
+      for (let i = 0; i < data.length; i += 4) if (data[i] > 150 && data[i] - data[i + 2] > 60) count++;
+      return count / (canvas.width * canvas.height);
+    }""")
+
+
+def vamp(page: Any, takes: int = 1, steps: int = 2) -> None:
+    slide(page, "steps", steps)
+    slide(page, "takes", takes)
+    page.click("#vamp")
+
+
+def test_from_a_file_to_takes(page: Any, clip: Path, tmp_path: Path) -> None:
+    bring(page, clip)
+    vamp(page, takes=3)
+    page.wait_for_selector("#progress :text('3 takes are ready')")
+    cards = page.locator(".vs-take")
+    assert cards.count() == 3
+    sounds = []
+    for index in range(3):
+        with page.expect_download() as got:
+            cards.nth(index).get_by_text("Download").click()
+        assert got.value.suggested_filename == f"My loop-take{index + 1}-seed0.wav"
+        got.value.save_as(tmp_path / "take.wav")
+        sound, rate = soundfile.read(tmp_path / "take.wav")
+        assert rate == SAMPLE_RATE and sound.shape == (92_345, 2)
+        assert np.sqrt(np.mean(sound**2)) > 1e-3
+        sounds.append(sound)
+    assert all(not np.array_equal(sounds[i], sounds[j]) for i in range(3) for j in range(i))
+
+
+def test_the_picture_follows_the_sliders(page: Any, clip: Path) -> None:
+    bring(page, clip)
+    sentence = page.locator(".vs-sentence")
+    times, seen = [], []
+    for period in (14, 2, 9, 5, 12, 3, 20):
+        times.append(slide(page, "periodic", period))
+        seen.append((period, bright(page), sentence.inner_text()))
+    print(f"slider to picture: median {np.median(times):.0f} ms, worst {max(times):.0f} ms")
+    by_period = sorted(seen)
+    shares = [share for _, share, _ in by_period]
+    assert shares == sorted(shares, reverse=True) and shares[0] > 2 * shares[-1]
+    assert by_period[0][2].startswith("Keeps 50 % of the tokens, 4.0 of 8.0 kbps")
+    assert len({text for _, _, text in seen}) == len(seen)
+    # 300 ms on a quiet machine; a busy one gets five times as long.
+    assert np.median(times) < 1500
+
+
+def test_presets_move_the_sliders_and_say_where_they_stand(page: Any) -> None:
+    pressed = page.locator(".vs-presets button[aria-pressed=true]")
+    assert pressed.inner_text().startswith("Vary")
+    before = bright(page)
+    page.get_by_role("button", name="Dream").click()
+    page.wait_for_selector(".vs-presets button[data-name=Dream][aria-pressed=true]")
+    assert page.input_value("#control-periodic input[type=range]") == "48" and bright(page) < before
+    slide(page, "periodic", 47)
+    assert pressed.count() == 0
+
+
+def test_a_take_plays_as_a_loop_and_becomes_the_source(page: Any, clip: Path) -> None:
+    bring(page, clip)
+    vamp(page)
+    play = page.get_by_role("button", name="Play take 1 of My loop")
+    play.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".vs-take .vs-head:not([hidden])")
+    # Longer than the clip: it has come around.
+    page.wait_for_timeout(2600)
+    assert 0 <= page.evaluate("VampStudio.player.position()") < 1
+    assert page.locator(".vs-take .vs-head:not([hidden])").count() == 1
+    page.locator("#picture .vs-play").click()
+    page.wait_for_selector("#picture .vs-head:not([hidden])")
+    assert page.locator(".vs-take .vs-head:not([hidden])").count() == 0
+    page.locator("#picture .vs-play").click()
+    page.wait_for_selector("#picture .vs-head", state="hidden")
+    page.get_by_role("button", name="Use take 1 of My loop as source").click()
+    page.wait_for_selector("#message .vs-ready:has-text('My loop-take1-seed0')")
+    assert page.locator(".vs-take").count() == 1
+
+
+def test_stop_ends_a_vamp_and_the_next_one_works(page: Any, clip: Path) -> None:
+    bring(page, clip)
+    vamp(page)
+    page.wait_for_selector(".vs-take")
+    vamp(page, takes=8, steps=72)
+    page.wait_for_selector("#progress :text('coarse')")
+    assert page.locator("#vamp").is_disabled()
+    page.click("#stop")
+    page.wait_for_selector("#progress :text('Stopped')")
+    assert page.locator(".vs-take").count() == 1
+    vamp(page, takes=2)
+    page.wait_for_selector("#progress :text('2 takes are ready')")
+    assert page.locator(".vs-vamp").count() == 2 and page.locator(".vs-take").count() == 3
+
+
+def test_bad_files_get_a_sentence_and_nothing_is_lost(page: Any, clip: Path, tmp_path: Path) -> None:
+    page.click("#vamp")
+    page.wait_for_selector("#progress [role=alert]:has-text('no audio yet')")
+    bring(page, clip)
+    slide(page, "periodic", 11)
+    kept = page.locator(".vs-sentence").inner_text()
+    text, silence = tmp_path / "words.wav", tmp_path / "silence.wav"
+    text.write_text("These are words and no sound.")
+    soundfile.write(silence, np.zeros(SAMPLE_RATE), SAMPLE_RATE)
+    for path, words in ((text, "cannot be read as audio"), (silence, "is silent")):
+        page.set_input_files("#upload input[type=file]", str(path))
+        page.wait_for_selector(f"#message [role=alert]:has-text('{words}')")
+    assert page.input_value("#control-periodic input[type=range]") == "11"
+    assert page.locator(".vs-sentence").inner_text() == kept and page.locator(".vs-play").first.is_enabled()
+
+
+def test_two_visitors_see_nothing_of_each_other(page: Any, browser: Any, address: str, clip: Path) -> None:
+    bring(page, clip)
+    vamp(page)
+    page.wait_for_selector(".vs-take")
+    context = browser.new_context()
+    other = context.new_page()
+    other.goto(address)
+    other.wait_for_selector(".vs-picture[data-drawn]")
+    assert other.locator(".vs-take").count() == 0 and other.locator("#picture .vs-play").is_disabled()
+    context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
+def test_nothing_hangs_over_the_edge(page: Any, clip: Path, width: int, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 844})
+    bring(page, clip)
+    vamp(page)
+    page.wait_for_selector(".vs-take")
+    page.get_by_role("button", name="More controls").click()
+    over = page.evaluate("""() => [...document.querySelectorAll('#studio *')].filter((e) => {
+      const box = e.getBoundingClientRect();
+      return box.width && box.height && getComputedStyle(e).position !== 'absolute' && box.right > innerWidth + 1;
+    }).map((e) => e.outerHTML.slice(0, 80))""")
+    assert over == [] and page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_every_field_has_a_name_for_those_who_do_not_see_it(page: Any) -> None:
+    page.get_by_role("button", name="More controls").click()
+    nameless = page.evaluate("""() => [...document.querySelectorAll('#studio input, #studio button, #studio a')].filter((e) =>
+      !(e.getAttribute('aria-label') || e.labels?.length || e.textContent.trim())).map((e) => e.outerHTML.slice(0, 120))""")
+    assert nameless == []

@@ -1,0 +1,38 @@
+"""The whole run of the bundled model, in its smoke mode: every stage from nothing to a model that vamps."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vampnet import Sampling, VampNet
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the scripts are for a Unix shell")
+def test_the_run_for_a_gpu_makes_a_model(tmp_path, music_file):
+    smoke = {"SMOKE": "1", "PYTHON": sys.executable, "WORKERS": "1", "DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | smoke
+    command = [str(ROOT / "scripts" / "train_mini_gpu.sh"), str(tmp_path / "run")]
+    # A first session that is over before it trains, and a second one that goes on.
+    first = subprocess.run(command, env=environment | {"SESSION_MINUTES": "0.26"}, capture_output=True, text=True, timeout=230)
+    assert first.returncode == 3, first.stderr[-2000:]
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=230)
+    assert second.returncode == 0, second.stderr[-2000:]
+    model = VampNet.from_pretrained(tmp_path / "run" / "mini", "cpu")
+    vamp = model.vamp(music_file, sampling=Sampling(steps=2, fine_steps=1), takes=1)
+    assert vamp.takes[0].audio_data.shape == vamp.source.audio_data.shape
+    assert np.isfinite(vamp.takes[0].audio_data.numpy()).all()
+
+
+def test_without_a_gpu_the_gpu_run_says_which_script_to_use(tmp_path):
+    environment = os.environ | {"PYTHON": sys.executable, "DEVICE": "cpu"}
+    command = [str(ROOT / "scripts" / "train_mini_gpu.sh"), str(tmp_path)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 2 and "scripts/train_mini.sh" in run.stderr
