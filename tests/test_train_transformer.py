@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import torch
 
+from vampnet.codec import SpectralCodec, SpectralCodecConfig
 from vampnet.config import TransformerConfig
 from vampnet.model.transformer import TokenTransformer, load_transformer
 from vampnet.train import tokens as token_files
@@ -259,13 +260,18 @@ def test_configuration_files_and_changes(tmp_path):
         TrainConfig.from_dict({"run": "b"})
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("coarse", 9_523_008), ("fine", 5_940_464)])
-def test_shipped_configurations(name, parameters):
-    config = TrainConfig.from_dict(read_config(CONFIGS / f"mini-{name}.yaml"))
-    with torch.device("meta"):
-        model = TokenTransformer(TransformerConfig(**config.model))
-    assert sum(p.numel() for p in model.parameters()) == parameters
-    assert (model.config.n_conditioning > 0) == (name == "fine")
+@pytest.mark.parametrize("run", ["mini", "mini-gpu"])
+def test_shipped_configurations_fit_the_bundle(run):
+    """Codec, coarse and fine model of a run, in half precision, take at most 60 MB."""
+    codec = SpectralCodec(SpectralCodecConfig(**read_config(CONFIGS / f"{run}-codec.yaml")["model"]))
+    numbers = sum(x.numel() for x in codec.state_dict().values())
+    for which in ("coarse", "fine"):
+        config = TrainConfig.from_dict(read_config(CONFIGS / f"{run}-{which}.yaml"))
+        with torch.device("meta"):
+            model = TokenTransformer(TransformerConfig(**config.model))
+        assert (model.config.n_conditioning > 0) == (which == "fine")
+        numbers += sum(p.numel() for p in model.parameters())
+    assert 2 * numbers < 59e6
 
 
 # ----------------------------------------------------------------------------------------------------------------- training

@@ -67,14 +67,17 @@ class TokenTransformer(nn.Module):
     def reset(self) -> None:
         """Draw new weights: unit-variance input, residual branches scaled down by the depth, a nearly flat classifier."""
         config = self.config
-        power = self.codebooks.pow(2).mean(dim=(1, 2)).sqrt() if self._has_codebooks else torch.ones(config.n_codebooks)
-        power = power.clamp(min=1e-3)
-        self.mask_vectors.normal_().mul_(power[:, None])
-        # Every level enters with the same power, whatever the size of its vectors: the fine levels' are far smaller.
+        if self._has_codebooks:
+            centre, spread = self.codebooks.mean(dim=1), self.codebooks.std(dim=1).clamp(min=1e-3)
+        else:
+            centre = torch.zeros_like(self.mask_vectors)
+            spread = torch.ones_like(centre)
+        self.mask_vectors.normal_().mul_(spread).add_(centre)
+        # Every dimension of every level enters centred and with the same power, whatever the size of the codec's vectors:
+        # the fine levels' are far smaller, and within a level a dimension may be hundreds of times smaller than another.
         fan_in = config.n_codebooks * config.codebook_dim
-        columns = power.repeat_interleave(config.codebook_dim)
-        self.input.weight.normal_(std=fan_in**-0.5).div_(columns)
-        self.input.bias.zero_()
+        self.input.weight.normal_(std=fan_in**-0.5).div_(spread.flatten())
+        self.input.bias.copy_(-(self.input.weight @ centre.flatten()))
         self.bias.reset()
         depth = (2 * config.layers) ** -0.5
         for layer in self.layers:

@@ -102,8 +102,8 @@ class Handlers:
     def use_take(self, session: Session, event: gr.EventData) -> str:
         """A take of this session becomes the source."""
         try:
-            take = find_take(session, event.path)
-            return self.choose(session, take["path"], take["name"])
+            take = find_take(session, event.sound)
+            return self.choose(session, take["sound"], take["name"])
         except ValueError as error:
             return _notice(str(error), "error")
 
@@ -168,7 +168,8 @@ class Handlers:
             return gr.skip(), gr.skip(), gr.skip()
         session.stop.set()
         if session.running:
-            return _progress("Stopping …"), gr.skip(), gr.update(interactive=False)
+            # `vamp` says so: an answer from here could arrive after its last word.
+            return gr.skip(), gr.skip(), gr.skip()
         session.request = None  # it still waits in line, and will find that there is nothing to do
         return _notice(STOPPED, "ready"), *_buttons(running=False)
 
@@ -188,10 +189,14 @@ class Handlers:
         worker = threading.Thread(target=self._run, args=job, daemon=True, name="vamp-run")
         worker.start()
         try:
+            stopping = False
             while worker.is_alive():
                 worker.join(0.05)
                 line = _latest(steps)
-                if line is not None and not session.stop.is_set():
+                if session.stop.is_set() and not stopping:
+                    stopping = True
+                    yield _progress("Stopping …"), gr.skip(), gr.skip(), gr.update(interactive=False)
+                elif line is not None and not stopping:
                     yield _progress(*line), gr.skip(), gr.skip(), gr.skip()
         finally:
             # Also reached when the visitor has left and Gradio lets go of this generator.

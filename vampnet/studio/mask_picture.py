@@ -56,7 +56,7 @@ def picture(request: Request, source: Source | None, grid: TokenGrid) -> dict[st
     Returns:
         dict of plain data: `kept` (levels x columns shares of what stays, 0..255, base64), `columns`, `levels`, `coarse`,
         `seconds`, `beats`, `downbeats` (seconds), `wave` (lowest then highest per column, int8, base64), `sentence`, `track`
-        (what to play: path, start and end in seconds) and `name`.
+        (what to play: sound, a path, and start and end in seconds) and `name`.
 
     Raises:
         ValueError: as `mask_of`.
@@ -75,7 +75,7 @@ def picture(request: Request, source: Source | None, grid: TokenGrid) -> dict[st
     if found is not None:
         drawn.update(beats=_milliseconds(found.beats), downbeats=_milliseconds(found.downbeats))
     part = source.envelope[:, start // ENVELOPE_HOP : -(-end // ENVELOPE_HOP)]
-    track = {"path": str(source.path), "start": start / source.rate, "end": end / source.rate}
+    track = {"sound": str(source.path), "start": start / source.rate, "end": end / source.rate}
     return {**drawn, "wave": pack_wave(part), "track": track, "name": source.name}
 
 

@@ -102,7 +102,7 @@ def _source(handlers: Handlers) -> dict[str, Any]:
             with gr.Tab("Upload"):
                 types = ["audio", *AUDIO_ENDINGS]
                 found["upload"] = gr.File(
-                    label="Sound file", show_label=False, container=False, file_types=types, height=124, elem_id="upload"
+                    label="Sound file", show_label=False, container=False, file_types=types, height=148, elem_id="upload"
                 )
             with gr.Tab("Record"):
                 found["record"] = gr.Audio(
@@ -110,7 +110,7 @@ def _source(handlers: Handlers) -> dict[str, Any]:
                 )
             with gr.Tab("Examples", visible=bool(handlers.examples)):
                 chips = "".join(
-                    f'<button type="button" data-index="{i}">{html.escape(path.stem.replace("_", " "))}</button>'
+                    f'<button type="button" data-index="{i}">{html.escape(_words(path.stem))}</button>'
                     for i, path in enumerate(handlers.examples)
                 )
                 found["examples"] = gr.HTML(
@@ -119,6 +119,12 @@ def _source(handlers: Handlers) -> dict[str, Any]:
                 )  # fmt: skip
         found["message"] = gr.HTML("", elem_id="message", apply_default_css=False)
     return found
+
+
+def _words(name: str) -> str:
+    """The name of an example file for people."""
+    words = name.replace("_", " ").replace("-", " ")
+    return words[:1].upper() + words[1:]
 
 
 def _presets() -> gr.HTML:

@@ -147,7 +147,7 @@
       figure.dataset.drawn = String(Number(figure.dataset.drawn || 0) + 1);
     }
 
-    const sameTrack = (a, b) => Boolean(a && b && a.path === b.path && a.start === b.start && a.end === b.end);
+    const sameTrack = (a, b) => Boolean(a && b && a.sound === b.sound && a.start === b.start && a.end === b.end);
 
     function buttons() {
       const on = Boolean(data && data.track && studio.player.isWanted(data.track));

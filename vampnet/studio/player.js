@@ -51,14 +51,14 @@
     current = null;
   }
 
-  // track: {path, start, end}, in seconds of the file; start and end are where it loops.
+  // track: {sound, start, end}, in seconds of the file; start and end are where it loops.
   async function start(track, share = null) {
     context = context || new AudioContext({ sampleRate: RATE });
     wanted = keyOf(track);
     tell();
     context.resume();
     try {
-      const buffer = await load(track.path);
+      const buffer = await load(track.sound);
       if (wanted !== keyOf(track)) return;
       const from = track.start || 0;
       const length = (track.end || buffer.duration) - from;
@@ -85,7 +85,7 @@
     }
   }
 
-  const keyOf = (track) => (track ? `${track.path}|${track.start || 0}|${track.end || 0}` : null);
+  const keyOf = (track) => (track ? `${track.sound}|${track.start || 0}|${track.end || 0}` : null);
 
   // Where the loop is, 0 to 1.
   function position() {

@@ -19,7 +19,7 @@ def keep_vamp(session: Session, vamp: Vamp, request: Request, source: Source) ->
 
     Returns:
         dict of plain data: `title`, `source`, `sentence`, `folder`, and `takes`: each `number`, `name`, `file` (the name to
-        download it under), `path`, `seconds` and `wave` (as `mask_picture.pack_wave`).
+        download it under), `sound` (its path), `seconds` and `wave` (as `mask_picture.pack_wave`).
     """
     folder = session.new_folder()
     takes = []
@@ -31,7 +31,7 @@ def keep_vamp(session: Session, vamp: Vamp, request: Request, source: Source) ->
                 "number": index + 1,
                 "name": name,
                 "file": path.name,
-                "path": str(path),
+                "sound": str(path),
                 "seconds": take.audio_data.shape[-1] / take.sample_rate,
                 "wave": pack_wave(envelope(take), WAVE_COLUMNS),
             }  # fmt: skip
@@ -64,14 +64,14 @@ def _title(request: Request) -> str:
     return ", ".join(parts) or "Nothing kept"
 
 
-def find_take(session: Session, path: str) -> dict[str, Any]:
-    """The take of this session that lies at `path`.
+def find_take(session: Session, sound: str) -> dict[str, Any]:
+    """The take of this session that lies at `sound`.
 
     Raises:
         ValueError: there is none: the page is older than the session, or the path is somebody's invention.
     """
     for vamp in session.vamps:
         for take in vamp["takes"]:
-            if take["path"] == path:
+            if take["sound"] == sound:
                 return take
     raise ValueError("That take is no longer here: vamp again to get new ones.")

@@ -11,7 +11,7 @@
   }
 
   function card(take, vamp, trigger) {
-    const track = { path: take.path, start: 0, end: 0 };
+    const track = { sound: take.sound, start: 0, end: 0 };
     const root = make("article", "vs-take");
     const play = make("button", "vs-play", "Play");
     play.type = "button";
@@ -23,7 +23,7 @@
     head.hidden = true;
     stage.append(canvas, head);
     const download = make("a", "vs-link", "Download");
-    download.href = studio.player.address(take.path);
+    download.href = studio.player.address(take.sound);
     download.download = take.file;
     download.setAttribute("aria-label", `Download take ${take.number} of ${vamp.source} as WAV`);
     const reuse = make("button", "vs-link", "Use as source");
@@ -55,7 +55,7 @@
     play.addEventListener("click", () => (studio.player.isWanted(track) ? studio.player.stop() : run(null)));
     stage.addEventListener("click", (event) => run(event.offsetX / stage.clientWidth));
     reuse.addEventListener("click", () => {
-      trigger("select", { path: take.path });
+      trigger("select", { sound: take.sound });
       document.getElementById("picture").scrollIntoView({ behavior: "smooth", block: "center" });
     });
     studio.player.onChange(root, update);
