@@ -17,7 +17,7 @@ from vampnet.config import SAMPLE_RATE
 from vampnet.studio.page import build
 
 pytestmark = pytest.mark.browser
-WAIT = 40_000
+WAIT = 60_000
 """Milliseconds: generous, since the machine of a test may be busy with something else."""
 
 SLIDE = """async ([name, value]) => {

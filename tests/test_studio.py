@@ -420,7 +420,8 @@ def test_stop_ends_a_vamp_between_two_steps(handlers: Handlers, session: Session
         told.append(step[0])
         if "coarse" in step[0] and not session.stop.is_set():
             handlers.stop(session)
-    assert "Stopped" in told[-1] and not any("coarse" in line for line in told[-2:]) and session.vamps == [] and session.request is None
+    assert "Stopped" in told[-1] and not any("coarse" in line for line in told[-2:])
+    assert session.vamps == [] and session.request is None
 
 
 def test_stop_before_its_turn_leaves_nothing_to_do(handlers: Handlers, session: Session, tmp_path: Path) -> None:

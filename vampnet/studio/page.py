@@ -105,9 +105,11 @@ def _source(handlers: Handlers) -> dict[str, Any]:
                     label="Sound file", show_label=False, container=False, file_types=types, height=148, elem_id="upload"
                 )
             with gr.Tab("Record"):
+                # Not editable: what is trimmed there would not be trimmed in the picture.
                 found["record"] = gr.Audio(
-                    sources=["microphone"], type="filepath", label="Record with the microphone", elem_id="record"
-                )
+                    sources=["microphone"], type="filepath", label="Record with the microphone", buttons=[], editable=False,
+                    elem_id="record",
+                )  # fmt: skip
             with gr.Tab("Examples", visible=bool(handlers.examples)):
                 chips = "".join(
                     f'<button type="button" data-index="{i}">{html.escape(_words(path.stem))}</button>'
