@@ -1,15 +1,10 @@
-"""The studio without a browser: controls, presets, the picture of the mask, sessions, and every handler."""
+"""The studio without a browser: controls, presets, the picture of the mask, sources."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import re
 import struct
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
-from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,39 +13,27 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tiny import tiny_checkpoint, tiny_vampnet
+from studio_tools import BEATS, know_beats, make_handlers, short_clip, values
+from tiny import tiny_vampnet
 
-import app
 from vampnet import beats
-from vampnet.beats import BeatGrid, make_grid
+from vampnet.beats import BeatGrid
 from vampnet.config import SAMPLE_RATE, Prompt, Sampling, TokenGrid
 from vampnet.pipeline import VampNet
-from vampnet.studio import mask_picture, players, presets
-from vampnet.studio.controls import CONTROLS, DEFAULTS, MAX_TAKES, NAMES, Request, read_request
+from vampnet.studio import mask_picture, presets
+from vampnet.studio.controls import CONTROLS, DEFAULTS, MAX_TAKES, NAMES, read_request
 from vampnet.studio.handlers import Handlers
-from vampnet.studio.page import build
-from vampnet.studio.session import MAX_VAMPS, Files, Session, envelope, plain_name, read_source, shrink
-
-BEATS = make_grid([0.02, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5], [0.02, 2.0], "librosa", "as in the music")
-
-
-def values(**changes: Any) -> list[Any]:
-    """The values of all controls, as a browser sends them, with a quick vamp as the plain one."""
-    return [{**DEFAULTS, "steps": 2, "fine_steps": 1, "takes": 1, **changes}[name] for name in NAMES]
+from vampnet.studio.session import Session, envelope, plain_name, read_source, shrink
 
 
 @pytest.fixture(autouse=True)
 def _known_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracking is tested elsewhere; here it is instant."""
-    monkeypatch.setattr(beats, "track", lambda signal, **options: BEATS)
+    know_beats(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def handlers(tmp_path_factory: pytest.TempPathFactory) -> Handlers:
-    folder = tmp_path_factory.mktemp("examples")
-    soundfile.write(folder / "slow_waltz.wav", 0.3 * np.sin(np.arange(44100) / 20), SAMPLE_RATE)
-    (folder / "readme.txt").write_text("not a sound")
-    return Handlers(tiny_vampnet(), folder)
+    return make_handlers(tmp_path_factory.mktemp("examples"))
 
 
 @pytest.fixture
@@ -58,12 +41,6 @@ def session(handlers: Handlers) -> Iterator[Session]:
     made = Session(handlers.files)
     yield made
     made.close()
-
-
-def short_clip(path: Path, seconds: float = 0.5) -> Path:
-    noise = np.random.default_rng(1).normal(size=(round(seconds * SAMPLE_RATE), 2))
-    soundfile.write(path, 0.1 * noise, SAMPLE_RATE, subtype="PCM_16")
-    return path
 
 
 # --------------------------------------------------------------------------------------------------------------- controls
@@ -302,216 +279,3 @@ def test_beats_that_cannot_be_tracked_are_none(
     handlers.choose(session, str(music_file))
     assert "could not be tracked" in handlers.track(session)
     assert handlers.draw(session, *values(beat_width_ms=75))["sentence"]
-
-
-# --------------------------------------------------------------------------------------------------------------- sessions
-
-
-def test_two_sessions_share_nothing_and_leave_nothing(handlers: Handlers, tmp_path: Path) -> None:
-    first = Session(handlers.files)
-    handlers.choose(first, str(short_clip(tmp_path / "mine.wav")))
-    second = deepcopy(first)
-    assert second.source is None and second.vamps == [] and second.folder != first.folder
-    assert len(first.folder.name) == 32 and first.folder.parent == second.folder.parent
-    first.close()
-    assert not first.source and len(list(second.folder.parent.glob(second.folder.name))) == 1
-    second.close()
-    assert not second.folder.parent.joinpath("mine.wav").exists()
-
-
-def test_old_vamps_go_with_their_files_but_not_the_source(session: Session) -> None:
-    folders = [session.new_folder() for _ in range(MAX_VAMPS + 3)]
-    session.source = SimpleNamespace(path=folders[0] / "take.wav")
-    for folder in folders:
-        session.add_vamp({"folder": str(folder), "takes": []})
-    assert [Path(vamp["folder"]) for vamp in session.vamps] == folders[:2:-1]
-    assert folders[0].is_dir() and not folders[1].is_dir() and folders[-1].is_dir()
-
-
-def test_files_lie_in_folders_that_nobody_can_guess() -> None:
-    files = Files()
-    made = {files.new_folder().name for _ in range(20)}
-    assert len(made) == 20 and all(len(name) == 32 for name in made)
-
-
-# ------------------------------------------------------------------------------------------------------------------- vamp
-
-
-def run(handlers: Handlers, session: Session, **changes: Any) -> list[tuple]:
-    """Presses Vamp and waits: what the page was told."""
-    handlers.begin(session, *values(**changes))
-    return list(handlers.vamp(session))
-
-
-def test_a_vamp_gives_takes_as_long_as_the_source(handlers: Handlers, session: Session, tmp_path: Path) -> None:
-    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-    told = run(handlers, session, takes=2, seed=7)
-    lines = [step[0] for step in told]
-    assert "2 takes are ready" in lines[-1] and all('role="status"' in line for line in lines)
-    (vamp,) = told[-1][1]
-    assert [take["file"] for take in vamp["takes"]] == ["noise-take1-seed7.wav", "noise-take2-seed7.wav"]
-    sounds = [soundfile.read(take["sound"])[0] for take in vamp["takes"]]
-    assert all(sound.shape == (SAMPLE_RATE // 2, 2) and np.abs(sound).max() > 0.001 for sound in sounds)
-    assert not np.array_equal(*sounds)
-    assert vamp["title"] == "Vary" and "seed 7" in vamp["sentence"]
-    assert told[-1][2]["interactive"] and not told[-1][3]["interactive"]
-    assert session.request is None and not session.running
-
-
-def test_progress_counts_the_steps(handlers: Handlers, session: Session, tmp_path: Path) -> None:
-    handlers.choose(session, str(short_clip(tmp_path / "noise.wav", 2.0)))
-    lines = [step[0] for step in run(handlers, session, steps=24)]
-    counted = [re.search(r"coarse (\d+) of (\d+).*value=\"(\d+)\" max=\"(\d+)\"", line) for line in lines]
-    found = [tuple(map(int, match.groups())) for match in counted if match]
-    assert found and all(done == value <= of == most for done, of, value, most in found)
-    assert [row[0] for row in found] == sorted(row[0] for row in found) and found[0][1] % 24 == 0
-
-
-def test_a_new_vamp_comes_before_the_earlier_ones(handlers: Handlers, session: Session, tmp_path: Path) -> None:
-    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-    run(handlers, session)
-    run(handlers, session, periodic=5, seed=1)
-    assert [vamp["title"] for vamp in session.vamps] == ["P 5", "Vary"]
-
-
-def test_a_take_becomes_the_source(handlers: Handlers, session: Session, tmp_path: Path) -> None:
-    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-    run(handlers, session)
-    take = session.vamps[0]["takes"][0]
-    assert "noise-take1-seed0" in handlers.use_take(session, SimpleNamespace(sound=take["sound"]))
-    assert session.source.name == "noise-take1-seed0" and session.source.samples == SAMPLE_RATE // 2
-
-
-def test_nobody_gets_at_another_ones_take_or_file(handlers: Handlers, session: Session, tmp_path: Path) -> None:
-    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-    run(handlers, session)
-    stranger = Session(handlers.files)
-    for path in (session.vamps[0]["takes"][0]["sound"], str(short_clip(tmp_path / "secret.wav")), None):
-        assert "no longer here" in handlers.use_take(stranger, SimpleNamespace(sound=path))
-    assert stranger.source is None
-
-
-def test_without_a_source_vamp_says_so_and_changes_nothing(handlers: Handlers, session: Session) -> None:
-    line, vamp, stop = handlers.begin(session, *values())
-    assert "no audio yet" in line and vamp["interactive"] and not stop["interactive"]
-    assert session.request is None
-    (told,) = handlers.vamp(session)
-    assert all("value" not in part for part in told)
-
-
-def test_a_bad_control_is_said_before_anything_starts(handlers: Handlers, session: Session, tmp_path: Path) -> None:
-    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-    assert "Seed is empty" in handlers.begin(session, *values(seed=None))[0] and session.request is None
-
-
-def test_options_that_do_not_fit_are_said_and_takes_stay(handlers: Handlers, session: Session, music_file: Path) -> None:
-    handlers.choose(session, str(music_file))
-    run(handlers, session, bars="1")
-    told = run(handlers, session, bars="8")
-    assert "whole bars" in told[-1][0] and 'role="alert"' in told[-1][0]
-    assert len(session.vamps) == 1 and "value" not in told[-1][1]
-
-
-def test_stop_ends_a_vamp_between_two_steps(handlers: Handlers, session: Session, tmp_path: Path) -> None:
-    handlers.choose(session, str(short_clip(tmp_path / "noise.wav", 3.0)))
-    handlers.begin(session, *values(steps=72, takes=8))
-    told = []
-    for step in handlers.vamp(session):
-        told.append(step[0])
-        if "coarse" in step[0] and not session.stop.is_set():
-            handlers.stop(session)
-    assert "Stopped" in told[-1] and not any("coarse" in line for line in told[-2:])
-    assert session.vamps == [] and session.request is None
-
-
-def test_stop_before_its_turn_leaves_nothing_to_do(handlers: Handlers, session: Session, tmp_path: Path) -> None:
-    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-    handlers.begin(session, *values())
-    line, vamp, stop = handlers.stop(session)
-    assert "Stopped" in line and vamp["interactive"] and not stop["interactive"]
-    assert len(list(handlers.vamp(session))) == 1 and session.vamps == []
-
-
-def test_a_visitor_who_leaves_stops_the_vamp(handlers: Handlers, session: Session, tmp_path: Path) -> None:
-    handlers.choose(session, str(short_clip(tmp_path / "noise.wav", 3.0)))
-    handlers.begin(session, *values(steps=72, takes=8))
-    going = handlers.vamp(session)
-    next(going)
-    going.close()
-    for thread in threading.enumerate():
-        if thread.name.startswith("vamp-"):
-            thread.join(30)
-    assert session.stop.is_set() and session.request is None and session.vamps == []
-
-
-def test_a_second_press_does_not_start_a_second_vamp(handlers: Handlers, session: Session, tmp_path: Path) -> None:
-    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-    handlers.begin(session, *values())
-    first = session.request
-    handlers.begin(session, *values(takes=3))
-    assert session.request is first
-    handlers.stop(session)
-
-
-# ------------------------------------------------------------------------------------------------------------------ model
-
-
-def test_a_vamp_waits_for_the_model(tmp_path: Path) -> None:
-    future: Future = Future()
-    handlers = Handlers(future, tmp_path)
-    session = Session(handlers.files)
-    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-    assert "Loading the model" in handlers.begin(session, *values())[0]
-    told = []
-    for step in handlers.vamp(session):
-        told.append(step[0])
-        if not future.done():
-            assert "Loading the model" in step[0]
-            future.set_result(tiny_vampnet())
-    assert "1 take is ready" in told[-1]
-    session.close()
-
-
-def test_a_model_that_cannot_be_loaded_is_said_in_one_sentence(tmp_path: Path) -> None:
-    future: Future = Future()
-    app.load_in_background(future, str(tmp_path / "nothing here"), "cpu")
-    assert isinstance(future.exception(timeout=120), FileNotFoundError)
-    handlers = Handlers(future, tmp_path)
-    session = Session(handlers.files)
-    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-
-    async def status() -> list[str]:
-        return [line async for line in handlers.model_status()]
-
-    line = asyncio.run(status())[-1]
-    assert "No model could be loaded" in line and 'role="alert"' in line
-    assert "No model could be loaded" in handlers.begin(session, *values())[0] and session.request is None
-    assert handlers.draw(session, *values())["sentence"]
-    session.close()
-
-
-def test_the_app_loads_a_checkpoint_by_its_folder(tmp_path: Path) -> None:
-    future: Future = Future()
-    app.load_in_background(future, str(tiny_checkpoint(tmp_path / "tiny")), "cpu")
-    assert future.result(timeout=120).name == "tiny"
-
-
-def test_options_of_the_app() -> None:
-    options = app.read_options(["--model", "m", "--device", "cpu", "--port", "8000", "--host", "0.0.0.0"])
-    assert (options.model, options.device, options.port, options.host, options.share) == ("m", "cpu", 8000, "0.0.0.0", False)
-    assert app.read_options([]).model == "mini" and not app.read_options([]).share
-
-
-def test_the_page_builds_with_and_without_examples(tmp_path: Path) -> None:
-    page, options = build(tiny_vampnet(), tmp_path / "none")
-    assert len(page.blocks) > len(CONTROLS) and not any("gradio.live" in str(value) for value in options.values())
-    assert "VampStudio" in options["head"] and all(Path(path).is_dir() for path in options["allowed_paths"])
-
-
-def test_titles_say_what_was_kept() -> None:
-    def title(**changes: Any) -> str:
-        return players._title(Request(Prompt(**changes), Sampling()))
-
-    assert title(periodic=7) == "Vary" and title(periodic=0) == "Nothing kept"
-    assert title(periodic=5, kept_codebooks=1) == "P 5, N_k 1"
-    assert title(periodic=0, prefix_seconds=1.0, beat_width_ms=60.0) == "context 1 s and 0 s, beats 60 ms"

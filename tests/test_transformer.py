@@ -254,3 +254,27 @@ def test_loading_accounts_for_every_tensor(tmp_path):
     save_file(good, str(tmp_path / "fine.safetensors"))
     with pytest.raises(ValueError, match="no section 'fine'"):
         load_transformer(tmp_path, "fine", model.codebooks)
+
+
+def test_guide_teaches_alike_codes_alike_and_goes_into_the_classifier(tmp_path):
+    config = TransformerConfig(n_codebooks=2, dim=16, layers=1, heads=2, codebook_size=32, context=16)
+    vectors = torch.randn(2, 32, 8)
+    vectors[:, 1] = vectors[:, 0] + 1e-3
+    model = TokenTransformer(config, vectors).eval()
+    tokens = torch.randint(32, (1, 2, 9))
+    with torch.no_grad():
+        plain = model(tokens)
+        model.add_guide()
+        assert torch.equal(model(tokens), plain)
+        model.guide.weight.normal_()
+        guided = model(tokens)
+    shift = guided - plain
+    assert shift.abs().max() > 1
+    assert (shift[..., 1] - shift[..., 0]).abs().max() < 0.1 * (shift[..., 2] - shift[..., 0]).abs().max()
+    save_transformer(model, tmp_path, "coarse")
+    loaded = load_transformer(tmp_path, "coarse", vectors)
+    assert loaded.guide is None
+    with torch.no_grad():
+        assert torch.allclose(loaded(tokens), guided, atol=0.1, rtol=0.01)
+    with pytest.raises(ValueError, match="set_codebooks"):
+        TokenTransformer(config).add_guide()

@@ -14,6 +14,34 @@ from vampnet.config import MASK, TransformerConfig
 from vampnet.model.attention import Layer, RelativeBias, RMSNorm
 
 
+class CodeGuide(nn.Module):
+    """In training, a second way to a classifier's rows: as a linear function of what the codec's vectors look like.
+
+    A free classifier learns each of its rows from the examples of that code alone. Through the guide one example teaches all
+    codes that sound alike. It is linear in the features, so it is added to the classifier when the model is saved and
+    costs nothing afterwards.
+
+    Args:
+        vectors: (n_predicted, codebook_size, D) float, the codec's.
+        dim: width of what the classifier reads.
+    """
+
+    def __init__(self, vectors: Tensor, dim: int) -> None:
+        super().__init__()
+
+        def whitened(x: Tensor) -> Tensor:
+            return ((x - x.mean(dim=1, keepdim=True)) / x.std(dim=1, keepdim=True).clamp(min=1e-3)).clamp(-4, 4)
+
+        # With squares, the rows can say how near a code is to what is expected, not only in which direction.
+        features = torch.cat([whitened(vectors), whitened(whitened(vectors).square())], dim=2)
+        self.register_buffer("features", features)
+        self.weight = nn.Parameter(torch.zeros(vectors.shape[0], features.shape[2], dim))
+
+    def rows(self) -> Tensor:
+        """(n_predicted, codebook_size, dim), to be added to the classifier."""
+        return torch.bmm(self.features, self.weight)
+
+
 class TokenTransformer(nn.Module):
     """Bidirectional transformer over time steps; each step's input is the codec's vectors of all of its tokens.
 
@@ -46,6 +74,7 @@ class TokenTransformer(nn.Module):
         self.classifier_bias = nn.Parameter(torch.zeros(config.n_predicted, config.codebook_size))
         self._cache: dict[str, tuple[object, Tensor]] = {}
         self._has_codebooks = False
+        self.guide: CodeGuide | None = None
         if codebooks is not None:
             self.set_codebooks(codebooks)
         self.reset()
@@ -62,6 +91,12 @@ class TokenTransformer(nn.Module):
             self.codebooks.copy_(codebooks[: wanted[0]])
         self._cache.clear()
         self._has_codebooks = True
+
+    def add_guide(self) -> None:
+        """Adds a `CodeGuide` for training; ValueError without codebook vectors."""
+        if not self._has_codebooks:
+            raise ValueError("A guide is made of the codec's vectors: give them first with set_codebooks.")
+        self.guide = CodeGuide(self.codebooks[self.config.n_conditioning :], self.config.dim).to(self.codebooks.device)
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -107,7 +142,7 @@ class TokenTransformer(nn.Module):
         hidden = self.hidden(tokens)
         if where is None:
             batch, steps, _ = hidden.shape
-            logits = F.linear(hidden, self.classifier.flatten(0, 1), self.classifier_bias.flatten())
+            logits = F.linear(hidden, self._classifier().flatten(0, 1), self.classifier_bias.flatten())
             return logits.view(batch, steps, self.config.n_predicted, -1).transpose(1, 2)
         expected = (tokens.shape[0], self.config.n_predicted, tokens.shape[2])
         if tuple(where.shape) != expected:
@@ -152,7 +187,7 @@ class TokenTransformer(nn.Module):
         count = where.sum().clamp(min=1)
         if hidden.device.type != "cpu":
             # Fixed shapes: no wait for the number of masked tokens, and one graph for torch.compile.
-            logits = F.linear(hidden, self.classifier.flatten(0, 1), self.classifier_bias.flatten())
+            logits = F.linear(hidden, self._classifier().flatten(0, 1), self.classifier_bias.flatten())
             labels = target.masked_fill(~where, -100).transpose(1, 2)
             size = self.config.codebook_size
             total = F.cross_entropy(
@@ -191,7 +226,10 @@ class TokenTransformer(nn.Module):
 
         Unbound at once: indexed one by one, each would get a gradient of the size of all levels.
         """
-        return list(zip(self.classifier.unbind(0), self.classifier_bias.unbind(0), strict=True))
+        return list(zip(self._classifier().unbind(0), self.classifier_bias.unbind(0), strict=True))
+
+    def _classifier(self) -> Tensor:
+        return self.classifier if self.guide is None else self.classifier + self.guide.rows()
 
     def _vectors(self) -> Tensor:
         """(n_codebooks, codebook_size + 1, codebook_dim): the codec's vectors, the MASK vector as the last of each level."""
@@ -235,6 +273,15 @@ class TokenTransformer(nn.Module):
         return super().train(mode)
 
 
+def without_guide(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a model with a `CodeGuide` as that of the same model without one: its rows are added to the classifier."""
+    state = dict(state)
+    features, weight = state.pop("guide.features", None), state.pop("guide.weight", None)
+    if weight is not None:
+        state["classifier"] = state["classifier"].float() + torch.bmm(features.float(), weight.float())
+    return state
+
+
 def save_transformer(
     model: TokenTransformer, folder: str | os.PathLike, which: str, weights: dict[str, Tensor] | None = None
 ) -> Path:
@@ -253,8 +300,9 @@ def save_transformer(
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    source = model.state_dict() if weights is None else weights
-    half = {name: source[name].detach().to("cpu", torch.float16).contiguous() for name in model.state_dict()}
+    source = without_guide(model.state_dict() if weights is None else weights)
+    names = without_guide(model.state_dict())
+    half = {name: source[name].detach().to("cpu", torch.float16).contiguous() for name in names}
     path = folder / f"{which}.safetensors"
     partial = path.with_suffix(".partial")
     partial.write_bytes(save(half))

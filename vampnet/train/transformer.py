@@ -57,6 +57,7 @@ class Trainer:
         self.counts = self.data.counts(shape.codebook_size)
         torch.manual_seed(step_seed(config.seed, 0))
         self.model = TokenTransformer(shape, self.data.codebooks)
+        self.model.add_guide()
         self._start_from_frequencies()
         self.model.to(self.device).train()
         self.loss = torch.compile(self.model.loss) if config.compile else self.model.loss
