@@ -10,6 +10,7 @@ A waveform codec of the published kind needs days of a GPU; this one trains on t
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -123,12 +124,14 @@ class SpectralCodec(nn.Module):
 
         self.encoder = blocks(config.encoder_layers)
         self.decoder = blocks(config.decoder_layers)
-        self.quantizer = ResidualVectorQuantize(
-            input_dim=config.dim,
-            n_codebooks=config.n_codebooks,
-            codebook_size=config.codebook_size,
-            codebook_dim=config.codebook_dim,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # dac still uses the former interface of weight_norm
+            self.quantizer = ResidualVectorQuantize(
+                input_dim=config.dim,
+                n_codebooks=config.n_codebooks,
+                codebook_size=config.codebook_size,
+                codebook_dim=config.codebook_dim,
+            )
         self.register_buffer("mean", torch.zeros(config.features))
         self.register_buffer("spread", torch.ones(()))
         self.register_buffer("window", torch.hann_window(config.window), persistent=False)
