@@ -79,4 +79,5 @@ for which in coarse fine; do
     --set train="$out/tokens/train" valid="$out/tokens/held-out" device="$DEVICE" "${extra[@]}"
   stage "export-$which" "$PYTHON" -m vampnet.train.transformer export --run "$out/$which" --out "$out/mini"
 done
+"$PYTHON" -c 'import sys; from vampnet.checkpoints import write_checksums; write_checksums(sys.argv[1])' "$out/mini"
 echo "The model lies in $out/mini."
