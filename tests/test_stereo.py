@@ -12,13 +12,7 @@ from vampnet.loops import seam_step
 RATE = 44_100
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Clips this short gain nothing from threads and wait long for them on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def noise(channels, seconds=1.0, seed=0):

@@ -17,12 +17,7 @@ from vampnet.train.codec_init import initialise, principal_axes, set_weight, sph
 MODEL = SpectralCodecConfig(dim=48, encoder_layers=1, decoder_layers=1, kernel=3, codebook_size=64, rounds=2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
