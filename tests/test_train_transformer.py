@@ -386,3 +386,20 @@ def test_the_command_trains_and_says_what_is_wrong(shards, tmp_path):
     assert main(["coarse", "--config", str(config), "--session-minutes", "0", "--steps", "9"]) == 3
     assert main(["fine", "--config", str(config)]) == 2
     assert main(["coarse", "--config", str(config), "--set", "typo=1"]) == 2
+
+
+def test_a_run_can_start_from_the_layers_of_another_model(shards, tmp_path):
+    train(settings(shards, tmp_path / "first", steps=2), progress=False)
+    export(tmp_path / "first", tmp_path / "model")
+    trainer = Trainer(TrainConfig.from_dict(settings(shards, tmp_path / "second", start=str(tmp_path / "model"), seed=7)))
+    given = load_transformer(tmp_path / "model", "coarse", TokenData(shards).codebooks).state_dict()
+    for name, tensor in trainer.model.state_dict().items():
+        if name.startswith(("layers.", "bias.", "norm.")):
+            assert torch.equal(tensor, given[name]), name
+    assert not torch.equal(trainer.model.input.weight, given["input.weight"])
+    other = settings(shards, tmp_path / "third", start=str(tmp_path / "model"))
+    other["model"] = {**other["model"], "layers": 3}
+    with pytest.raises(ValueError, match="another shape"):
+        Trainer(TrainConfig.from_dict(other))
+    with pytest.raises(ValueError, match="no .*coarse.safetensors"):
+        Trainer(TrainConfig.from_dict(settings(shards, tmp_path / "fourth", start=str(tmp_path))))

@@ -17,6 +17,7 @@ class TrainConfig:
         model: fields of `TransformerConfig`.
         train, valid: folders of token shards; `valid` may be empty (no validation).
         run: the run folder.
+        start: folder of a model whose layers a new run begins with, also where its codec was another one; "" = from nothing.
         crop: time steps of a training example; 0 = the model's context.
         context_share: share of the steps that train on the model's whole context instead (with fewer, longer examples).
         batch: examples of `crop` a step.
@@ -43,6 +44,7 @@ class TrainConfig:
     train: str = ""
     valid: str = ""
     run: str = ""
+    start: str = ""
     crop: int = 0
     context_share: float = 0.0
     batch: int = 8

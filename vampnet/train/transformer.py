@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vampnet.config import TransformerConfig
@@ -59,6 +60,8 @@ class Trainer:
         self.model = TokenTransformer(shape, self.data.codebooks)
         self.model.add_guide()
         self._start_from_frequencies()
+        if config.start:
+            self._start_from(Path(config.start))
         self.model.to(self.device).train()
         self.loss = torch.compile(self.model.loss) if config.compile else self.model.loss
         self.optimizer = torch.optim.AdamW(
@@ -75,6 +78,23 @@ class Trainer:
         counts = self.counts[shape.n_conditioning : shape.n_codebooks].float() + 1
         log_p = torch.log(counts / counts.sum(dim=1, keepdim=True))
         self.model.classifier_bias.copy_(log_p - log_p.mean(dim=1, keepdim=True))
+
+    @torch.no_grad()
+    def _start_from(self, folder: Path) -> None:
+        """Takes the layers of another model. What reads and names codes is left: those may be another codec's.
+
+        How music goes on in time is much of what layers know, and it does not depend on the numbers of the codes.
+        """
+        which = "fine" if self.model.config.n_conditioning else "coarse"
+        path = folder / f"{which}.safetensors"
+        if not path.is_file():
+            raise ValueError(f"There is no {path} to start from: name the folder of a model, or leave `start` out.")
+        given = load_file(path)
+        for name, tensor in self.model.state_dict().items():
+            if name.startswith(("layers.", "bias.", "norm.")):
+                if name not in given or given[name].shape != tensor.shape:
+                    raise ValueError(f"{path} is of another shape of model (at {name}): choose another one to start from.")
+                tensor.copy_(given[name])
 
     @property
     def checkpoint(self) -> Path:
