@@ -11,9 +11,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..config import TokenGrid
+from .dac import DacCodec
+from .lac import LAC
+from .published import codec_from_published
 from .spectral import SpectralCodec, SpectralCodecConfig
 
-__all__ = ["Codec", "SpectralCodec", "SpectralCodecConfig", "load_codec", "save_codec"]
+__all__ = [
+    "LAC",
+    "Codec",
+    "DacCodec",
+    "SpectralCodec",
+    "SpectralCodecConfig",
+    "codec_from_published",
+    "load_codec",
+    "save_codec",
+]
 
 
 @runtime_checkable
@@ -54,8 +66,11 @@ def save_codec(codec: SpectralCodec, folder: str | Path, dtype: torch.dtype = to
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def load_codec(folder: str | Path, device: str | torch.device = "cpu") -> SpectralCodec:
+def load_codec(folder: str | Path, device: str | torch.device = "cpu") -> SpectralCodec | LAC | DacCodec:
     """Loads a codec from `config.json` and `codec.safetensors`, ready to use (evaluation mode, float32).
+
+    The section "codec" of `config.json` has the type "spectral" and the fields of `SpectralCodecConfig`, or the type "lac" or
+    "dac" and "metadata": that of the published file, whose tensors the weights are then as they were.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -66,13 +81,33 @@ def load_codec(folder: str | Path, device: str | torch.device = "cpu") -> Spectr
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no {name}: name a folder that was made by the training's export.")
     fields = dict(json.loads((folder / "config.json").read_text()).get("codec", {}))
-    if fields.pop("type", None) != "spectral":
-        raise ValueError(f"{folder / 'config.json'} does not describe a codec of type 'spectral'.")
+    kind = fields.pop("type", None)
+    path = folder / "codec.safetensors"
+    if kind in (LAC.kind, DacCodec.kind):
+        codec = _load_published(path, kind, fields)
+    elif kind == "spectral":
+        codec = _load_spectral(path, fields)
+    else:
+        raise ValueError(f"{folder / 'config.json'} does not describe a codec of type 'spectral', 'lac' or 'dac'.")
+    return codec.eval().requires_grad_(False).to(device)
+
+
+def _load_spectral(path: Path, fields: dict) -> SpectralCodec:
     codec = SpectralCodec(SpectralCodecConfig(**fields))
-    state = {k: v.float() for k, v in load_file(folder / "codec.safetensors").items()}
+    state = {k: v.float() for k, v in load_file(path).items()}
     missing, unexpected = codec.load_state_dict(state, strict=False)
     if missing or unexpected:
+        raise ValueError(f"{path} does not fit its configuration: missing {missing}, left over {unexpected}.")
+    return codec
+
+
+def _load_published(path: Path, kind: str, fields: dict) -> LAC | DacCodec:
+    metadata = fields.get("metadata")
+    if not isinstance(metadata, dict):
         raise ValueError(
-            f"{folder / 'codec.safetensors'} does not fit its configuration: missing {missing}, left over {unexpected}."
+            f"The codec section of {path.parent / 'config.json'} has no metadata: convert the published files again."
         )
-    return codec.eval().requires_grad_(False).to(device)
+    codec = codec_from_published(load_file(path), metadata)
+    if codec.kind != kind:
+        raise ValueError(f"{path} holds a codec of type '{codec.kind}', and config.json says '{kind}': get the files again.")
+    return codec

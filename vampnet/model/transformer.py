@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vampnet.config import MASK, TransformerConfig
+from vampnet.config import MASK, TokenGrid, TransformerConfig
 from vampnet.model.attention import Layer, RelativeBias, RMSNorm
 
 
@@ -87,8 +87,7 @@ class TokenTransformer(nn.Module):
                 f"This transformer needs codebook vectors of shape {wanted}, and the codec's are {tuple(codebooks.shape)}: "
                 "use the codec that it was trained with."
             )
-        with torch.no_grad():
-            self.codebooks.copy_(codebooks[: wanted[0]])
+        self.codebooks = codebooks[: wanted[0]].detach().to(self.mask_vectors, copy=True)
         self._cache.clear()
         self._has_codebooks = True
 
@@ -316,13 +315,36 @@ def save_transformer(
     return path
 
 
-def load_transformer(folder: str | os.PathLike, which: str, codebooks: Tensor) -> TokenTransformer:
-    """Load a transformer that `save_transformer` wrote, as float32 on the CPU, in eval mode.
+def transformer_of(config: TransformerConfig, weights: dict[str, Tensor], codebooks: Tensor) -> TokenTransformer:
+    """A transformer in eval mode that has `weights` themselves as its parameters: nothing is drawn or copied.
+
+    Args:
+        config: the shape.
+        weights: name -> float tensor, exactly those of the state of a model of that shape, all on one device.
+        codebooks: as in `TokenTransformer`; copied.
+
+    Raises:
+        RuntimeError: a tensor is missing, left over or of another shape; check before.
+        ValueError: the codebooks do not fit the configuration.
+    """
+    with torch.device("meta"):
+        model = TokenTransformer(config)
+    model.load_state_dict(weights, assign=True)
+    model.set_codebooks(codebooks)
+    return model.eval()
+
+
+def load_transformer(
+    folder: str | os.PathLike, which: str, codebooks: Tensor, grid: TokenGrid | None = None
+) -> TokenTransformer:
+    """Load a transformer that `save_transformer` wrote, or a converted published one, as float32 on the CPU, in eval mode.
 
     Args:
         folder: holds `config.json` and `<which>.safetensors`.
         which: "coarse" or "fine".
         codebooks: the codec's vectors, (at least n_codebooks, codebook_size, codebook_dim) float.
+        grid: the codec's (default: the paper's); read only for a section {"type": "published", "metadata": {"kwargs": ...}},
+            which gives the context in seconds.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -338,17 +360,25 @@ def load_transformer(folder: str | os.PathLike, which: str, codebooks: Tensor) -
     sections = json.loads(config_path.read_text(encoding="utf-8"))
     if which not in sections:
         raise ValueError(f"{config_path} has no section {which!r}; it has {sorted(sections)}.")
+    section = sections[which]
+    if isinstance(section, dict) and section.get("type") == "published":
+        from vampnet.model.published import transformer_from_published  # which is built on this module
+
+        try:
+            return transformer_from_published(load_file(str(path)), section["metadata"]["kwargs"], codebooks, grid)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} cannot be loaded by its section in config.json: {error}") from error
     try:
-        config = TransformerConfig(**sections[which])
+        config = TransformerConfig(**section)
+        with torch.device("meta"):
+            own = TokenTransformer(config).state_dict()
     except TypeError as error:
         raise ValueError(f"The section {which!r} of {config_path} does not describe a transformer: {error}.") from error
-    model = TokenTransformer(config, codebooks)
-    tensors, own = load_file(str(path)), model.state_dict()
+    tensors = load_file(str(path))
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     wrong = sorted(n for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape)
     if missing or extra or wrong:
         raise ValueError(
             f"{path} does not fit its configuration: missing {missing}, left over {extra}, of another shape {wrong}."
         )
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    return model.eval()
+    return transformer_of(config, {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, codebooks)
