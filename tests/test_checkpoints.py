@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +8,8 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_checkpoint, tiny_models
 
 from vampnet import checkpoints
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +56,32 @@ def test_without_the_variable_they_lie_beside_the_package(monkeypatch):
     assert (checkpoints.bundled_folder().parent / "vampnet" / "config.py").is_file()
 
 
-@pytest.mark.parametrize("name", ["hugggof/vampnet", "nothing", "", "..", "hugggof/vampnet:choir"])
+@pytest.mark.parametrize("name", ["nothing", "", "..", "/nowhere/at/all", "a/b/c", "https://hub/a/b", "a/.b", "a--b/c"])
 def test_other_names_are_refused_in_one_sentence(name, sealed, monkeypatch, tmp_path):
     monkeypatch.setenv("VAMPNET_CHECKPOINTS", str(sealed.parent))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as error:
         checkpoints.load(name)
     assert "\n" not in str(error.value) and str(error.value).endswith(("missing.", "fine.safetensors."))
+
+
+@pytest.mark.parametrize("style", ["../..", "a/b", "/etc", "", ".hidden", "..", "a\\b", "x:y/z", "two..dots"])
+@pytest.mark.parametrize("base", ["tiny", "owner/repo", "folder"])
+def test_a_fine_tune_is_a_plain_name(base, style, sealed, monkeypatch, tmp_path):
+    monkeypatch.setenv("VAMPNET_CHECKPOINTS", str(sealed.parent))
+    shutil.copytree(GOLDEN, tmp_path / "folder")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="cannot be the name of a fine-tune"):
+        checkpoints.locate(f"{base}:{style}")
+
+
+@pytest.mark.parametrize("revision", ["..", "../x", "a/../../b", "/etc", "-f", "", "a b", "x.lock", "a//b"])
+def test_a_revision_is_one(revision):
+    for name, given in (("owner/repo", revision), (f"owner/repo@{revision}", None)):
+        with pytest.raises(ValueError, match="cannot be a revision"):
+            checkpoints.locate(name, revision=given)
+    with pytest.raises(ValueError, match="another revision than 'b'"):
+        checkpoints.locate("owner/repo@a", revision="b")
 
 
 def test_one_model_can_be_asked_for(copy):
@@ -124,3 +146,79 @@ def test_models_must_fit_together(copy):
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="do not fit together"):
         checkpoints.load(copy)
+
+
+# ----------------------------------------------------------------------------------------------------- the published format
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A folder in the published layout with the fine-tune "choir", whose coarse model differs from the stock one."""
+    folder = tmp_path / "published"
+    (folder / "loras" / "choir").mkdir(parents=True)
+    for name in ("codec.pth", "coarse.pth", "c2f.pth"):
+        shutil.copy(GOLDEN / name, folder / name)
+    shutil.copy(GOLDEN / "c2f.pth", folder / "loras" / "choir" / "c2f.pth")
+    louder = torch.load(GOLDEN / "coarse.pth", weights_only=True)
+    louder["state_dict"]["embedding.special.MASK"] *= 2
+    torch.save(louder, folder / "loras" / "choir" / "coarse.pth")
+    return folder
+
+
+def test_a_published_folder_computes_what_the_original_does(published):
+    models = checkpoints.load(published)
+    expected = load_file(GOLDEN / "expected.safetensors")
+    assert models.name == "published"
+    assert torch.equal(models.codec.encode(expected["audio_in"]), expected["codes"].long())
+    for model in (models.coarse, models.fine):
+        assert not model.training and not any(p.requires_grad for p in model.parameters())
+    assert (models.coarse.config.layers, models.fine.config.layers) == (3, 2)
+
+
+def test_a_fine_tune_takes_the_place_of_the_transformers(published):
+    stock, choir = checkpoints.load(published), checkpoints.load(f"{published}:choir")
+    assert choir.name == "published:choir"
+    assert torch.equal(choir.coarse.mask_vectors, 2 * stock.coarse.mask_vectors)
+    assert torch.equal(choir.codec.codebook_vectors(), stock.codec.codebook_vectors())
+    with pytest.raises(checkpoints.ModelUnavailable, match="no fine-tune 'opera': it has choir"):
+        checkpoints.load(f"{published}:opera")
+    (published / "loras" / "choir" / "c2f.pth").unlink()
+    with pytest.raises(FileNotFoundError, match="not complete: loras/choir/c2f.pth missing"):
+        checkpoints.load(f"{published}:choir")
+    (published / "c2f.pth").unlink()
+    with pytest.raises(FileNotFoundError, match="not complete: c2f.pth missing"):
+        checkpoints.load(published)
+
+
+def test_single_files_replace_those_of_a_name(published):
+    coarse = published / "loras" / "choir" / "coarse.pth"
+    models = checkpoints.load(published, coarse=coarse)
+    assert models.name == "published + coarse.pth"
+    assert torch.equal(models.coarse.mask_vectors, checkpoints.load(f"{published}:choir").coarse.mask_vectors)
+    alone = checkpoints.load("no such model", codec=GOLDEN / "codec.pth", coarse=GOLDEN / "coarse.pth", fine=GOLDEN / "c2f.pth")
+    assert alone.name == "codec.pth + coarse.pth + c2f.pth" and alone.codec.n_codebooks == 14
+    with pytest.raises(FileNotFoundError, match="no file .*none.pth: name the c2f.pth"):
+        checkpoints.load(published, fine=published / "none.pth")
+
+
+def test_single_files_replace_those_of_our_format_too(sealed):
+    models = checkpoints.load(sealed, codec=GOLDEN / "codec.pth")
+    assert torch.equal(models.fine.codebooks, models.codec.codebook_vectors())
+
+
+@pytest.mark.parametrize("name", ["codec.pth", "coarse.pth", "c2f.pth"])
+@pytest.mark.parametrize("damage", ["cut", "text", "empty", "other"])
+def test_damaged_published_files_give_one_sentence(published, name, damage):
+    path = published / name
+    if damage == "other":
+        shutil.copy(published / {"codec.pth": "coarse.pth"}.get(name, "codec.pth"), path)
+    else:
+        path.write_bytes({"cut": path.read_bytes()[:-1000], "text": b"not this", "empty": b""}[damage])
+    with pytest.raises(ValueError) as error:
+        checkpoints.load(published)
+    assert "\n" not in str(error.value) and str(path) in str(error.value) and path.exists()
+
+
+def test_folders_have_no_revisions(published):
+    with pytest.raises(ValueError, match="leave the revision out"):
+        checkpoints.load(published, revision="main")

@@ -106,7 +106,7 @@ def test_vamp_writes_takes_and_settings(wav, model, tmp_path, capsys):
     [
         (["--periodic", "-1"], "periodic must be 0"),
         (["--dropout", "2"], "dropout is a share"),
-        (["--model", "nobody/nothing"], "There is no model 'nobody/nothing'"),
+        (["--model", "nothing-here"], "There is no model 'nothing-here'"),
         (["--takes", "0"], "takes must be"),
         (["--bars", "0"], "bars must be"),
         (["--region", "9", "10"], "region starts at 9 s"),

@@ -1,4 +1,4 @@
-"""The command line: `python -m vampnet vamp|encode|decode|train|evaluate|corpus ...`, also installed as `vampnet`.
+"""The command line: `python -m vampnet vamp|encode|decode|models|convert|train|...`, also installed as `vampnet`.
 
 Results (paths) go to stdout, everything else to stderr. Exit status: 0, 2 for input that cannot be used, 130 when stopped.
 Heavy modules are imported once it is clear that they are needed, so that help comes at once.
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vampnet import convert, hub_cli
 from vampnet.config import CancelledError, Prompt, Sampling
 
 FORMATS = ("wav", "flac", "ogg")
@@ -85,7 +86,8 @@ def _add_fields(group: Any, defaults: Prompt | Sampling, texts: dict[str, tuple[
 
 
 def _add_common(group: Any) -> None:
-    group.add_argument("--model", default="mini", metavar="NAME", help="a bundled model or the folder of one (default mini)")
+    about = "a bundled model, a folder, or one of the hub, such as hugggof/vampnet:choir; see 'vampnet models' (default mini)"
+    group.add_argument("--model", default="mini", metavar="NAME", help=about)
     group.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest there is)")
     group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 
@@ -131,6 +133,8 @@ def build_parser() -> argparse.ArgumentParser:
     decode.add_argument("-o", "--out", metavar="FILE", help="the sound file (default: the input's name with .wav)")
     decode.add_argument("--format", choices=FORMATS, help="of the sound file (default: from its name)")
     _add_common(decode)
+    hub_cli.add_parser(commands)
+    convert.add_parser(commands)
     for name, text in (("train", "train a model on your own audio"), ("evaluate", "measure a model")):
         sub = commands.add_parser(name, help=text, description=f"{text.capitalize()}. Each stage has its own --help.")
         stages = "; ".join(f"{stage}: {about}" for stage, (_, about) in MODULES[name].items())
@@ -193,7 +197,12 @@ def _options(args: argparse.Namespace) -> tuple[Prompt, Sampling]:
 def _load_model(args: argparse.Namespace) -> Any:
     from vampnet.pipeline import VampNet
 
-    return VampNet.from_pretrained(args.model, args.device)
+    bar = None if args.quiet else hub_cli.DownloadBar()
+    try:
+        return VampNet.from_pretrained(args.model, args.device, on_download=bar)
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def _vamp(args: argparse.Namespace) -> None:
@@ -279,7 +288,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             # What libraries have to say about their own future is not for musicians.
             warnings.simplefilter("ignore")
-            {"vamp": _vamp, "encode": _encode, "decode": _decode}[args.command](args)
+            commands = {
+                "vamp": _vamp, "encode": _encode, "decode": _decode, "models": hub_cli.run, "convert": convert.run
+            }  # fmt: skip
+            commands[args.command](args)
     except (KeyboardInterrupt, CancelledError):
         sys.stderr.write("Stopped.\n")
         return 130

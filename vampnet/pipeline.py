@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 OnStep = Callable[[str, int, int], None]
 """Called with the stage ("beats", "encode", "coarse", "fine", "decode"), the steps done, and of how many."""
 
+OnDownload = Callable[[str, int, int], None]
+"""Called with the name of a file that is being downloaded, the bytes done, and of how many."""
+
 Cancelled = Callable[[], bool]
 """Asked between steps; once it says True, CancelledError is raised."""
 
@@ -74,15 +77,28 @@ class VampNet:
         self.device = torch.device(device)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = checkpoints.DEFAULT, device: str | torch.device | None = None) -> VampNet:
-        """Loads a checkpoint: the name of a bundled one ("mini"), or a folder.
+    def from_pretrained(
+        cls,
+        name: str | Path = checkpoints.DEFAULT,
+        device: str | torch.device | None = None,
+        *,
+        revision: str | None = None,
+        codec: str | Path | None = None,
+        coarse: str | Path | None = None,
+        fine: str | Path | None = None,
+        on_download: OnDownload | None = None,
+    ) -> VampNet:
+        """Loads a model: "mini" (bundled), a folder, or a repository of the hub such as "hugggof/vampnet".
 
         Args:
-            name: see `checkpoints.find`.
+            name: see `checkpoints.find`; with ":choir" behind it the fine-tune of that name in `loras/`.
             device: "cuda", "mps", "cpu", ...; None = the best there is.
+            revision: branch, tag or commit of a repository.
+            codec, coarse, fine: single files in the published format that take the place of those of `name`.
+            on_download: called with the file's name, the bytes done and of how many; CancelledError from it stops.
 
         Raises:
-            FileNotFoundError: no such checkpoint.
+            FileNotFoundError: no such checkpoint, or it cannot be had without a network.
             ValueError: a damaged checkpoint, or a device that cannot be used.
         """
         chosen = best_device() if device is None else device
@@ -90,7 +106,9 @@ class VampNet:
             torch.empty(1, device=chosen)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"The device '{chosen}' cannot be used here: leave it out, or use cpu.") from error
-        models = checkpoints.load(name, chosen)
+        models = checkpoints.load(
+            name, chosen, revision=revision, codec=codec, coarse=coarse, fine=fine, on_download=on_download
+        )
         return cls(models.codec, models.coarse, models.fine, models.name, chosen)
 
     @property
