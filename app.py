@@ -3,54 +3,48 @@
 from __future__ import annotations
 
 import argparse
+import os
 import threading
-from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from functools import partial
 
-if TYPE_CHECKING:
-    from vampnet.pipeline import VampNet
+OWN_ADDRESSES = ("127.0.0.1", "localhost", "::1")
 
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description="Opens the VampNet studio in the browser.")
-    parser.add_argument("--model", default="mini", help="name of a bundled model, or a folder with one (mini)")
+    parser.add_argument("--model", default="mini", help="a bundled model, a folder with one, or a hub repository (mini)")
     parser.add_argument("--device", default=None, help="cuda, mps or cpu (the best there is)")
     parser.add_argument("--host", default=None, help="address to listen on (127.0.0.1; 0.0.0.0 opens it to the network)")
     parser.add_argument("--port", type=int, default=None, help="port to listen on (the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="also open a public link through gradio.live")
-    return parser.parse_args(arguments)
-
-
-def load_in_background(future: Future[VampNet], name: str, device: str | None) -> None:
-    """Fulfils the future of a model in a thread that does not keep the program from ending."""
-
-    def load() -> None:
-        try:
-            from vampnet.pipeline import VampNet
-
-            future.set_result(VampNet.from_pretrained(name, device))
-        except Exception as error:  # the page says what is wrong
-            future.set_exception(error)
-        from vampnet import beats
-
-        beats.warm_up()
-
-    threading.Thread(target=load, name="load-model", daemon=True).start()
+    parser.add_argument(
+        "--models", action=argparse.BooleanOptionalAction, default=None,
+        help="let visitors load other models, for everybody at once (only where nobody else can reach the page)",
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
+    if options.models is None:
+        address = options.host or os.environ.get("GRADIO_SERVER_NAME") or OWN_ADDRESSES[0]
+        options.models = address in OWN_ADDRESSES and not options.share and "SPACE_ID" not in os.environ
+    return options
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Serves the studio until it is stopped with Ctrl-C."""
     options = read_options(arguments)
+    from vampnet import beats
+    from vampnet.pipeline import VampNet
     from vampnet.studio.page import build
+    from vampnet.studio.shelf import ModelShelf
 
-    model: Future[VampNet] = Future()
-    page, settings = build(model)
+    shelf = ModelShelf(load=partial(VampNet.from_pretrained, device=options.device), choice=options.models)
+    page, settings = build(shelf)
     # The page first: what is loaded at the same time would only keep it from opening.
     page.launch(
         server_name=options.host, server_port=options.port, share=options.share, prevent_thread_lock=True, **settings
     )  # fmt: skip
-    load_in_background(model, options.model, options.device)
+    shelf.start(options.model)
+    threading.Thread(target=lambda: shelf.wait() and beats.warm_up(), name="warm-up", daemon=True).start()
     page.block_thread()
 
 

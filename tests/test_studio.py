@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import studio_tools
 import torch
-from studio_tools import BEATS, know_beats, make_handlers, short_clip, values
+from studio_tools import BEATS, other_vampnet, short_clip, values
 from tiny import tiny_vampnet
 
 from vampnet import beats
@@ -21,26 +21,12 @@ from vampnet.beats import BeatGrid
 from vampnet.config import SAMPLE_RATE, Prompt, Sampling, TokenGrid
 from vampnet.pipeline import VampNet
 from vampnet.studio import mask_picture, presets
-from vampnet.studio.controls import CONTROLS, DEFAULTS, MAX_TAKES, NAMES, read_request
+from vampnet.studio.controls import CONTROLS, DEFAULTS, LEVELS, MAX_TAKES, NAMES, follow, read_request
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.session import Session, envelope, plain_name, read_source, shrink
+from vampnet.studio.shelf import Shape
 
-
-@pytest.fixture(autouse=True)
-def _known_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_beats(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def handlers(tmp_path_factory: pytest.TempPathFactory) -> Handlers:
-    return make_handlers(tmp_path_factory.mktemp("examples"))
-
-
-@pytest.fixture
-def session(handlers: Handlers) -> Iterator[Session]:
-    made = Session(handlers.files)
-    yield made
-    made.close()
+handlers, session, known_beats = studio_tools.handlers, studio_tools.session, studio_tools.known_beats
 
 
 # --------------------------------------------------------------------------------------------------------------- controls
@@ -103,10 +89,32 @@ def test_presets_set_everything_that_they_may_and_are_recognised() -> None:
 
 def test_presets_from_vary_on_keep_ever_less_and_dream_hardly_anything() -> None:
     shares = [
-        1 - mask_picture.mask_of(read_request(values(**presets.find(name).values)), None, TokenGrid())[0].float().mean().item()
+        1 - mask_picture.mask_of(read_request(values(**presets.find(name).values)), None, Shape())[0].float().mean().item()
         for name in ("Tighten", "Vary", "Loosen", "Dream")
     ]
     assert shares == sorted(shares, reverse=True) and shares[-1] < 0.03 < shares[0]
+
+
+def test_presets_stay_within_the_sliders_of_a_model_with_fewer_levels(tmp_path: Path) -> None:
+    page = Handlers(other_vampnet(), tmp_path)
+    visitor = Session(page.files)
+    page.follow_model(visitor, *(DEFAULTS[name] for name in LEVELS))
+    for preset in presets.PRESETS:
+        given = dict(zip(presets.TOUCHED, page.use_preset(visitor, SimpleNamespace(name=preset.name)), strict=True))
+        assert given["prompt_codebooks"] == 9 and given["kept_codebooks"] <= 9
+        # All of nine levels is what is called all of fourteen elsewhere: the preset is still known by its name.
+        assert page.draw(visitor, *values(**given))["preset"] == preset.name
+
+
+def test_sliders_follow_the_levels_of_a_model() -> None:
+    nine, fourteen = Shape(TokenGrid(hop=512), 9, 4), Shape()
+    assert follow("prompt_codebooks", nine, fourteen, 14) == {"maximum": 9, "value": 9}
+    assert follow("prompt_codebooks", nine, fourteen, 3) == {"maximum": 9}
+    assert follow("prompt_codebooks", fourteen, nine, 9) == {"maximum": 14, "value": 14}
+    assert follow("kept_codebooks", nine, fourteen, 12) == {"maximum": 9, "value": 9}
+    assert follow("kept_codebooks", fourteen, nine, 9) == {"maximum": 14}
+    assert "12 ms" in follow("periodic", nine, fourteen)["info"] and "17 ms" in follow("periodic", fourteen, nine)["info"]
+    assert "the 5 fine levels" in follow("fine_steps", nine, fourteen)["info"]
 
 
 def test_an_unknown_preset_is_named() -> None:
@@ -134,8 +142,9 @@ def test_the_picture_is_the_mask_of_the_vamp(
     source = session.source = read_source(session, music_file)
     source.track()
     request = read_request(values(**changes))
-    vamp = handlers.model.result().vamp(
-        source.path, request.prompt, request.sampling, 1, request.seed, loop=request.loop, bars=request.bars, beats=source.grid
+    options = {"loop": request.loop, "bars": request.bars, "beats": source.grid}
+    vamp = handlers.shelf.use(
+        lambda model: model.vamp(source.path, request.prompt, request.sampling, 1, request.seed, **options)
     )
     drawn = handlers.draw(session, *values(**changes))
     kept = np.frombuffer(base64.b64decode(drawn["kept"]), np.uint8).reshape(drawn["levels"], drawn["columns"])

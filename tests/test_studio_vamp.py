@@ -1,24 +1,20 @@
-"""The studio without a browser: sessions, vamps with progress and Stop, and a model that is still being loaded."""
+"""The studio without a browser: sessions, vamps with progress and Stop, takes."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Future
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 import soundfile
-from studio_tools import know_beats, make_handlers, short_clip, values
-from tiny import tiny_checkpoint, tiny_vampnet
+import studio_tools
+from studio_tools import run_vamp, short_clip, values
+from tiny import tiny_vampnet
 
-import app
 from vampnet.config import SAMPLE_RATE, Prompt, Sampling
 from vampnet.studio import players
 from vampnet.studio.controls import CONTROLS, Request
@@ -26,22 +22,7 @@ from vampnet.studio.handlers import Handlers
 from vampnet.studio.page import build
 from vampnet.studio.session import MAX_VAMPS, Files, Session
 
-
-@pytest.fixture(autouse=True)
-def _known_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_beats(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def handlers(tmp_path_factory: pytest.TempPathFactory) -> Handlers:
-    return make_handlers(tmp_path_factory.mktemp("examples"))
-
-
-@pytest.fixture
-def session(handlers: Handlers) -> Iterator[Session]:
-    made = Session(handlers.files)
-    yield made
-    made.close()
+handlers, session, known_beats = studio_tools.handlers, studio_tools.session, studio_tools.known_beats
 
 
 # --------------------------------------------------------------------------------------------------------------- sessions
@@ -77,15 +58,9 @@ def test_files_lie_in_folders_that_nobody_can_guess() -> None:
 # ------------------------------------------------------------------------------------------------------------------- vamp
 
 
-def run(handlers: Handlers, session: Session, **changes: Any) -> list[tuple]:
-    """Presses Vamp and waits: what the page was told."""
-    handlers.begin(session, *values(**changes))
-    return list(handlers.vamp(session))
-
-
 def test_a_vamp_gives_takes_as_long_as_the_source(handlers: Handlers, session: Session, tmp_path: Path) -> None:
     handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-    told = run(handlers, session, takes=2, seed=7)
+    told = run_vamp(handlers, session, takes=2, seed=7)
     lines = [step[0] for step in told]
     assert "2 takes are ready" in lines[-1] and all('role="status"' in line for line in lines)
     (vamp,) = told[-1][1]
@@ -100,7 +75,7 @@ def test_a_vamp_gives_takes_as_long_as_the_source(handlers: Handlers, session: S
 
 def test_progress_counts_the_steps(handlers: Handlers, session: Session, tmp_path: Path) -> None:
     handlers.choose(session, str(short_clip(tmp_path / "noise.wav", 2.0)))
-    lines = [step[0] for step in run(handlers, session, steps=24)]
+    lines = [step[0] for step in run_vamp(handlers, session, steps=24)]
     counted = [re.search(r"coarse (\d+) of (\d+).*value=\"(\d+)\" max=\"(\d+)\"", line) for line in lines]
     found = [tuple(map(int, match.groups())) for match in counted if match]
     assert found and all(done == value <= of == most for done, of, value, most in found)
@@ -109,14 +84,14 @@ def test_progress_counts_the_steps(handlers: Handlers, session: Session, tmp_pat
 
 def test_a_new_vamp_comes_before_the_earlier_ones(handlers: Handlers, session: Session, tmp_path: Path) -> None:
     handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-    run(handlers, session)
-    run(handlers, session, periodic=5, seed=1)
+    run_vamp(handlers, session)
+    run_vamp(handlers, session, periodic=5, seed=1)
     assert [vamp["title"] for vamp in session.vamps] == ["P 5", "Vary"]
 
 
 def test_a_take_becomes_the_source(handlers: Handlers, session: Session, tmp_path: Path) -> None:
     handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-    run(handlers, session)
+    run_vamp(handlers, session)
     take = session.vamps[0]["takes"][0]
     assert "noise-take1-seed0" in handlers.use_take(session, SimpleNamespace(sound=take["sound"]))
     assert session.source.name == "noise-take1-seed0" and session.source.samples == SAMPLE_RATE // 2
@@ -124,7 +99,7 @@ def test_a_take_becomes_the_source(handlers: Handlers, session: Session, tmp_pat
 
 def test_nobody_gets_at_another_ones_take_or_file(handlers: Handlers, session: Session, tmp_path: Path) -> None:
     handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-    run(handlers, session)
+    run_vamp(handlers, session)
     stranger = Session(handlers.files)
     for path in (session.vamps[0]["takes"][0]["sound"], str(short_clip(tmp_path / "secret.wav")), None):
         assert "no longer here" in handlers.use_take(stranger, SimpleNamespace(sound=path))
@@ -146,8 +121,8 @@ def test_a_bad_control_is_said_before_anything_starts(handlers: Handlers, sessio
 
 def test_options_that_do_not_fit_are_said_and_takes_stay(handlers: Handlers, session: Session, music_file: Path) -> None:
     handlers.choose(session, str(music_file))
-    run(handlers, session, bars="1")
-    told = run(handlers, session, bars="8")
+    run_vamp(handlers, session, bars="1")
+    told = run_vamp(handlers, session, bars="8")
     assert "whole bars" in told[-1][0] and 'role="alert"' in told[-1][0]
     assert len(session.vamps) == 1 and "value" not in told[-1][1]
 
@@ -193,53 +168,8 @@ def test_a_second_press_does_not_start_a_second_vamp(handlers: Handlers, session
     handlers.stop(session)
 
 
-# ------------------------------------------------------------------------------------------------------------------ model
 
-
-def test_a_vamp_waits_for_the_model(tmp_path: Path) -> None:
-    future: Future = Future()
-    handlers = Handlers(future, tmp_path)
-    session = Session(handlers.files)
-    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-    assert "Loading the model" in handlers.begin(session, *values())[0]
-    told = []
-    for step in handlers.vamp(session):
-        told.append(step[0])
-        if not future.done():
-            assert "Loading the model" in step[0]
-            future.set_result(tiny_vampnet())
-    assert "1 take is ready" in told[-1]
-    session.close()
-
-
-def test_a_model_that_cannot_be_loaded_is_said_in_one_sentence(tmp_path: Path) -> None:
-    future: Future = Future()
-    app.load_in_background(future, str(tmp_path / "nothing here"), "cpu")
-    assert isinstance(future.exception(timeout=120), FileNotFoundError)
-    handlers = Handlers(future, tmp_path)
-    session = Session(handlers.files)
-    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-
-    async def status() -> list[str]:
-        return [line async for line in handlers.model_status()]
-
-    line = asyncio.run(status())[-1]
-    assert "No model could be loaded" in line and 'role="alert"' in line
-    assert "No model could be loaded" in handlers.begin(session, *values())[0] and session.request is None
-    assert handlers.draw(session, *values())["sentence"]
-    session.close()
-
-
-def test_the_app_loads_a_checkpoint_by_its_folder(tmp_path: Path) -> None:
-    future: Future = Future()
-    app.load_in_background(future, str(tiny_checkpoint(tmp_path / "tiny")), "cpu")
-    assert future.result(timeout=120).name == "tiny"
-
-
-def test_options_of_the_app() -> None:
-    options = app.read_options(["--model", "m", "--device", "cpu", "--port", "8000", "--host", "0.0.0.0"])
-    assert (options.model, options.device, options.port, options.host, options.share) == ("m", "cpu", 8000, "0.0.0.0", False)
-    assert app.read_options([]).model == "mini" and not app.read_options([]).share
+# ------------------------------------------------------------------------------------------------------------------- page
 
 
 def test_the_page_builds_with_and_without_examples(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vampnet.config import N_CODEBOOKS, Prompt, Sampling
+from vampnet.config import HOP, N_COARSE, N_CODEBOOKS, SAMPLE_RATE, Prompt, Sampling
+
+if TYPE_CHECKING:
+    from vampnet.studio.shelf import Shape
 
 MAX_TAKES = 8
 MAX_SEED = 2**31 - 1
@@ -20,7 +23,7 @@ class Control:
     Attributes:
         name: of the field of `Prompt`, `Sampling` or `Request` that it sets.
         label: the field's term, with its unit.
-        info: one line for a musician.
+        info: one line for a musician; {ms} is the length of a time step, {fine} the number of fine levels.
         group: where it stands on the page: "stays", "filled", "takes" or "more".
         low, high, step: range of a slider; a number field, check box or choice has no `step`.
     """
@@ -78,7 +81,7 @@ CONTROLS: tuple[Control, ...] = (
         "stays",
         (
             "periodic", "Periodic prompt P (time steps)",
-            "Keeps every P-th moment of 17 ms: low stays close, high roams, 0 is off.", 0, 64, 1,
+            "Keeps every P-th moment of {ms} ms: low stays close, high roams, 0 is off.", 0, 64, 1,
         ),
         (
             "kept_codebooks", "Kept codebooks N_k (levels)",
@@ -119,11 +122,52 @@ CONTROLS: tuple[Control, ...] = (
             "typical_mass", "Typical mass (probability mass)",
             "Only the most typical choices up to this mass: 1 is off.", 0.05, 1, 0.05,
         ),
-        ("fine_steps", "Fine sampling steps", "Passes over the ten fine levels: 4 is enough for most.", 1, 24, 1),
+        ("fine_steps", "Fine sampling steps", "Passes over the {fine} fine levels: 4 is enough for most.", 1, 24, 1),
         ("feedback", "Feedback rounds", "Vamps the result again, each round a step further away.", 1, 8, 1),
     ),
 )
 NAMES = tuple(control.name for control in CONTROLS)
+LEVELS = ("kept_codebooks", "prompt_codebooks")
+"""The controls that count codebook levels."""
+FOLLOWERS = ("periodic", "fine_steps", *LEVELS)
+"""The controls that say something about the model, and change with it."""
+
+
+def info_of(control: Control, step_ms: float = 1000 * HOP / SAMPLE_RATE, fine: int = N_CODEBOOKS - N_COARSE) -> str:
+    """The line of a control for a model with time steps of `step_ms` and `fine` fine levels; at first, for the paper's."""
+    return control.info.format(ms=f"{step_ms:.0f}", fine=fine)
+
+
+def most_levels(shape: Shape) -> int:
+    """Where the sliders of `LEVELS` end: no more than `Prompt` can ask for, and a slider needs two ends."""
+    return max(2, min(shape.levels, N_CODEBOOKS))
+
+
+def follow(name: str, shape: Shape, before: Shape, value: Any = None) -> dict[str, Any]:
+    """What changes of a control in `FOLLOWERS` with a model: arguments of `gr.update`.
+
+    Args:
+        name: of the control.
+        shape: of the model.
+        before: of the model that the page had before.
+        value: of a control in `LEVELS`.
+    """
+    control = CONTROLS[NAMES.index(name)]
+    if name in LEVELS:
+        most, given = most_levels(shape), isinstance(value, (int, float))
+        whole = name == "prompt_codebooks" and given and value >= most_levels(before)  # all levels stay all levels
+        moved = most if whole or (given and value > most) else None
+        return {"maximum": most} if moved is None else {"maximum": most, "value": moved}
+    return {"info": info_of(control, 1000 / shape.grid.tokens_per_second, shape.levels - shape.coarse)}
+
+
+def whole_depth(values: Sequence[Any], levels: int) -> list[Any]:
+    """The values of all controls, with a prompt as deep as the model has levels made what that is called: the default."""
+    given = list(values)
+    place = NAMES.index("prompt_codebooks")
+    if isinstance(given[place], (int, float)) and given[place] >= levels:
+        given[place] = DEFAULTS["prompt_codebooks"]
+    return given
 
 
 def read_request(values: Sequence[Any]) -> Request:

@@ -16,17 +16,19 @@ from typing import Any
 import gradio as gr
 
 from vampnet.audio import AudioError
-from vampnet.config import CancelledError, TokenGrid
+from vampnet.config import CancelledError
 from vampnet.pipeline import VampNet
 from vampnet.studio import presets
-from vampnet.studio.controls import MAX_SEED, NAMES, Request, read_request
+from vampnet.studio.controls import FOLLOWERS, LEVELS, MAX_SEED, NAMES, Request, follow, most_levels, read_request, whole_depth
 from vampnet.studio.mask_picture import picture
+from vampnet.studio.notices import notice, progress
 from vampnet.studio.players import find_take, keep_vamp
 from vampnet.studio.session import Files, Session, Source, read_source
+from vampnet.studio.shelf import POLL_SECONDS, ModelShelf
+from vampnet.vamp import Vamp
 
 AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
 STAGES = {"beats": "finding the beats", "encode": "listening", "coarse": "coarse", "fine": "fine", "decode": "rendering"}
-POLL_SECONDS = 0.2
 STOPPED = "Stopped; nothing was changed."
 
 log = logging.getLogger(__name__)
@@ -36,22 +38,16 @@ class Handlers:
     """The handlers of one page, shared by all visitors; what belongs to one of them is in their `Session`.
 
     Args:
-        model: the model, or the future of one that is still being loaded.
+        model: the model, or a shelf that holds one or is about to.
         examples: folder of example clips; it may be missing or empty.
     """
 
-    def __init__(self, model: VampNet | Future[VampNet], examples: Path) -> None:
+    def __init__(self, model: VampNet | ModelShelf, examples: Path) -> None:
         self.files = Files()
         self._working = threading.Lock()
-        self.model = model if isinstance(model, Future) else _done(model)
+        self.shelf = model if isinstance(model, ModelShelf) else ModelShelf(model)
         found = sorted(examples.iterdir()) if examples.is_dir() else []
         self.examples = [path for path in found if path.suffix.lower() in AUDIO_ENDINGS]
-
-    @property
-    def grid(self) -> TokenGrid:
-        """The grid of the model; until it is loaded, that of the paper's codec."""
-        loaded = self.model.done() and self.model.exception() is None
-        return self.model.result().grid if loaded else TokenGrid()
 
     # ---- model --------------------------------------------------------------------------------------------------------
 
@@ -60,26 +56,38 @@ class Handlers:
         return session
 
     async def model_status(self) -> AsyncIterator[str]:
-        """One line about the model, and another when it is loaded or has failed to load."""
-        if not self.model.done():
-            yield _notice("Loading the model …", "busy")
-        while not self.model.done():
+        """A line about the model: what is being done as long as something is, and then what there is."""
+        while self.shelf.task is not None:
+            yield notice(self.shelf.task.words, "busy")
             await asyncio.sleep(POLL_SECONDS)
-        problem = self._model_problem()
-        if problem:
-            yield _notice(problem, "error")
-        else:
-            model = self.model.result()
-            yield _notice(f"Model {model.name} on {model.device.type}", "ready")
+        yield self._model_line()
 
-    def _model_problem(self) -> str:
-        """One sentence about a model that could not be loaded; empty if it was or still may be."""
-        if not self.model.done():
+    def follow_model(self, session: Session, *levels: Any) -> list[Any]:
+        """A change of each control in `FOLLOWERS` to fit the model; `levels` are the values of those in `LEVELS`."""
+        before, session.shape, session.model_version = session.shape, self.shelf.shape, self.shelf.version
+        values = dict(zip(LEVELS, levels, strict=True))
+        return [gr.update(**follow(name, session.shape, before, values.get(name))) for name in FOLLOWERS]
+
+    def catch_up(self, session: Session, *values: Any) -> list[Any]:
+        """The line about the model, `follow_model` and the picture, if another page has exchanged the model meanwhile."""
+        if session.model_version == self.shelf.version:
+            return [gr.skip()] * (2 + len(FOLLOWERS))
+        levels = [values[NAMES.index(name)] for name in LEVELS]
+        return [self._model_line(), *self.follow_model(session, *levels), self.draw(session, *values)]
+
+    def _model_line(self) -> str:
+        # Where there is a chooser, it says what went wrong.
+        problem = "" if self.shelf.choice and self.shelf.loaded else self.model_problem()
+        return notice(problem, "error") if problem else notice(f"Model {self.shelf.title}", "ready")
+
+    def model_problem(self) -> str:
+        """A sentence or two about a model that could not be loaded; empty if it was or still may be."""
+        shelf = self.shelf
+        if shelf.task is not None or (shelf.loaded and not shelf.problem):
             return ""
-        error = self.model.exception()
-        if isinstance(error, (OSError, ValueError)):
-            return f"No model could be loaded: {error}"
-        return f"No model could be loaded ({type(error).__name__}: {error})." if error is not None else ""
+        if shelf.loaded:
+            return f"{shelf.problem} The page goes on with {shelf.title}."
+        return f"No model could be loaded: {shelf.problem}"
 
     # ---- source -------------------------------------------------------------------------------------------------------
 
@@ -88,15 +96,15 @@ class Handlers:
         try:
             session.source = read_source(session, given, name)
         except AudioError as error:
-            return _notice(_with_name(error, given), "error")
+            return notice(_with_name(error, given), "error")
         source = session.source
-        return _notice(f"<b>{html.escape(source.name)}</b>, {source.seconds:.1f} s · finding the beats …", "busy", raw=True)
+        return notice(f"<b>{html.escape(source.name)}</b>, {source.seconds:.1f} s · finding the beats …", "busy", raw=True)
 
     def choose_example(self, session: Session, event: gr.EventData) -> str:
         """An example by its number in `examples`."""
         index = event.index
         if not isinstance(index, int) or not 0 <= index < len(self.examples):
-            return _notice("There is no such example: choose one of those shown.", "error")
+            return notice("There is no such example: choose one of those shown.", "error")
         return self.choose(session, str(self.examples[index]))
 
     def use_take(self, session: Session, event: gr.EventData) -> str:
@@ -105,7 +113,7 @@ class Handlers:
             take = find_take(session, event.sound)
             return self.choose(session, take["sound"], take["name"])
         except ValueError as error:
-            return _notice(str(error), "error")
+            return notice(str(error), "error")
 
     def track(self, session: Session) -> Any:
         """Tracks the beats of the source, which may take a while, and says what was found."""
@@ -118,7 +126,7 @@ class Handlers:
         found = f"{grid.tempo:.0f} bpm, {len(grid.beats)} beats" if len(grid.beats) > 1 else "no steady beat"
         facts = f"<b>{html.escape(source.name)}</b>, {source.seconds:.1f} s · {found}"
         why = f"<details><summary>by {grid.engine}</summary>{html.escape(grid.note)}</details>"
-        return _notice(f"{facts} {why}", "ready", raw=True)
+        return notice(f"{facts} {why}", "ready", raw=True)
 
     # ---- prompt -------------------------------------------------------------------------------------------------------
 
@@ -126,8 +134,9 @@ class Handlers:
         """The picture of the mask for the values of all controls, or the sentence why there is none."""
         source = session.source
         try:
+            values = whole_depth(values, self.shelf.shape.levels)
             request = read_request(values)
-            drawn = picture(request, source, self.grid)
+            drawn = picture(request, source, self.shelf.shape)
         except ValueError as error:
             return {"problem": str(error)}
         needed = request.prompt.needs_beats or request.bars is not None
@@ -135,9 +144,11 @@ class Handlers:
         drawn["preset"] = presets.matching(dict(zip(NAMES, values, strict=True)))
         return drawn
 
-    def use_preset(self, event: gr.EventData) -> list[Any]:
+    def use_preset(self, session: Session, event: gr.EventData) -> list[Any]:
         """The values of the controls in `presets.TOUCHED`."""
-        return list(presets.find(event.name).values.values())
+        # A slider refuses what lies beyond its end.
+        most = most_levels(session.shape)
+        return [min(value, most) if name in LEVELS else value for name, value in presets.find(event.name).values.items()]
 
     def new_seed(self) -> int:
         return secrets.randbelow(min(MAX_SEED, 1_000_000))
@@ -148,19 +159,19 @@ class Handlers:
         """Checks what is asked for before it waits in line: (progress line, Vamp button, Stop button)."""
         if session.request is not None:
             return gr.skip(), gr.skip(), gr.skip()
-        problem = self._model_problem()
+        problem = "" if self.shelf.loaded else self.model_problem()
         try:
             if not problem and session.source is None:
                 raise AudioError("There is no audio yet: upload, record or choose a clip first.")
-            request = read_request(values)
+            request = read_request(whole_depth(values, self.shelf.shape.levels))
         except ValueError as error:
             problem = problem or str(error)
         if problem:
-            return _notice(problem, "error"), *_buttons(running=False)
+            return notice(problem, "error"), *_buttons(running=False)
         session.stop.clear()
         session.request = request, session.source
-        waiting = "Waiting for the model" if self.model.done() else "Loading the model"
-        return _progress(f"{waiting} …"), *_buttons(running=True)
+        waiting = "Waiting for the model" if self.shelf.loaded else "Loading the model"
+        return progress(f"{waiting} …"), *_buttons(running=True)
 
     def stop(self, session: Session) -> tuple[Any, Any, Any]:
         """Ends the session's vamp before its next step: (progress line, Vamp button, Stop button)."""
@@ -171,7 +182,7 @@ class Handlers:
             # `vamp` says so: an answer from here could arrive after its last word.
             return gr.skip(), gr.skip(), gr.skip()
         session.request = None  # it still waits in line, and will find that there is nothing to do
-        return _notice(STOPPED, "ready"), *_buttons(running=False)
+        return notice(STOPPED, "ready"), *_buttons(running=False)
 
     def vamp(self, session: Session) -> Iterator[tuple[Any, Any, Any, Any]]:
         """Makes the takes that `begin` was asked for: (progress line, takes, Vamp button, Stop button), again and again.
@@ -195,9 +206,9 @@ class Handlers:
                 line = _latest(steps)
                 if session.stop.is_set() and not stopping:
                     stopping = True
-                    yield _progress("Stopping …"), gr.skip(), gr.skip(), gr.update(interactive=False)
+                    yield progress("Stopping …"), gr.skip(), gr.skip(), gr.update(interactive=False)
                 elif line is not None and not stopping:
-                    yield _progress(*line), gr.skip(), gr.skip(), gr.skip()
+                    yield progress(*line), gr.skip(), gr.skip(), gr.skip()
         finally:
             # Also reached when the visitor has left and Gradio lets go of this generator.
             if worker.is_alive():
@@ -214,21 +225,24 @@ class Handlers:
     ) -> None:
         """The work itself, in a thread of its own, so that progress can be shown meanwhile."""
         try:
-            while not self.model.done():
-                steps.put(("model", 0, 0))
-                if session.stop.wait(POLL_SECONDS):
-                    raise CancelledError("Stopped while the model was loading.")
-            model, found = self.model.result(), None
+            found = None
             if request.prompt.needs_beats or request.bars is not None:
                 steps.put(("beats", 0, 1))
                 found = source.track()
-            with self._working:  # also where a visitor has left and the last step of the vamp still runs
-                vamp = model.vamp(
+
+            def work(model: VampNet) -> Vamp:
+                return model.vamp(
                     source.path, request.prompt, request.sampling, request.takes, request.seed, loop=request.loop,
                     bars=request.bars, beats=found, on_step=lambda *step: steps.put(step), cancelled=session.stop.is_set,
                 )  # fmt: skip
+
+            with self._working:  # also where a visitor has left and the last step of the vamp still runs
+                vamp = self.shelf.use(work, session.stop.is_set, lambda: steps.put(("model", 0, 0)))
             keep_vamp(session, vamp, request, source)
             outcome.set_result(None)
+        except (CancelledError, ValueError) as error:
+            # Without the frames that it came through: they hold on to the model.
+            outcome.set_exception(error.with_traceback(None))
         except BaseException as error:  # it is shown on the page
             outcome.set_exception(error)
         finally:
@@ -240,20 +254,14 @@ class Handlers:
         buttons = _buttons(running=False)
         if error is None:
             made = "1 take is" if request.takes == 1 else f"{request.takes} takes are"
-            return _notice(f"Done: {made} ready.", "ready"), list(session.vamps), *buttons
+            return notice(f"Done: {made} ready.", "ready"), list(session.vamps), *buttons
         if isinstance(error, CancelledError):
-            return _notice(STOPPED, "ready"), gr.skip(), *buttons
+            return notice(STOPPED, "ready"), gr.skip(), *buttons
         if isinstance(error, ValueError):
-            return _notice(str(error), "error"), gr.skip(), *buttons
+            return notice(str(error), "error"), gr.skip(), *buttons
         log.error("A vamp failed", exc_info=error)
-        problem = self._model_problem() or f"The vamp failed ({type(error).__name__}: {error}): try again or change a setting."
-        return _notice(problem, "error"), gr.skip(), *buttons
-
-
-def _done(model: VampNet) -> Future[VampNet]:
-    future: Future[VampNet] = Future()
-    future.set_result(model)
-    return future
+        problem = f"The vamp failed ({type(error).__name__}: {error}): try again or change a setting."
+        return notice(problem, "error"), gr.skip(), *buttons
 
 
 def _latest(steps: queue.Queue[tuple[str, int, int]]) -> tuple[str, int, int] | None:
@@ -278,15 +286,3 @@ def _with_name(error: AudioError, given: str | None) -> str:
     """The sentence with the file's name for people and not the place where the server has put it."""
     text = str(error)
     return text.replace(str(given), Path(str(given)).name) if given else text
-
-
-def _notice(text: str, kind: str, raw: bool = False) -> str:
-    """One line; kinds are "ready", "busy" and "error"."""
-    role = "alert" if kind == "error" else "status"
-    return f'<div class="vs-notice vs-{kind}" role="{role}">{text if raw else html.escape(text)}</div>'
-
-
-def _progress(text: str, done: int = 0, of: int = 0) -> str:
-    """Words and a bar; without `of`, one that only shows that something goes on."""
-    share = f' value="{done}" max="{of}"' if of > 1 else ""
-    return f'<div class="vs-progress" role="status"><span>{html.escape(text)}</span><progress{share}></progress></div>'

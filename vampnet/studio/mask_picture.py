@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vampnet.config import N_COARSE, N_CODEBOOKS, TokenGrid
+from vampnet.config import TokenGrid
 from vampnet.prompt import build_mask, full_kbps, kept_kbps, kept_share
 from vampnet.ring import whole_steps
 from vampnet.studio.controls import Request
 from vampnet.studio.session import ENVELOPE_HOP, Source, shrink
+from vampnet.studio.shelf import Shape
 
 MAX_COLUMNS = 1200
 EXAMPLE_SECONDS = 8.0
@@ -20,17 +21,18 @@ EXAMPLE_BEAT = 0.5
 """Before there is a source, the picture shows the prompt on a clip of eight seconds at 120 beats a minute."""
 
 
-def mask_of(request: Request, source: Source | None, grid: TokenGrid) -> tuple[Tensor, tuple[int, int]]:
+def mask_of(request: Request, source: Source | None, shape: Shape) -> tuple[Tensor, tuple[int, int]]:
     """The mask that a vamp of `source` will use, and what part of the source it covers.
 
     Beats that are still being tracked count as none.
 
     Returns:
-        (1, K, T) bool, True = regenerate; and (start, end) in samples.
+        (1, K, T) bool, True = regenerate; and (start, end) in samples of the source, or without one of the codec.
 
     Raises:
         ValueError: options that do not fit the clip, such as more bars than it has.
     """
+    grid = shape.grid
     if source is None:
         start, end = 0, grid.seconds_to_samples(EXAMPLE_SECONDS)
         beats, onsets = np.arange(0, EXAMPLE_SECONDS, EXAMPLE_BEAT), np.arange(0, EXAMPLE_SECONDS, EXAMPLE_BEAT / 2)
@@ -39,7 +41,9 @@ def mask_of(request: Request, source: Source | None, grid: TokenGrid) -> tuple[T
         found = source.beats_between(start, end)
         beats = np.array(found.beats if found is not None else ())
         onsets = np.array(source.onsets_between(start, end) if request.prompt.needs_onsets else ())
-    samples, stretch = end - start, 1.0
+    # As many as there will be once the clip is resampled for the codec.
+    samples = end - start if source is None else round((end - start) * grid.sample_rate / source.rate)
+    stretch = 1.0
     steps = grid.samples_to_tokens(samples)
     if request.loop:
         # A ring is stretched to whole time steps, and so are the times in it.
@@ -47,10 +51,10 @@ def mask_of(request: Request, source: Source | None, grid: TokenGrid) -> tuple[T
         stretch = grid.tokens_to_samples(steps) / samples
     # Plain floats times a plain float, as in a vamp, so that rounding falls the same way.
     times = [[float(t) * stretch for t in found] for found in (beats, onsets)]
-    return build_mask(request.prompt, (N_CODEBOOKS, steps), grid, *times, seed=request.seed), (start, end)
+    return build_mask(request.prompt, (shape.levels, steps), grid, *times, seed=request.seed), (start, end)
 
 
-def picture(request: Request, source: Source | None, grid: TokenGrid) -> dict[str, Any]:
+def picture(request: Request, source: Source | None, shape: Shape) -> dict[str, Any]:
     """What the browser draws.
 
     Returns:
@@ -61,11 +65,12 @@ def picture(request: Request, source: Source | None, grid: TokenGrid) -> dict[st
     Raises:
         ValueError: as `mask_of`.
     """
-    mask, (start, end) = mask_of(request, source, grid)
+    mask, (start, end) = mask_of(request, source, shape)
     kept = columns_of(mask)
+    rate = shape.grid.sample_rate if source is None else source.rate
     drawn: dict[str, Any] = {
-        "kept": _pack(kept), "columns": kept.shape[1], "levels": kept.shape[0], "coarse": N_COARSE,
-        "seconds": (end - start) / grid.sample_rate, "sentence": describe(mask, grid),
+        "kept": _pack(kept), "columns": kept.shape[1], "levels": kept.shape[0], "coarse": shape.coarse,
+        "seconds": (end - start) / rate, "sentence": describe(mask, shape.grid),
         "beats": [], "downbeats": [], "wave": "", "track": None, "name": "",
     }  # fmt: skip
     if source is None:

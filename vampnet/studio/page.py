@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from concurrent.futures import Future
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 import gradio as gr
 
 from vampnet.pipeline import VampNet
-from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, MAX_SEED, Control
+from vampnet.studio.chooser import Chooser
+from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, FOLLOWERS, LEVELS, MAX_SEED, Control, info_of
 from vampnet.studio.handlers import AUDIO_ENDINGS, Handlers
 from vampnet.studio.presets import PRESETS, TOUCHED
 from vampnet.studio.session import Session
+from vampnet.studio.shelf import ModelShelf
 from vampnet.studio.theme import make_theme
 
 TITLE = "VampNet Studio"
@@ -37,11 +39,12 @@ PICTURE_HTML = """
 TAKES_HTML = '<div class="vs-takes"></div>'
 
 
-def build(model: VampNet | Future[VampNet], examples: Path = EXAMPLES) -> tuple[gr.Blocks, dict[str, Any]]:
+def build(model: VampNet | ModelShelf, examples: Path = EXAMPLES) -> tuple[gr.Blocks, dict[str, Any]]:
     """The studio's page.
 
     Args:
-        model: the model, or the future of one that is being loaded: the page opens at once, and a vamp waits for it.
+        model: the model, or the shelf that holds one or is about to: the page opens at once, and a vamp waits for it. If the
+            shelf gives visitors the choice, the page has a chooser.
         examples: folder of example clips; it may be missing or empty.
 
     Returns:
@@ -52,6 +55,7 @@ def build(model: VampNet | Future[VampNet], examples: Path = EXAMPLES) -> tuple[
         session = gr.State(Session(handlers.files), delete_callback=Session.close)
         with gr.Column(elem_id="studio"):
             status = _header()
+            chooser = Chooser(handlers) if handlers.shelf.choice else None
             source = _source(handlers)
             picture = gr.HTML(
                 {}, html_template=PICTURE_HTML, js_on_load="VampStudio.picture(element, props, watch)", elem_id="picture",
@@ -69,7 +73,11 @@ def build(model: VampNet | Future[VampNet], examples: Path = EXAMPLES) -> tuple[
                 [], html_template=TAKES_HTML, js_on_load="VampStudio.takes(element, props, watch, trigger)", elem_id="takes",
                 apply_default_css=False,
             )  # fmt: skip
-        _wire(page, handlers, session, status, source, picture, chosen_preset, controls, dice, vamp, stop, progress, takes)
+        tell_of_model = _wire(
+            page, handlers, session, status, source, picture, chosen_preset, controls, dice, vamp, stop, progress, takes
+        )
+        if chooser is not None:
+            chooser.wire(page, session, tell_of_model)
     page.queue(default_concurrency_limit=4)
     return page, launch_options(handlers)
 
@@ -167,7 +175,7 @@ def _controls() -> tuple[dict[str, Any], gr.Button]:
 
 
 def _widget(control: Control) -> Any:
-    shared = {"label": control.label, "info": control.info, "elem_id": f"control-{control.name}", "min_width": 200}
+    shared = {"label": control.label, "info": info_of(control), "elem_id": f"control-{control.name}", "min_width": 200}
     value = DEFAULTS[control.name]
     if control.name == "loop":
         return gr.Checkbox(value, **shared)
@@ -186,15 +194,22 @@ def _wire(
     page: gr.Blocks, handlers: Handlers, session: gr.State, status: gr.HTML, source: dict[str, Any], picture: gr.HTML,
     chosen_preset: gr.HTML, controls: dict[str, Any], dice: gr.Button, vamp: gr.Button, stop: gr.Button, progress: gr.HTML,
     takes: gr.HTML,
-) -> None:  # fmt: skip
+) -> Callable[[Callable[..., Any]], None]:  # fmt: skip
+    """Connects all but the chooser; returns what makes the page follow an exchange of the model."""
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     # Not in the queue: it would cost the picture its speed, and Stop its meaning.
     at_once = {**quiet, "queue": False}
     everything, message = list(controls.values()), source["message"]
     drawing: dict[str, Any] = {"fn": handlers.draw, "inputs": [session, *everything], "outputs": picture, **at_once}
 
+    levels, followers = ([controls[name] for name in names] for names in (LEVELS, FOLLOWERS))
+
+    def tell_of_model(on: Callable[..., Any]) -> None:
+        told = on(handlers.model_status, None, status, concurrency_limit=None, **quiet)
+        told.then(handlers.follow_model, [session, *levels], followers, **at_once).then(**drawing)
+
     page.load(handlers.open_page, session, session, **at_once).then(**drawing)
-    page.load(handlers.model_status, None, status, concurrency_limit=None, **quiet).then(**drawing)
+    tell_of_model(page.load)
     gr.on([control.change for control in everything], trigger_mode="always_last", **drawing)
 
     # A file that was read leaves its field, so that the next one can be dropped there, the same one too.
@@ -211,11 +226,12 @@ def _wire(
         tracked = chosen.then(**drawing).then(handlers.track, session, message, concurrency_limit=4, **quiet)
         tracked.then(**drawing)
 
-    chosen_preset.select(handlers.use_preset, None, [controls[name] for name in TOUCHED], **at_once)
+    chosen_preset.select(handlers.use_preset, session, [controls[name] for name in TOUCHED], **at_once)
     dice.click(handlers.new_seed, None, controls["seed"], **at_once)
 
     buttons = [vamp, stop]
     vamp.click(handlers.begin, [session, *everything], [progress, *buttons], **at_once).then(
         handlers.vamp, session, [progress, takes, *buttons], concurrency_limit=1, concurrency_id="model", **quiet
-    )
+    ).then(handlers.catch_up, [session, *everything], [status, *followers, picture], **at_once)
     stop.click(handlers.stop, session, [progress, *buttons], **at_once)
+    return tell_of_model

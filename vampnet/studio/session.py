@@ -19,6 +19,7 @@ import torch
 from vampnet import audio, beats, loops
 from vampnet.beats import BeatGrid
 from vampnet.studio.controls import Request
+from vampnet.studio.shelf import Shape
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -119,6 +120,8 @@ class Session:
         request: what the vamp that waits or runs was asked for; None if there is none.
         running: whether the vamp runs already.
         stop: set to end that vamp.
+        model_version, shape: of the model that the visitor's page knows of, as in `ModelShelf`.
+        awaits_model: whether the visitor has asked for another and was not told yet what came of it.
     """
 
     def __init__(self, files: Files) -> None:
@@ -128,6 +131,7 @@ class Session:
         self.request: tuple[Request, Source] | None = None
         self.running = False
         self.stop = threading.Event()
+        self.model_version, self.shape, self.awaits_model = 0, Shape(), False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         return Session(self._files)

@@ -1,0 +1,471 @@
+"""The studio's models without a browser: waiting for one, exchanging it, failures, memory, the chooser, the app."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import studio_tools
+import torch
+from studio_tools import Loader, entry, light_vampnet, other_vampnet, run_vamp, short_clip, values
+from tiny import tiny_checkpoint, tiny_vampnet
+
+import app
+from vampnet import checkpoints
+from vampnet.config import CancelledError
+from vampnet.pipeline import VampNet
+from vampnet.studio import memory, page, shelf
+from vampnet.studio.chooser import Chooser
+from vampnet.studio.controls import FOLLOWERS
+from vampnet.studio.handlers import Handlers
+from vampnet.studio.notices import megabytes, size
+from vampnet.studio.session import Session
+from vampnet.studio.shelf import ModelShelf, Shape
+
+known_beats = studio_tools.known_beats
+SECONDS = 60
+MB = 10**6
+
+
+class Large(type(Path())):
+    """The path of a file of 100 MB that is not there."""
+
+    def is_dir(self) -> bool:
+        return False
+
+    def stat(self, **options: Any) -> Any:
+        return SimpleNamespace(st_size=100 * MB)
+
+
+def located(name: str, on_download: Any = None) -> Any:
+    """Stands in for `checkpoints.locate`: every model is one large file."""
+    return SimpleNamespace(name=name, paths={"codec": Large("model.pth")})
+
+
+@pytest.fixture(autouse=True)
+def released(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One entry for each time that memory was given back, which would take a while in a process as large as that of tests."""
+    calls: list[None] = []
+    monkeypatch.setattr(shelf, "release", lambda: calls.append(None))
+    return calls
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
+    """Sets how many bytes are free."""
+    return lambda count: monkeypatch.setattr(shelf, "free_bytes", lambda device: count)
+
+
+def make_shelf(loader: Loader, *entries: Any, **options: Any) -> ModelShelf:
+    """A shelf that holds "old" already, and knows of "new" and whatever else is given, all of them 100 MB large."""
+    known = [entry("old"), entry("new", 100 * MB), *entries]
+    given = {"load": loader, "fetch": located, "catalogue": lambda online: known, "choice": True}
+    return ModelShelf(light_vampnet("old"), "old", **{**given, **options})
+
+
+def name_of(held: ModelShelf) -> str:
+    return held.use(lambda model: model.name)
+
+
+def exchange(held: ModelShelf, name: str) -> None:
+    assert held.start(name) and held.wait(SECONDS)
+
+
+def told(words: Any) -> list[Any]:
+    """All that an asynchronous generator yields."""
+
+    async def gather() -> list[Any]:
+        return [each async for each in words]
+
+    return asyncio.run(gather())
+
+
+def raiser(error: BaseException) -> Callable[..., None]:
+    def fail(report: Any) -> None:
+        raise error
+
+    return fail
+
+
+# --------------------------------------------------------------------------------------------------------------- waiting
+
+
+def test_a_vamp_waits_for_the_model(tmp_path: Path) -> None:
+    go = threading.Event()
+    handlers = Handlers(ModelShelf(load=lambda name, on_download: go.wait(SECONDS) and tiny_vampnet(), fetch=located), tmp_path)
+    session = Session(handlers.files)
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
+    assert "Loading the model" in handlers.begin(session, *values())[0]
+    handlers.shelf.start("first")
+    lines = []
+    for step in handlers.vamp(session):
+        lines.append(step[0])
+        if not go.is_set():
+            assert "Loading the model" in step[0]
+            go.set()
+    assert "1 take is ready" in lines[-1]
+    session.close()
+
+
+def test_stop_ends_a_vamp_that_waits_for_the_model() -> None:
+    with pytest.raises(CancelledError):
+        ModelShelf().use(lambda model: model, stopped=lambda: True)
+
+
+def test_a_model_that_cannot_be_loaded_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(checkpoints.FOLDER_VARIABLE, str(tmp_path / "none bundled"))
+    held = ModelShelf()
+    exchange(held, str(tmp_path / "nothing here"))
+    handlers = Handlers(held, tmp_path)
+    session = Session(handlers.files)
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
+    line = told(handlers.model_status())[-1]
+    assert "No model could be loaded" in line and "nothing here" in line and 'role="alert"' in line
+    assert "No model could be loaded" in handlers.begin(session, *values())[0] and session.request is None
+    with pytest.raises(ValueError, match="nothing here"):
+        held.use(lambda model: model)
+    assert handlers.draw(session, *values())["sentence"]
+    session.close()
+
+
+def test_without_the_model_asked_for_the_bundled_one_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(checkpoints.FOLDER_VARIABLE, str(tiny_checkpoint(tmp_path / "bundled" / "mini").parent))
+    held = ModelShelf(load=lambda name, on_download: VampNet.from_pretrained(name, "cpu"))
+    exchange(held, str(tmp_path / "nothing here"))
+    assert held.title == "mini on cpu" and "nothing here" in held.problem
+    line = told(Handlers(held, tmp_path).model_status())[-1]
+    assert "nothing here" in line and "goes on with mini on cpu" in line and 'role="alert"' in line
+
+
+# -------------------------------------------------------------------------------------------------------------- exchange
+
+
+def test_the_model_before_is_gone_from_memory(room: Any, released: list[None]) -> None:
+    room(10**12)
+    held = make_shelf(Loader())
+    before = held.use(weakref.ref)
+    weights = held.use(lambda model: weakref.ref(next(model.coarse.parameters())))
+    del released[:]
+    exchange(held, "new")
+    assert (name_of(held), held.name, held.problem, held.version) == ("new", "new", "", 2) and released
+    memory.release()
+    assert before() is None and weights() is None
+
+
+def test_published_weights_come_and_go(tmp_path: Path) -> None:
+    golden = str(Path(__file__).parent / "golden")
+    held = ModelShelf(load=lambda name, on_download: VampNet.from_pretrained(name, "cpu"))
+    for folder in (golden, str(tiny_checkpoint(tmp_path / "tiny")), golden):
+        exchange(held, folder)
+        assert (held.title, held.problem) == (f"{Path(folder).name} on cpu", "")
+
+
+@pytest.mark.parametrize("bytes_free", [10**12, 150 * MB, None])
+def test_where_two_do_not_fit_the_model_before_goes_first(bytes_free: int | None, room: Any) -> None:
+    room(bytes_free)
+    there: list[bool] = []
+    held = make_shelf(Loader(new=lambda report: there.append(before() is not None)))
+    before = held.use(weakref.ref)
+    exchange(held, "new")
+    assert name_of(held) == "new" and there == [bytes_free == 10**12]
+
+
+def test_the_size_of_a_model_is_that_of_its_weights(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "folder")
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    (folder / "song.wav").write_bytes(bytes(1000))
+    assert shelf.bytes_of(checkpoints.locate(folder)) == weights
+    (tmp_path / "c2f.pth").write_bytes(bytes(50))
+    mixed = {"codec": folder, "coarse": folder, "fine": tmp_path / "c2f.pth"}
+    assert shelf.bytes_of(SimpleNamespace(paths=mixed)) == weights + 50
+
+
+def test_a_model_that_cannot_be_loaded_again_is_never_let_go_of_in_advance(room: Any) -> None:
+    room(0)
+    held = ModelShelf(light_vampnet("given"), load=Loader(bad=raiser(ValueError("It is bad."))), fetch=located)
+    before = held.use(weakref.ref)
+    exchange(held, "bad")
+    assert name_of(held) == "given" and before() is not None and held.problem == "It is bad."
+
+
+@pytest.mark.parametrize("bytes_free", [10**12, 0])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("coarse.pth is damaged: get it again."), "coarse.pth is damaged: get it again."),
+        (FileNotFoundError("There is no model 'new'."), "There is no model 'new'."),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "There is not enough memory for new"),
+        (MemoryError(), "There is not enough memory for new"),
+        (KeyError("codec"), "new could not be loaded (KeyError"),
+    ],
+)  # fmt: skip
+def test_after_a_failure_the_model_before_works(error: Exception, words: str, bytes_free: int, room: Any) -> None:
+    room(bytes_free)
+    loader = Loader(new=raiser(error))
+    held = make_shelf(loader)
+    exchange(held, "new")
+    assert held.problem.startswith(words) and (name_of(held), held.name, held.task) == ("old", "old", None)
+    # It stayed, or was loaded again; too little memory beside it was tried again without it.
+    tried = 2 if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) and bytes_free else 1
+    assert loader.asked == ["new"] * tried + (["old"] if tried == 2 or not bytes_free else [])
+
+
+def test_a_vamp_ends_with_the_model_that_it_began_with(room: Any) -> None:
+    room(10**12)
+    held = make_shelf(Loader())
+    began, go, seen = threading.Event(), threading.Event(), []
+
+    def work(model: VampNet) -> None:
+        began.set()
+        assert go.wait(SECONDS)
+        seen.append(model.name)
+
+    worker = threading.Thread(target=held.use, args=(work,))
+    worker.start()
+    assert began.wait(SECONDS)
+    exchange(held, "new")
+    assert name_of(held) == "new"
+    go.set()
+    worker.join(SECONDS)
+    assert seen == ["old"]
+
+
+def test_what_needs_the_memory_waits_for_the_vamp(room: Any) -> None:
+    room(0)
+    loader = Loader()
+    held = make_shelf(loader)
+    began, go = threading.Event(), threading.Event()
+    worker = threading.Thread(target=held.use, args=(lambda model: began.set() or go.wait(SECONDS),))
+    worker.start()
+    assert began.wait(SECONDS) and held.start("new")
+    assert not held.wait(0.5) and "Waiting for a vamp" in held.words and loader.asked == []
+    go.set()
+    assert held.wait(SECONDS) and name_of(held) == "new"
+    worker.join(SECONDS)
+
+
+@pytest.mark.parametrize("bytes_free", [10**12, 0])
+def test_a_download_can_be_cancelled(bytes_free: int, room: Any) -> None:
+    room(bytes_free)
+    half, go = threading.Event(), threading.Event()
+
+    def download(report: Callable[[str, int, int], None]) -> None:
+        report("coarse.pth", 340 * MB, 1330 * MB)
+        half.set()
+        assert go.wait(SECONDS)
+        report("coarse.pth", 350 * MB, 1330 * MB)
+        raise AssertionError("The download went on.")
+
+    held = make_shelf(Loader(new=download))
+    assert held.start("new") and half.wait(SECONDS)
+    assert held.task == shelf.Task("Downloading coarse.pth: 340 of 1,330 MB", 340 * MB, 1330 * MB)
+    assert not held.start("another")
+    held.cancel()
+    go.set()
+    assert held.wait(SECONDS) and held.stopped and "Stopped" in held.problem and name_of(held) == "old"
+    exchange(held, "another")
+    assert name_of(held) == "another" and not held.problem and not held.stopped
+
+
+def test_files_are_fetched_while_the_model_before_works(room: Any) -> None:
+    room(0)
+    seen: list[str] = []
+    held = make_shelf(Loader(), fetch=lambda name, on_download: seen.append(name_of(held)) or located(name))
+    exchange(held, "new")
+    assert seen == ["old"] and name_of(held) == "new"
+    held = make_shelf(Loader(), fetch=lambda name, on_download: raiser(OSError("No network."))(None))
+    before = held.use(weakref.ref)
+    exchange(held, "new")
+    assert held.problem == "No network." and before() is not None and held.version == 1
+
+
+def test_hub_models_stay_in_the_list_when_the_disk_is_looked_at_again() -> None:
+    stock = entry("hugggof/vampnet", 3 * 10**9, False, "hub")
+    style = entry("hugggof/vampnet:choir", 3 * 10**9, False, "hub")
+    found = {True: [entry("mini"), stock, style], False: [entry("mini")]}
+    held = ModelShelf(tiny_vampnet(), catalogue=lambda online: found[online])
+    assert [each.name for each in held.entries(online=False)] == ["mini"]
+    assert [each.name for each in held.entries()] == ["mini", "hugggof/vampnet", "hugggof/vampnet:choir"]
+    found[False] = [entry("mini"), entry("hugggof/vampnet", source="cached")]
+    assert [(each.name, each.on_disk) for each in held.entries(online=False)] == [
+        ("mini", True), ("hugggof/vampnet", True), ("hugggof/vampnet:choir", False),
+    ]  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------- memory
+
+
+def test_free_memory_is_what_the_system_and_the_container_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    cpu = torch.device("cpu")
+    assert memory.free_bytes(cpu) is None
+    (tmp_path / "meminfo").write_text("MemTotal:  4000 kB\nMemAvailable:  3000 kB\n")
+    assert memory.free_bytes(cpu) == 3000 * 1024
+    texts = {"memory.max": "2000000", "memory.current": "900000", "memory.stat": "anon 5\ninactive_file 100000"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text + "\n")
+    assert memory.free_bytes(cpu) == 1_200_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_bytes(cpu) == 3000 * 1024
+
+
+def test_release_also_lets_go_of_what_refers_to_itself() -> None:
+    part = torch.nn.Linear(2, 2)
+    part.itself = [part]
+    weights = weakref.ref(part.weight)
+    del part
+    memory.release()
+    assert weights() is None
+
+
+def test_a_shortage_of_memory_is_told_from_other_errors() -> None:
+    assert memory.is_shortage(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 4 GB"))
+    assert not memory.is_shortage(RuntimeError("size mismatch")) and not memory.is_shortage(ValueError("out of memory"))
+
+
+def test_sizes_for_people() -> None:
+    assert [size(count) for count in (None, 33_400_000, 999_600_000, 1_330_000_000, 700_000, 5)] == [
+        "size unknown", "33 MB", "1.0 GB", "1.3 GB", "0.7 MB", "0.1 MB",
+    ]  # fmt: skip
+    assert megabytes(340 * MB, 1330 * MB) == "340 of 1,330 MB" and megabytes(5 * MB, 0) == "5 MB"
+
+
+# ------------------------------------------------------------------------------------------------------------------ page
+
+
+def test_picture_sliders_and_vamps_follow_a_model_of_another_shape(tmp_path: Path, room: Any) -> None:
+    room(10**12)
+    held = ModelShelf(tiny_vampnet(), "tiny", load=lambda name, on_download: other_vampnet(name), fetch=located)
+    handlers = Handlers(held, tmp_path)
+    session = Session(handlers.files)
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
+    before = handlers.draw(session, *values())
+    assert (before["levels"], before["columns"]) == (14, 29)
+    exchange(held, "other")
+    # The page that has not heard of it yet sends what its sliders allow.
+    assert "1 take is ready" in run_vamp(handlers, session, kept_codebooks=3)[-1][0]
+    line, *changes, drawn = handlers.catch_up(session, *values())
+    assert "Model other on cpu" in line and (drawn["levels"], drawn["columns"], drawn["preset"]) == (9, 43, "Vary")
+    assert dict(zip(FOLLOWERS, changes, strict=True))["prompt_codebooks"]["value"] == 9 and session.shape == held.shape
+    assert all("value" not in part for part in handlers.catch_up(session, *values()))
+    session.close()
+
+
+def test_the_picture_counts_in_the_time_of_the_codec(tmp_path: Path) -> None:
+    handlers = Handlers(tiny_vampnet(), tmp_path)
+    handlers.shelf.shape = Shape(type(Shape().grid)(22_050, 512), 14, 4)
+    session = Session(handlers.files)
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav", 1.0)))
+    drawn = handlers.draw(session, *values())
+    assert drawn["columns"] == 43 and drawn["seconds"] == pytest.approx(1.0)
+    session.close()
+
+
+@pytest.fixture
+def chooser(tmp_path: Path, room: Any) -> Chooser:
+    import gradio as gr
+
+    room(10**12)
+    stock = entry("hugggof/vampnet", 3_030_000_000, False, "hub")
+    stock.licence, stock.about = "CC BY-NC-SA 4.0", "<b>The paper's</b> model."
+    with gr.Blocks(analytics_enabled=False):
+        return Chooser(Handlers(make_shelf(Loader(bad=raiser(ValueError("It is bad."))), stock), tmp_path))
+
+
+def test_cards_show_size_licence_and_whether_it_is_on_disk(chooser: Chooser) -> None:
+    first, second = chooser.show("new")
+    assert "Looking on the hub" in first and "Looking" not in second
+    assert "3.0 GB · CC BY-NC-SA 4.0 · will be downloaded" in second and "33 MB · MIT · in use" in second
+    assert "100 MB · MIT · on disk" in second and second.count('aria-pressed="true"') == 1
+    assert "&lt;b&gt;The paper&#x27;s" in second and "<b>The" not in second
+    assert chooser.choose(SimpleNamespace(name="new")) == "new"
+
+
+def test_a_press_on_load_ends_with_the_new_model(chooser: Chooser) -> None:
+    session = Session(chooser.handlers.files)
+    assert len(list(chooser.show("new"))) == 2
+    line, load, cancel = chooser.begin(session, " new ")
+    assert "Loading new" in line and not load["interactive"] and cancel["visible"]
+    steps = told(chooser.watch(session, "new"))
+    line, load, cancel, cards = steps[-1]
+    assert "new on cpu is loaded" in line and load["interactive"] and not cancel["visible"] and "in use" in cards
+    assert told(chooser.watch(session, "new")) == []
+
+
+def test_what_cannot_be_loaded_is_said_and_the_page_goes_on(chooser: Chooser) -> None:
+    session = Session(chooser.handlers.files)
+    for name, words in (("  ", "type its name"), (None, "type its name"), ("old", "loaded already")):
+        assert words in chooser.begin(session, name)[0] and told(chooser.watch(session, "")) == []
+    chooser.begin(session, "bad")
+    line = told(chooser.watch(session, "bad"))[-1][0]
+    assert "It is bad. The page goes on with old on cpu." in line and 'role="alert"' in line
+    # The line of the model says only what there is: the chooser has said the rest.
+    assert "Model old on cpu" in told(chooser.handlers.model_status())[-1]
+
+
+def test_a_page_that_opens_during_a_download_shows_it(chooser: Chooser) -> None:
+    chooser.shelf.task = shelf.Task("Downloading coarse.pth: 1 of 2 MB", 1, 2)
+    steps = chooser.watch_quietly()
+
+    async def look() -> tuple[Any, Any]:
+        first = await anext(steps)
+        chooser.shelf.task = None
+        return first, await anext(steps)
+
+    first, last = asyncio.run(look())
+    assert "1 of 2 MB" in first[0] and 'value="1" max="2"' in first[0] and first[2]["visible"]
+    assert last[0] == "" and not last[2]["visible"]
+
+
+def test_a_page_that_opens_after_a_failure_hears_of_it_but_not_of_a_stop(chooser: Chooser) -> None:
+    exchange(chooser.shelf, "bad")
+    assert "It is bad." in told(chooser.watch_quietly())[-1][0]
+    chooser.shelf.stopped, chooser.shelf.problem = True, "Stopped: new was not loaded."
+    assert told(chooser.watch_quietly())[-1][0] == ""
+
+
+def test_only_a_shelf_with_a_choice_gets_a_chooser(tmp_path: Path) -> None:
+    def ids(choice: bool) -> set[str]:
+        blocks, _ = page.build(ModelShelf(tiny_vampnet(), choice=choice), tmp_path)
+        return {getattr(block, "elem_id", None) for block in blocks.blocks.values()}
+
+    assert "models" not in ids(False) and "model-load" in ids(True)
+
+
+# ------------------------------------------------------------------------------------------------------------------- app
+
+
+def test_options_of_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SPACE_ID", "GRADIO_SERVER_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    options = app.read_options(["--model", "m", "--device", "cpu", "--port", "8000", "--host", "0.0.0.0"])
+    assert (options.model, options.device, options.port, options.host, options.share) == ("m", "cpu", 8000, "0.0.0.0", False)
+    assert app.read_options([]).model == "mini" and not app.read_options([]).share
+
+
+def test_models_can_be_chosen_only_where_nobody_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SPACE_ID", "GRADIO_SERVER_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for arguments, chosen in (
+        ([], True), (["--host", "127.0.0.1"], True), (["--host", "0.0.0.0"], False), (["--share"], False),
+        (["--no-models"], False), (["--share", "--models"], True),
+    ):  # fmt: skip
+        assert app.read_options(arguments).models == chosen, arguments
+    monkeypatch.setenv("SPACE_ID", "somebody/studio")
+    assert not app.read_options([]).models and app.read_options(["--models"]).models
+
+
+def test_the_app_loads_a_checkpoint_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[ModelShelf] = []
+    blocks = SimpleNamespace(launch=lambda **options: None, block_thread=lambda: made[0].wait(SECONDS))
+    monkeypatch.setattr(page, "build", lambda held: made.append(held) or (blocks, {}))
+    monkeypatch.setattr("vampnet.beats.warm_up", lambda: None)
+    app.main(["--model", str(tiny_checkpoint(tmp_path / "tiny")), "--device", "cpu"])
+    assert made[0].title == "tiny on cpu"
