@@ -97,7 +97,8 @@ class Chooser:
         # Where another page was faster, this one watches that model come.
         self.shelf.start(name)
         session.awaits_model = True
-        return progress(self.shelf.words), *_buttons(busy=True)
+        # What loads at once has no words any more.
+        return progress(self.shelf.words or f"Loading {name} …"), *_buttons(busy=True)
 
     async def watch(self, session: Session, name: str) -> AsyncIterator[tuple[Any, ...]]:
         """(line, Load button, Cancel button, list), again and again until the model that `begin` started is there or not."""
