@@ -7,7 +7,8 @@ from hub_server import FILES, STOCK, Repo
 from tiny import tiny_checkpoint
 
 from vampnet import checkpoints
-from vampnet.hub_cli import DownloadBar, add_parser, run, size
+from vampnet.catalogue import size
+from vampnet.hub_cli import DownloadBar, add_parser, run
 
 pytest_plugins = ["hub_fixtures"]
 
@@ -60,7 +61,7 @@ def test_the_command_prints_a_table(server, capsys):
 
 
 def test_sizes_for_people():
-    assert [size(n) for n in (None, 1_500_000, 34_000_000, 3_030_000_000)] == ["?", "1.5 MB", "34 MB", "3.0 GB"]
+    assert [size(n) for n in (None, 1_500_000, 34_000_000, 3_030_000_000)] == ["size unknown", "2 MB", "34 MB", "3.0 GB"]
 
 
 def test_the_download_bar(server, capsys):

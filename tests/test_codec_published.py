@@ -111,7 +111,7 @@ def test_the_published_shape_needs_eight_and_eighteen_steps_of_context():
     with torch.device("meta"):
         codec = LAC(convolutional.ConvolutionalShape.from_kwargs(kwargs))
     assert (codec.encoder_context, codec.decoder_context) == (8, 18)
-    assert codec.shape.latent_dim == 1024
+    assert codec.config.latent_dim == 1024
 
 
 @pytest.mark.parametrize("name", ["lac", "odd"])
@@ -120,7 +120,7 @@ def test_context_is_the_receptive_field(name, request):
     codec = request.getfixturevalue(name)
     torch.manual_seed(1)
     steps, at = 2 * codec.decoder_context + 5, codec.decoder_context + 2
-    latents = torch.randn(1, codec.shape.latent_dim, steps)
+    latents = torch.randn(1, codec.config.latent_dim, steps)
     other = latents.clone()
     other[..., at] += 10
     moved = (codec.decoder(latents) != codec.decoder(other))[0, 0].nonzero() // codec.hop - at

@@ -18,13 +18,14 @@ from tiny import tiny_checkpoint, tiny_vampnet
 
 import app
 from vampnet import checkpoints
+from vampnet.catalogue import size
 from vampnet.config import CancelledError
 from vampnet.pipeline import VampNet
 from vampnet.studio import memory, page, shelf
 from vampnet.studio.chooser import Chooser
 from vampnet.studio.controls import FOLLOWERS
 from vampnet.studio.handlers import Handlers
-from vampnet.studio.notices import megabytes, size
+from vampnet.studio.notices import megabytes
 from vampnet.studio.session import Session
 from vampnet.studio.shelf import ModelShelf, Shape
 

@@ -44,6 +44,15 @@ class Entry:
     about: str
 
 
+def size(count: int | None) -> str:
+    """Bytes for people, in powers of ten: "33 MB", "1.3 GB"; None is "size unknown"."""
+    if count is None:
+        return "size unknown"
+    if count >= 999_500_000:
+        return f"{count / 1e9:.1f} GB"
+    return f"{max(count, 1) / 1e6:.0f} MB" if count >= 950_000 else f"{max(count / 1e6, 0.1):.1f} MB"
+
+
 def catalogue(online: bool = True) -> list[Entry]:
     """The models there are: bundled ones, the published one with its fine-tunes, then what else the hub's cache holds.
 

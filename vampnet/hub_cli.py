@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from vampnet.catalogue import Entry
+from vampnet.catalogue import Entry, size
 
 WHERE = {"bundled": "bundled", "cached": "on disk", "hub": "hub"}
 
@@ -37,13 +37,6 @@ def table(entries: list[Entry]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "".join(f"{line.rstrip()}\n" for line in lines)
-
-
-def size(size_bytes: int | None) -> str:
-    """A number of bytes for people, such as "34 MB" or "3.0 GB"; "?" where it is not known."""
-    if size_bytes is None:
-        return "?"
-    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.{int(size_bytes < 1e7)}f} MB"
 
 
 class DownloadBar:

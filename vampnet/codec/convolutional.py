@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from dac.nn.quantize import ResidualVectorQuantize
 from torch import Tensor, nn
 
-from ..config import TokenGrid
+from .described import DescribedCodec
 from .layers import Decoder, Encoder, context
 
 PIECE_SAMPLES = 393_216
@@ -98,11 +99,11 @@ def _counts(kwargs: Mapping, key: str) -> tuple[int, ...]:
     return tuple(_count({key: value}, key) for value in values)
 
 
-class ConvolutionalCodec(nn.Module):
+class ConvolutionalCodec(DescribedCodec, ABC):
     """Audio <-> tokens by convolutions over samples. See `LAC` and `DacCodec`, and `codec_from_published`, which makes them.
 
     Attributes:
-        shape: of its layers.
+        config: the shape of its layers.
         encoder_context, decoder_context: time steps of neighbours on either side that a token depends on, and that a time
             step of samples depends on (the receptive field, in whole time steps).
     """
@@ -112,7 +113,7 @@ class ConvolutionalCodec(nn.Module):
 
     def __init__(self, shape: ConvolutionalShape) -> None:
         super().__init__()
-        self.shape = shape
+        self.config = shape
         self.encoder = Encoder(shape.encoder_dim, shape.encoder_rates, shape.latent_dim)
         self.decoder = Decoder(shape.latent_dim, shape.decoder_dim, shape.decoder_rates, self.decoder_blocks)
         self.quantizer = _quantizer(shape)
@@ -120,43 +121,18 @@ class ConvolutionalCodec(nn.Module):
         self.decoder_context = context(self._decoder_path()[::-1])
 
     @staticmethod
+    @abstractmethod
     def decoder_blocks(channels: int) -> Sequence[nn.Module]:
         """The blocks that follow each transposed convolution of the decoder."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def recognises(names: Sequence[str]) -> bool:
         """Whether tensors of these names are of this kind of codec."""
-        raise NotImplementedError
 
     def _decoder_path(self) -> list[nn.Conv1d | nn.ConvTranspose1d]:
         """The convolutions from a latent to its farthest sample."""
         return _convolutions(self.decoder)
-
-    @property
-    def sample_rate(self) -> int:
-        return self.shape.sample_rate
-
-    @property
-    def hop(self) -> int:
-        return self.shape.hop
-
-    @property
-    def n_codebooks(self) -> int:
-        return self.shape.n_codebooks
-
-    @property
-    def codebook_size(self) -> int:
-        return self.shape.codebook_size
-
-    @property
-    def grid(self) -> TokenGrid:
-        """Seconds, samples and time steps of this codec."""
-        return TokenGrid(self.sample_rate, self.hop)
-
-    @property
-    def parameter_count(self) -> int:
-        return sum(p.numel() for p in self.parameters())
 
     def codebook_vectors(self) -> Tensor:
         """(n_codebooks, codebook_size, codebook_dim) float: the vectors that transformers read tokens with.
@@ -164,8 +140,8 @@ class ConvolutionalCodec(nn.Module):
         Raises:
             ValueError: the codebooks have vectors of different widths.
         """
-        if not isinstance(self.shape.codebook_dim, int) and len(set(self.shape.codebook_dim)) > 1:
-            raise ValueError(f"No transformer can read codebooks of different widths {list(self.shape.codebook_dim)}.")
+        if not isinstance(self.config.codebook_dim, int) and len(set(self.config.codebook_dim)) > 1:
+            raise ValueError(f"No transformer can read codebooks of different widths {list(self.config.codebook_dim)}.")
         return torch.stack([q.codebook.weight.detach() for q in self.quantizer.quantizers])
 
     @torch.no_grad()

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from dac.nn.quantize import ResidualVectorQuantize
 from torch import Tensor, nn
 
-from ..config import CODEBOOK_SIZE, HOP, N_CODEBOOKS, SAMPLE_RATE, TokenGrid
+from ..config import CODEBOOK_SIZE, HOP, N_CODEBOOKS, SAMPLE_RATE
+from .described import DescribedCodec
 from .griffin_lim import griffin_lim_pieces, pad_for_frames
 
 
@@ -109,7 +110,7 @@ def ring_pad(x: Tensor, side: int) -> Tensor:
     return x[:, torch.arange(-side, steps + side, device=x.device) % steps]
 
 
-class SpectralCodec(nn.Module):
+class SpectralCodec(DescribedCodec):
     """Audio <-> tokens. See the module's first lines and `SpectralCodecConfig`."""
 
     def __init__(self, config: SpectralCodecConfig) -> None:
@@ -138,31 +139,6 @@ class SpectralCodec(nn.Module):
         pool, spreader = _band_matrices(config)
         self.register_buffer("pool", pool, persistent=False)
         self.register_buffer("spreader", spreader, persistent=False)
-
-    @property
-    def sample_rate(self) -> int:
-        return self.config.sample_rate
-
-    @property
-    def hop(self) -> int:
-        return self.config.hop
-
-    @property
-    def n_codebooks(self) -> int:
-        return self.config.n_codebooks
-
-    @property
-    def codebook_size(self) -> int:
-        return self.config.codebook_size
-
-    @property
-    def grid(self) -> TokenGrid:
-        """Seconds, samples and time steps of this codec."""
-        return TokenGrid(self.config.sample_rate, self.config.hop)
-
-    @property
-    def parameter_count(self) -> int:
-        return sum(p.numel() for p in self.parameters())
 
     # ---- audio <-> features -----------------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from vampnet.catalogue import size
 from vampnet.studio.handlers import Handlers
-from vampnet.studio.notices import notice, progress, size
+from vampnet.studio.notices import notice, progress
 from vampnet.studio.session import Session
 from vampnet.studio.shelf import POLL_SECONDS
 

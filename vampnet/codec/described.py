@@ -1,0 +1,40 @@
+"""What every codec tells about itself, read from its `config`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..config import TokenGrid
+
+
+class DescribedCodec(nn.Module):
+    """A module whose `config` has `sample_rate` (Hz), `hop` (samples a time step), `n_codebooks` and `codebook_size`."""
+
+    config: Any
+
+    @property
+    def sample_rate(self) -> int:
+        return self.config.sample_rate
+
+    @property
+    def hop(self) -> int:
+        return self.config.hop
+
+    @property
+    def n_codebooks(self) -> int:
+        return self.config.n_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        return self.config.codebook_size
+
+    @property
+    def grid(self) -> TokenGrid:
+        """Seconds, samples and time steps of this codec."""
+        return TokenGrid(self.sample_rate, self.hop)
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.parameters())
