@@ -20,7 +20,7 @@ from vampnet.config import CancelledError, Prompt, Sampling, TokenGrid
 from vampnet.generate import generate
 from vampnet.prompt import build_mask
 from vampnet.ring import ring_resample, whole_steps
-from vampnet.vamp import Vamp
+from vampnet.vamp import Clip, Vamp
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -263,6 +263,7 @@ class VampNet:
         loop: bool = False,
         bars: int | str | None = None,
         beats: BeatGrid | None = None,
+        mask: Tensor | None = None,
         batch: int = 1,
         on_step: OnStep | None = None,
         cancelled: Cancelled | None = None,
@@ -278,6 +279,7 @@ class VampNet:
             loop: the clip is a ring: its end flows into its beginning, in what the models see and in what they make.
             bars: cut the clip to so many whole bars first; "all" = as many as it holds, None = leave it as it is.
             beats: of the whole source, if they are known already; None = tracked if they are needed.
+            mask: (1, K, T) bool, True = regenerate: used instead of that of the prompt, for instance one that somebody painted.
             batch: as in `generate`.
             on_step: progress, `on_step(stage, step, of)`; stages as in `OnStep`, "beats" only where they are tracked.
             cancelled: asked between steps.
@@ -287,37 +289,90 @@ class VampNet:
 
         Raises:
             AudioError: audio that cannot be used (a ValueError).
-            ValueError: options that do not fit the clip: fewer bars than asked for, a region behind its end.
+            ValueError: options that do not fit the clip: fewer bars than asked for, a region behind its end, a mask of another
+                shape than the clip's tokens.
             CancelledError: `cancelled()` was True.
         """
         prompt, sampling, watch = prompt or Prompt(), sampling or Sampling(), _Watch(on_step, cancelled)
         if isinstance(takes, bool) or not isinstance(takes, int) or takes < 1:
             raise ValueError(f"takes must be a whole number of at least 1, not {takes!r}.")
+        track = prompt.needs_beats and mask is None
+        clip = self.listen(source, loop=loop, bars=bars, beats=beats, track=track, on_step=on_step, cancelled=cancelled)
+        if mask is None:
+            mask = self._mask_of_clip(clip, prompt, seed)
+        elif mask.shape != clip.tokens.shape or mask.dtype != torch.bool:
+            raise ValueError(
+                f"The mask must be bool {tuple(clip.tokens.shape)} for this clip, not {mask.dtype} {tuple(mask.shape)}."
+            )
+        made = self.generate(
+            clip.tokens, mask, sampling, [(seed, i) for i in range(takes)],
+            loop=loop, batch=batch, on_step=on_step, cancelled=cancelled,
+        )  # fmt: skip
+        rendered = []
+        for i in range(takes):
+            watch("decode", i, takes)
+            rendered.append(self.render(clip, made[i : i + 1]))
+        watch("decode", takes, takes)
+        return Vamp(
+            clip.signal, rendered, made, clip.tokens, mask, prompt, sampling, seed, loop, self.name, self.grid, bars, clip.beats
+        )  # fmt: skip
+
+    def listen(
+        self,
+        source: Any,
+        *,
+        loop: bool = False,
+        bars: int | str | None = None,
+        beats: BeatGrid | None = None,
+        track: bool = False,
+        on_step: OnStep | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Clip:
+        """The first half of `vamp`: a source as the models hear it, ready for a mask, `generate` and `render`.
+
+        Args:
+            source, loop, bars, beats: as in `vamp`.
+            track: track the beats if they are not given; whole bars need them anyway.
+            on_step, cancelled: as in `vamp`; stages "beats" and "encode".
+
+        Raises:
+            AudioError, ValueError, CancelledError: as `vamp`.
+        """
+        watch = _Watch(on_step, cancelled)
         if bars not in (None, "all") and (isinstance(bars, bool) or not isinstance(bars, int) or bars < 1):
             raise ValueError(f"bars must be a whole number of at least 1, 'all' or None, not {bars!r}.")
         loaded = audio.load(source, self.grid.sample_rate)
-        if beats is None and (bars is not None or prompt.needs_beats):
+        if beats is None and (bars is not None or track):
             watch("beats", 0, 1)
             beats = self._track(loaded)
             watch("beats", 1, 1)
         signal, beats = _whole_bars(loaded, beats, bars)
         watch("encode", 0, 1)
         mono, image = stereo.split(signal, loop)
-        tokens = self._encode(mono, loop)
-        mask = self._mask_of_clip(tokens, prompt, signal, beats, loop, seed)
+        clip = Clip(signal, self._encode(mono, loop), image, audio.measure_loudness(signal), loop, bars, beats)
         watch("encode", 1, 1)
-        made = self.generate(
-            tokens, mask, sampling, [(seed, i) for i in range(takes)],
-            loop=loop, batch=batch, on_step=on_step, cancelled=cancelled,
-        )  # fmt: skip
-        lufs, rendered = audio.measure_loudness(signal), []
-        for i in range(takes):
-            watch("decode", i, takes)
-            rendered.append(self._render(made[i : i + 1], image, lufs, loop))
-        watch("decode", takes, takes)
-        return Vamp(
-            signal, rendered, made, tokens, mask, prompt, sampling, seed, loop, self.name, self.grid, bars, beats
-        )  # fmt: skip
+        return clip
+
+    def render(self, clip: Clip, tokens: Tensor) -> AudioSignal:
+        """The last step of `vamp`: tokens made for a clip, with its stereo image, its loudness and its exact length.
+
+        Args:
+            clip: of `listen`.
+            tokens: (1, K, T) int64, as many time steps as the clip's.
+
+        Returns:
+            AudioSignal (1, C, N) on the CPU, its true peak at most at `audio.CEILING_DBTP`.
+
+        Raises:
+            ValueError: as `decode`.
+        """
+        take = stereo.apply(self.decode(tokens, clip.loop, clip.image.length), clip.image, clip.loop)
+        if clip.loop:
+            # All steps are made around the ring, so this is for a chance in ten thousand: no larger step may lie at the seam.
+            across, inside = loops.seam_step(take)
+            if across > inside:
+                take = loops.close_seam(take, always=True)
+        return audio.restore_loudness(take, clip.lufs, loop=clip.loop)
 
     # ---- parts of these -----------------------------------------------------------------------------------------------
 
@@ -327,26 +382,13 @@ class VampNet:
             wave = ring_resample(wave, whole_steps(wave.shape[-1], self.grid.hop))
         return self.codec.encode(wave.to(self.device), loop=loop).cpu()
 
-    def _render(self, tokens: Tensor, image: stereo.StereoImage, lufs: float, loop: bool) -> AudioSignal:
-        """One take (1, K, T) as it leaves the house: stereo image, loudness and length of its source."""
-        take = stereo.apply(self.decode(tokens, loop, image.length), image, loop)
-        if loop:
-            # All steps are made around the ring, so this is for a chance in ten thousand: no larger step may lie at the seam.
-            across, inside = loops.seam_step(take)
-            if across > inside:
-                take = loops.close_seam(take, always=True)
-        return audio.restore_loudness(take, lufs, loop=loop)
-
-    def _mask_of_clip(
-        self, tokens: Tensor, prompt: Prompt, signal: AudioSignal, beats: BeatGrid | None, loop: bool, seed: int
-    ) -> Tensor:
+    def _mask_of_clip(self, clip: Clip, prompt: Prompt, seed: int) -> Tensor:
         """`mask`, with the times of a ring turned into those of its whole time steps."""
-        length = signal.audio_data.shape[-1]
-        stretch = self.grid.tokens_to_samples(tokens.shape[-1]) / length if loop else 1.0
-        onsets = [time * stretch for time in _onsets(signal)] if prompt.needs_onsets else None
-        return self.mask(
-            tokens, prompt, None, None if beats is None else [time * stretch for time in beats.beats], onsets, seed
-        )
+        length = clip.signal.audio_data.shape[-1]
+        stretch = self.grid.tokens_to_samples(clip.tokens.shape[-1]) / length if clip.loop else 1.0
+        onsets = [time * stretch for time in _onsets(clip.signal)] if prompt.needs_onsets else None
+        times = None if clip.beats is None else [time * stretch for time in clip.beats.beats]
+        return self.mask(clip.tokens, prompt, None, times, onsets, seed)
 
     def _track(self, signal: AudioSignal) -> BeatGrid:
         return beats.track(signal, device=self.device if self.device.type == "cuda" else "cpu")

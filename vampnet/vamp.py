@@ -18,7 +18,32 @@ from vampnet.prompt import kept_kbps, kept_share
 if TYPE_CHECKING:
     from audiotools import AudioSignal
 
+    from vampnet.stereo import StereoImage
+
 FORMATS = ("wav", "flac", "ogg")
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A source as the models hear it.
+
+    Attributes:
+        signal: (1, C, N) at the codec's sample rate, C = 1 or 2, cut to whole bars if that was asked for.
+        tokens: (1, K, T) int64.
+        image: what one channel of it lacks, and its exact length.
+        lufs: its loudness.
+        loop: it is a ring.
+        bars: as asked for: a number, "all" or None.
+        beats: of `signal`; None where nobody needed them.
+    """
+
+    signal: AudioSignal
+    tokens: Tensor
+    image: StereoImage
+    lufs: float
+    loop: bool
+    bars: int | str | None = None
+    beats: BeatGrid | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,6 +64,7 @@ class CodecTraining:
         init_tokens: time steps that the start in closed form sees.
         save_minutes: between checkpoints.
         eval_minutes: between measurements on `held_out`.
+        bfloat16: matrix products of the blocks in bfloat16: faster on GPUs and on CPUs that have it (AVX512_BF16), far slower on others.
     """
 
     audio: str
@@ -88,6 +89,7 @@ class CodecTraining:
     save_minutes: float = 3.0
     eval_minutes: float = 6.0
     limit_hours: float = 24.0
+    bfloat16: bool = False
     seed: int = 0
 
 
@@ -111,9 +113,12 @@ class CodecLoss:
         codec, s = self.codec, self.settings
         with torch.no_grad():
             target = codec.features(audio)
-        z = codec.encode_latents(target)
+        with torch.autocast(audio.device.type, torch.bfloat16, enabled=s.bfloat16):
+            z = codec.encode_latents(target).float()
+        # In float32: codes lie closer together than bfloat16 can tell apart.
         z_q, codes, _, commitment, codebook = codec.quantizer(z)
-        out = codec.decode_latents(z_q)
+        with torch.autocast(audio.device.type, torch.bfloat16, enabled=s.bfloat16):
+            out = codec.decode_latents(z_q).float()
         square = ((out - target).square() * self.weight.to(out.device)).mean()
         mel = self._mel(out, target)
         loss = square + s.mel_weight * mel + s.commitment_weight * commitment.mean() + s.codebook_weight * codebook.mean()
