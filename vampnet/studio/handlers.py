@@ -25,6 +25,7 @@ from vampnet.studio.notices import notice, progress
 from vampnet.studio.players import find_take, keep_vamp
 from vampnet.studio.session import Files, Session, Source, read_source
 from vampnet.studio.shelf import POLL_SECONDS, ModelShelf
+from vampnet.studio.text import language_of
 from vampnet.vamp import Vamp
 
 AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
@@ -51,8 +52,9 @@ class Handlers:
 
     # ---- model --------------------------------------------------------------------------------------------------------
 
-    def open_page(self, session: Session) -> Session:
+    def open_page(self, session: Session, request: gr.Request) -> Session:
         """Gives the session back, which makes Gradio keep track of its age and delete it when it is old."""
+        session.language = language_of(request.headers.get("accept-language"))
         return session
 
     async def model_status(self) -> AsyncIterator[str]:

@@ -17,12 +17,11 @@ from vampnet.studio.handlers import AUDIO_ENDINGS, Handlers
 from vampnet.studio.presets import PRESETS, TOUCHED
 from vampnet.studio.session import Session
 from vampnet.studio.shelf import ModelShelf
+from vampnet.studio.text import say, script, translations
 from vampnet.studio.theme import make_theme
 
-TITLE = "VampNet Studio"
-SUBTITLE = "A loop goes in, variations of it come out: choose what stays, and the model plays the rest anew."
+TITLE = say("page.title")
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "assets"
-SCRIPTS = ("player.js", "picture.js", "takes.js")
 MAX_UPLOAD = "500mb"
 HOUR = 3600
 
@@ -84,13 +83,18 @@ def build(model: VampNet | ModelShelf, examples: Path = EXAMPLES) -> tuple[gr.Bl
 
 def launch_options(handlers: Handlers) -> dict[str, Any]:
     """What `Blocks.launch` must be given for the page to look and work as it should."""
-    here = files("vampnet.studio")
-    scripts = "".join(f"<script>{(here / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS)
+    scripts = "".join(f"<script>{text}</script>" for text in (script(), *_web(".js")))
     return {
-        "theme": make_theme(), "css": (here / "style.css").read_text(encoding="utf-8"), "head": scripts,
+        "theme": make_theme(), "css": "\n".join(_web(".css")), "head": scripts, "i18n": translations(),
         "allowed_paths": [str(handlers.files.root)], "max_file_size": MAX_UPLOAD, "footer_links": [], "run_history": False,
         "ssr_mode": False,
     }  # fmt: skip
+
+
+def _web(ending: str) -> list[str]:
+    """The texts of all files in `web/` with this ending, in the order of their names."""
+    found = sorted((path for path in files("vampnet.studio.web").iterdir() if path.name.endswith(ending)), key=lambda p: p.name)
+    return [path.read_text(encoding="utf-8") for path in found]
 
 
 # ----------------------------------------------------------------------------------------------------------------- layout
@@ -98,7 +102,10 @@ def launch_options(handlers: Handlers) -> dict[str, Any]:
 
 def _header() -> gr.HTML:
     with gr.Row(elem_id="header"):
-        gr.HTML(f"<h1>{TITLE}</h1><p>{SUBTITLE}</p>", elem_id="title", apply_default_css=False)
+        gr.HTML(
+            '<h1 data-say="page.title"></h1><p data-say="page.subtitle"></p>', elem_id="title", apply_default_css=False,
+            js_on_load="VampStudio.fill(element)",
+        )  # fmt: skip
         return gr.HTML("", elem_id="status", apply_default_css=False, min_width=160)
 
 

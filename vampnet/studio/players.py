@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vampnet import audio
+from vampnet.bundle import write_bundle
 from vampnet.studio.controls import DEFAULTS, Request
 from vampnet.studio.mask_picture import describe, pack_wave
 from vampnet.studio.presets import matching
@@ -22,10 +22,11 @@ def keep_vamp(session: Session, vamp: Vamp, request: Request, source: Source) ->
         download it under), `sound` (its path), `seconds` and `wave` (as `mask_picture.pack_wave`).
     """
     folder = session.new_folder()
-    takes = []
-    for index, take in enumerate(vamp.takes):
-        name = f"{source.name}-take{index + 1}-seed{request.seed}"
-        path = audio.save(take, folder / f"{name}.wav")
+    takes, names = [], [f"{source.name}-take{index + 1}-seed{request.seed}" for index in range(len(vamp.takes))]
+    title = _title(request)
+    settings = write_bundle(vamp, folder, "wav", names, {"title": title, "source_name": source.name})
+    for index, (take, name) in enumerate(zip(vamp.takes, names, strict=True)):
+        path = folder / settings["files"][index]
         takes.append(
             {
                 "number": index + 1,
@@ -37,7 +38,7 @@ def keep_vamp(session: Session, vamp: Vamp, request: Request, source: Source) ->
             }  # fmt: skip
         )
     shown = {
-        "title": _title(request), "source": source.name, "folder": str(folder), "takes": takes,
+        "title": title, "source": source.name, "folder": str(folder), "takes": takes,
         "sentence": f"{describe(vamp.mask, vamp.grid)[:-1]} · {request.sampling.steps} steps · seed {request.seed}",
     }  # fmt: skip
     session.add_vamp(shown)

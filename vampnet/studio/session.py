@@ -18,6 +18,7 @@ import torch
 
 from vampnet import audio, beats, loops
 from vampnet.beats import BeatGrid
+from vampnet.studio import text
 from vampnet.studio.controls import Request
 from vampnet.studio.shelf import Shape
 
@@ -122,6 +123,7 @@ class Session:
         stop: set to end that vamp.
         model_version, shape: of the model that the visitor's page knows of, as in `ModelShelf`.
         awaits_model: whether the visitor has asked for another and was not told yet what came of it.
+        language: of the visitor's browser, as in `text.LANGUAGES`.
     """
 
     def __init__(self, files: Files) -> None:
@@ -132,6 +134,7 @@ class Session:
         self.running = False
         self.stop = threading.Event()
         self.model_version, self.shape, self.awaits_model = 0, Shape(), False
+        self.language = text.DEFAULT
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         return Session(self._files)

@@ -64,7 +64,8 @@ class CodecTraining:
         init_tokens: time steps that the start in closed form sees.
         save_minutes: between checkpoints.
         eval_minutes: between measurements on `held_out`.
-        bfloat16: matrix products of the blocks in bfloat16: faster on GPUs and on CPUs that have it (AVX512_BF16), far slower on others.
+        bfloat16: matrix products of the blocks in bfloat16: faster on GPUs and on CPUs that have it (AVX512_BF16), far slower
+            on others.
     """
 
     audio: str

@@ -1,0 +1,62 @@
+"""A vamp into a folder and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_vampnet
+
+from vampnet import audio
+from vampnet.beats import make_grid
+from vampnet.bundle import SETTINGS, TOKENS, read_bundle, read_settings, write_bundle
+from vampnet.config import Prompt, Sampling
+from vampnet.vamp import Vamp
+
+
+@pytest.fixture
+def made(music, one_thread) -> Vamp:
+    beats = make_grid([0.0, 0.5, 1.0, 1.5], [0.0], "librosa", "as in the music")
+    prompt = Prompt(periodic=5, region=(0.2, 1.5))
+    source = audio.make_signal(torch.from_numpy(music[None, :, :88_200]), 44_100)
+    return tiny_vampnet().vamp(source, prompt, Sampling(steps=2, fine_steps=1), 2, 7, beats=beats)
+
+
+def test_a_vamp_comes_back(made: Vamp, tmp_path: Path) -> None:
+    written = write_bundle(made, tmp_path / "vamp", extra={"title": "Now"})
+    back = read_bundle(tmp_path / "vamp")
+    assert written == read_settings(tmp_path / "vamp") and written["extra"] == {"title": "Now"}
+    assert written["files"] == ["take-1.flac", "take-2.flac"]
+    for name in ("tokens", "source_tokens", "mask"):
+        assert torch.equal(getattr(back, name), getattr(made, name)), name
+    for name in ("prompt", "sampling", "seed", "loop", "model", "grid", "bars", "beats"):
+        assert getattr(back, name) == getattr(made, name), name
+    for a, b in zip([made.source, *made.takes], [back.source, *back.takes], strict=True):
+        assert torch.allclose(a.audio_data, b.audio_data, atol=2e-7)
+    assert not list((tmp_path / "vamp").glob("*.part"))
+
+
+@pytest.mark.parametrize("spoil", ["no json", "outside", "tokens", "shape", "prompt"])
+def test_a_damaged_vamp_gets_a_sentence(made: Vamp, tmp_path: Path, spoil: str) -> None:
+    write_bundle(made, tmp_path)
+    settings = read_settings(tmp_path)
+    if spoil == "no json":
+        (tmp_path / SETTINGS).write_text("{")
+    elif spoil == "tokens":
+        (tmp_path / TOKENS).write_bytes(b"nothing")
+    else:
+        outside, fewer = {"files": ["../x.flac", "take-2.flac"]}, {"files": ["take-1.flac"]}
+        settings |= {"outside": outside, "shape": fewer, "prompt": {"prompt": {"periodic": "x"}}}[spoil]
+        (tmp_path / SETTINGS).write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="vamp"):
+        read_bundle(tmp_path)
+
+
+def test_names_and_formats_are_checked(made: Vamp, tmp_path: Path) -> None:
+    assert write_bundle(made, tmp_path, "wav", ["a", "b"])["files"] == ["a.wav", "b.wav"]
+    with pytest.raises(ValueError, match="as many names"):
+        write_bundle(made, tmp_path, names=["a"])
+    with pytest.raises(ValueError, match="not as 'mp3'"):
+        write_bundle(made, tmp_path, "mp3")

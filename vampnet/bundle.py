@@ -1,0 +1,121 @@
+"""A whole vamp <-> a folder: source and takes as sound files, the tokens and the mask, and the settings as JSON.
+
+Nothing that is read is executed or unpickled, every path stays inside the folder, and every number is checked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from vampnet import audio
+from vampnet.beats import BeatGrid
+from vampnet.config import Prompt, Sampling, TokenGrid
+from vampnet.vamp import FORMATS, Vamp
+
+SETTINGS, TOKENS, SOURCE = "vamp.json", "tokens.safetensors", "source"
+VERSION = 1
+
+
+def write_bundle(
+    vamp: Vamp,
+    folder: str | Path,
+    format: str = "flac",
+    names: Sequence[str] | None = None,
+    extra: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Writes a vamp into a folder, which is made if it is missing.
+
+    Args:
+        format: "wav", "flac" (both 24 bit) or "ogg".
+        names: of the takes' files without their ending; by default take-1, take-2, ...
+        extra: plain values that are kept beside the settings.
+
+    Returns:
+        What stands in `vamp.json`: `Vamp.settings()`, `version`, `grid`, `files` (names of the takes), `source_file`, `extra`.
+
+    Raises:
+        ValueError: a format that cannot be written, or another number of names than of takes.
+        OSError: the folder cannot be written to.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"Takes are written as {', '.join(FORMATS)}, not as '{format}'.")
+    names = [f"take-{number}" for number in range(1, len(vamp.takes) + 1)] if names is None else list(names)
+    if len(names) != len(vamp.takes):
+        raise ValueError(f"{len(vamp.takes)} takes need as many names, not {len(names)}.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    source = audio.save(vamp.source, folder / f"{SOURCE}.{format}")
+    paths = [audio.save(take, folder / f"{name}.{format}") for take, name in zip(vamp.takes, names, strict=True)]
+    tensors = {"tokens": vamp.tokens, "source_tokens": vamp.source_tokens}
+    tensors = {name: value.to(torch.int16).contiguous() for name, value in tensors.items()}
+    part = folder / f".{TOKENS}.{secrets.token_hex(6)}.part"
+    save_file({**tensors, "mask": vamp.mask.to(torch.uint8).contiguous()}, part)
+    os.replace(part, folder / TOKENS)
+    settings = {
+        **vamp.settings(), "version": VERSION, "grid": {"sample_rate": vamp.grid.sample_rate, "hop": vamp.grid.hop},
+        "files": [path.name for path in paths], "source_file": source.name, "extra": extra or {},
+    }  # fmt: skip
+    part = folder / f".{SETTINGS}.{secrets.token_hex(6)}.part"
+    text = json.dumps(settings, indent=2, ensure_ascii=False)
+    part.write_text(text + "\n", encoding="utf-8")
+    os.replace(part, folder / SETTINGS)
+    return json.loads(text)
+
+
+def read_settings(folder: str | Path) -> dict[str, Any]:
+    """What `write_bundle` returned, from the folder.
+
+    Raises:
+        ValueError: there is no vamp in the folder, or its settings are damaged.
+    """
+    path = Path(folder) / SETTINGS
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        names = [settings["source_file"], *settings["files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError("There is no vamp here, or its settings are damaged.") from error
+    if any(not isinstance(name, str) or Path(name).name != name or name.startswith(".") for name in names):
+        raise ValueError("The settings of this vamp name files outside its folder: it is not used.")
+    return settings
+
+
+def read_bundle(folder: str | Path) -> Vamp:
+    """The vamp that `write_bundle` wrote; sound as it came out of the files.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    folder, settings = Path(folder), read_settings(folder)
+    try:
+        tensors = load_file(folder / TOKENS)
+        tokens, source_tokens = (tensors[name].long() for name in ("tokens", "source_tokens"))
+        mask = tensors["mask"].bool()
+        grid = TokenGrid(**settings["grid"])
+        rate = settings["sample_rate"]
+        source, *takes = (audio.load(folder / name, rate) for name in (settings["source_file"], *settings["files"]))
+        beats = settings["beats"]
+        vamp = Vamp(
+            source, takes, tokens, source_tokens, mask, Prompt(**_tuples(settings["prompt"])), Sampling(**settings["sampling"]),
+            settings["seed"], settings["loop"], settings["model"], grid, settings["bars"],
+            None if beats is None else BeatGrid(**_tuples(beats)),
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"The vamp in this folder is damaged ({type(error).__name__}).") from error
+    steps, levels = source_tokens.shape[-1], source_tokens.shape[-2]
+    if tokens.shape != (len(takes), levels, steps) or mask.shape != (1, levels, steps) or source_tokens.shape[0] != 1:
+        raise ValueError("The vamp in this folder is damaged: its tokens do not fit its takes.")
+    return vamp
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -1,0 +1,26 @@
+// The page's sentences in the visitor's language; see vampnet/studio/text.
+(() => {
+  "use strict";
+  const studio = (window.VampStudio = window.VampStudio || {});
+  const wanted = (navigator.languages || [navigator.language]).map((tag) => tag.split("-")[0]);
+  studio.language = wanted.find((name) => studio.sentences && studio.sentences[name]) || "en";
+
+  // The sentence of a key, with its {values}.
+  studio.say = (key, values = {}) => {
+    const sentence = studio.sentences[studio.language][key] || studio.sentences.en[key];
+    if (sentence === undefined) throw new Error(`No sentence has the key ${key}`);
+    return sentence.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+  };
+
+  // Fills elements that carry data-say="key" (their text), data-say-title or data-say-label (title, aria-label).
+  studio.fill = (root) => {
+    for (const [name, attribute] of [["say", ""], ["sayTitle", "title"], ["sayLabel", "aria-label"]]) {
+      const marked = `[data-${name.replace(/[A-Z]/, (c) => "-" + c.toLowerCase())}]`;
+      for (const element of root.querySelectorAll(marked)) {
+        const text = studio.say(element.dataset[name]);
+        if (attribute) element.setAttribute(attribute, text);
+        else element.textContent = text;
+      }
+    }
+  };
+})();
