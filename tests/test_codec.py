@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vampnet.codec import Codec, SpectralCodec, SpectralCodecConfig, load_codec, save_codec
+from vampnet.codec.envelope import ShortView
 from vampnet.codec.griffin_lim import griffin_lim, griffin_lim_pieces, spectrum, synthesize
 from vampnet.codec.spectral import ring_pad
 
@@ -16,10 +18,13 @@ TINY = SpectralCodecConfig(dim=16, encoder_layers=1, decoder_layers=1, kernel=3,
 HOP = 384
 
 
-@pytest.fixture(scope="module")
-def codec() -> SpectralCodec:
+LONG_AND_SHORT = dataclasses.replace(TINY, window=4096, frames=1, short_frames=3)
+
+
+@pytest.fixture(scope="module", params=[TINY, LONG_AND_SHORT], ids=["two spectra", "one long, three short"])
+def codec(request) -> SpectralCodec:
     torch.manual_seed(0)
-    return SpectralCodec(TINY).eval()
+    return SpectralCodec(request.param).eval()
 
 
 @pytest.fixture(scope="module")
@@ -116,15 +121,15 @@ def test_features_in_pieces_are_those_of_the_whole(codec, monkeypatch):
     audio = torch.randn(1, 6000 * HOP) * 0.1
     frames = codec.features(audio)
     cut = codec.features(audio[:, : 100 * HOP])
-    assert frames.shape == (1, 3000, 2 * TINY.features)
+    assert frames.shape == (1, 3000, codec.config.inputs)
     assert torch.allclose(frames[:, :45], cut[:, :45], atol=1e-5)
 
 
 def test_magnitudes_invert_the_features_below_the_bands(codec):
     audio = torch.randn(1, 30 * 768) * 0.1
-    truth = spectrum(audio, codec.window, HOP).abs()
+    truth = spectrum(audio, codec.window, 768 // codec.config.frames).abs()
     back = codec.magnitudes(codec.features(audio))
-    fine = TINY.fine_bins
+    fine = codec.config.fine_bins
     assert torch.allclose(back[..., :fine], truth[..., :fine], atol=1e-3, rtol=1e-3)
     # Above, only the level of a band is coded.
     assert back[..., fine:].square().mean() == pytest.approx(float(truth[..., fine:].square().mean()), rel=0.3)
@@ -151,6 +156,22 @@ def test_loading_is_strict(codec, tmp_path):
 
 
 def test_impossible_shapes_are_refused():
-    for wrong in ({"hop": 767}, {"kernel": 4}, {"fine_hz": 30_000.0}):
+    for wrong in ({"hop": 767}, {"kernel": 4}, {"fine_hz": 30_000.0}, {"short_frames": 5}):
         with pytest.raises(ValueError):
             SpectralCodecConfig(**wrong)
+
+
+def test_a_short_view_moves_an_attack_to_its_place():
+    view = ShortView(44_100, 768, 256, 32)
+    steady = torch.randn(1, 120 * 256) * 0.05
+    struck = steady.clone()
+    struck[:, 60 * 256 :] *= 8.0
+    smeared = steady * torch.linspace(1, 8, 120 * 256)
+    levels = view.levels(struck)
+    assert levels.shape == (1, 120, 32)
+    before, after = ((view.levels(x) - levels).abs().mean() for x in (smeared, view.correct(smeared, levels)))
+    assert after < before / 3
+    assert torch.allclose(view.correct(struck, levels), struck, atol=1e-3)
+    # On a ring nothing happens at the seam that does not happen elsewhere.
+    turned = view.correct(smeared.roll(30 * 256, 1), levels.roll(30, 1), loop=True)
+    assert torch.allclose(turned, view.correct(smeared, levels, loop=True).roll(30 * 256, 1), atol=1e-4)

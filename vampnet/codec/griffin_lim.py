@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +95,7 @@ def griffin_lim(
     loop: bool = False,
     head: Tensor | None = None,
     tail: Tensor | None = None,
+    correct: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Samples whose magnitude spectrum comes near to the given one.
 
@@ -105,6 +107,7 @@ def griffin_lim(
         momentum: of the fast variant; 0 = the classic one.
         loop: the clip is a ring; the last frame overlaps the first.
         head, tail: (B, n) float samples that the first and the last n samples are known to be; the rest joins onto them.
+        correct: (B, J * hop) float -> the same shape: what else is known of the samples, laid onto them at the end.
 
     Returns:
         (B, J * hop) float samples.
@@ -113,13 +116,16 @@ def griffin_lim(
     spec = torch.polar(magnitudes, phases.expand_as(magnitudes).to(magnitudes.dtype))
     weight = _overlap_weight(window, hop, magnitudes.shape[1], loop)
 
-    def samples() -> Tensor:
-        audio = _gather(torch.fft.irfft(spec, n=window.shape[0], dim=-1).mul_(window), hop, loop) / weight
+    def pinned(audio: Tensor) -> Tensor:
         if head is not None:
             audio[:, : head.shape[-1]] = head
         if tail is not None:
             audio[:, -tail.shape[-1] :] = tail
         return audio
+
+    def samples() -> Tensor:
+        audio = _gather(torch.fft.irfft(spec, n=window.shape[0], dim=-1).mul_(window), hop, loop) / weight
+        return pinned(audio)
 
     before = None
     for _ in range(rounds):
@@ -129,7 +135,7 @@ def griffin_lim(
         # |ahead| by hand: abs() of complex numbers guards against overflow at several times the price.
         size = torch.view_as_real(ahead).square().sum(-1).add_(1e-18).sqrt_()
         spec = ahead * torch.div(magnitudes, size, out=size)
-    return samples()
+    return samples() if correct is None else pinned(correct(samples()))
 
 
 def griffin_lim_pieces(
@@ -141,6 +147,7 @@ def griffin_lim_pieces(
     loop: bool = False,
     piece: int = 4096,
     context: int = 48,
+    correct: Callable[[Tensor, list[tuple[int, int]], bool], Tensor] | None = None,
 ) -> Tensor:
     """`griffin_lim` in bounded memory: piece after piece, each joined onto the samples of the one before.
 
@@ -150,21 +157,26 @@ def griffin_lim_pieces(
         window, hop, rounds, loop: as for `griffin_lim`.
         piece: frames at a time; a clip of up to a piece is made at once.
         context: frames that a piece sees of its neighbours.
+        correct: (samples, spans, loop) -> samples: as for `griffin_lim`, for the frames of the spans (start, stop), one after
+            the other.
 
     Returns:
         (B, J * hop) float samples; on a ring the last piece is joined onto the first one too.
     """
     if frames <= piece:
-        return griffin_lim(magnitudes(0, frames), window, hop, rounds, loop=loop)
+        whole = None if correct is None else lambda audio: correct(audio, [(0, frames)], loop)
+        return griffin_lim(magnitudes(0, frames), window, hop, rounds, loop=loop, correct=whole)
     done: list[Tensor] = []
     known = context * hop
     for start in range(0, frames, piece):
         stop = min(frames, start + piece)
         wraps = loop and stop == frames
         left, right = min(context, start), 0 if stop == frames else min(context, frames - stop)
-        levels = [magnitudes(start - left, stop + right)] + ([magnitudes(0, context)] if wraps else [])
+        spans = [(start - left, stop + right)] + ([(0, context)] if wraps else [])
+        levels = [magnitudes(*span) for span in spans]
+        part = None if correct is None else partial(correct, spans=spans, loop=False)
         head = torch.cat(done[-2:], dim=1)[:, -known:] if left else None
         tail = done[0][:, :known] if wraps else None
-        audio = griffin_lim(torch.cat(levels, dim=1), window, hop, rounds, head=head, tail=tail)
+        audio = griffin_lim(torch.cat(levels, dim=1), window, hop, rounds, head=head, tail=tail, correct=part)
         done.append(audio[:, left * hop : (left + stop - start) * hop])
     return torch.cat(done, dim=1)

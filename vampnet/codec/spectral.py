@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..config import CODEBOOK_SIZE, HOP, N_CODEBOOKS, SAMPLE_RATE
 from .described import DescribedCodec
+from .envelope import ShortView
 from .griffin_lim import griffin_lim_pieces, pad_for_frames
 
 
@@ -41,6 +42,10 @@ class SpectralCodecConfig:
         expansion: hidden width of a block, in units of `dim`.
         n_codebooks, codebook_size, codebook_dim: of the quantizer.
         rounds: of Griffin-Lim when decoding.
+        short_frames: levels of broad bands are coded so many times a time step beside the spectra (see `envelope.ShortView`);
+            0 = not at all.
+        short_bands, short_window: of these.
+        short_weight: how much they weigh beside the spectra, as a factor on their features.
     """
 
     sample_rate: int = SAMPLE_RATE
@@ -59,10 +64,16 @@ class SpectralCodecConfig:
     codebook_size: int = CODEBOOK_SIZE
     codebook_dim: int = 8
     rounds: int = 32
+    short_frames: int = 0
+    short_bands: int = 32
+    short_window: int = 768
+    short_weight: float = 1.5
 
     def __post_init__(self) -> None:
         if self.hop % self.frames:
             raise ValueError(f"hop {self.hop} must be a multiple of frames {self.frames}.")
+        if self.short_frames and self.hop % self.short_frames:
+            raise ValueError(f"hop {self.hop} must be a multiple of short_frames {self.short_frames}.")
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, not {self.kernel}.")
         if not 0 < self.fine_hz < self.sample_rate / 2:
@@ -77,6 +88,11 @@ class SpectralCodecConfig:
     def features(self) -> int:
         """Log magnitudes of one spectrum."""
         return self.fine_bins + self.bands
+
+    @property
+    def inputs(self) -> int:
+        """Features of a time step: those of its spectra, then the levels of its short frames."""
+        return self.frames * self.features + self.short_frames * self.short_bands
 
     def to_dict(self) -> dict:
         """Plain fields, for config.json."""
@@ -116,9 +132,8 @@ class SpectralCodec(DescribedCodec):
     def __init__(self, config: SpectralCodecConfig) -> None:
         super().__init__()
         self.config = config
-        inputs = config.frames * config.features
-        self.project_in = nn.Linear(inputs, config.dim)
-        self.project_out = nn.Linear(config.dim, inputs)
+        self.project_in = nn.Linear(config.inputs, config.dim)
+        self.project_out = nn.Linear(config.dim, config.inputs)
 
         def blocks(layers: int) -> nn.ModuleList:
             return nn.ModuleList(Block(config.dim, config.kernel, config.expansion, 0.1) for _ in range(layers))
@@ -135,6 +150,11 @@ class SpectralCodec(DescribedCodec):
             )
         self.register_buffer("mean", torch.zeros(config.features))
         self.register_buffer("spread", torch.ones(()))
+        self.short: ShortView | None = None
+        if config.short_frames:
+            hop = config.hop // config.short_frames
+            self.short = ShortView(config.sample_rate, config.short_window, hop, config.short_bands, config.floor)
+            self.register_buffer("short_mean", torch.zeros(config.short_bands))
         self.register_buffer("window", torch.hann_window(config.window), persistent=False)
         pool, spreader = _band_matrices(config)
         self.register_buffer("pool", pool, persistent=False)
@@ -143,13 +163,17 @@ class SpectralCodec(DescribedCodec):
     # ---- audio <-> features -----------------------------------------------------------------------------------------
 
     def features(self, audio: Tensor, loop: bool = False) -> Tensor:
-        """(B, T * hop) float samples at -24 LUFS -> (B, T, frames * features) normalised log magnitudes."""
+        """(B, T * hop) float samples at -24 LUFS -> (B, T, inputs): normalised log magnitudes, then levels of short frames."""
         c = self.config
         hop = c.hop // c.frames
         frames = pad_for_frames(audio, c.window, hop, loop).unfold(-1, c.window, hop)
         # Piece by piece: the complex spectra of five minutes would take 600 MB at once.
         logs = torch.cat([self._log_magnitudes(piece) for piece in frames.split(4096, dim=1)], dim=1)
-        return logs.unflatten(1, (-1, c.frames)).flatten(2)
+        logs = logs.unflatten(1, (-1, c.frames)).flatten(2)
+        if self.short is None:
+            return logs
+        levels = (self.short.levels(audio, loop) - self.short_mean) * (c.short_weight / self.spread)
+        return torch.cat([logs, levels.unflatten(1, (-1, c.short_frames)).flatten(2)], dim=2)
 
     def _log_magnitudes(self, frames: Tensor) -> Tensor:
         """(B, J, window) samples -> (B, J, features)."""
@@ -160,23 +184,30 @@ class SpectralCodec(DescribedCodec):
         return (torch.log(magnitudes + c.floor) - self.mean) / self.spread
 
     def magnitudes(self, features: Tensor) -> Tensor:
-        """(B, T, frames * features) normalised log magnitudes -> (B, T * frames, window / 2 + 1) magnitudes."""
+        """(B, T, inputs) features -> (B, T * frames, window / 2 + 1) magnitudes."""
         c = self.config
-        logs = features.unflatten(2, (c.frames, c.features)).flatten(1, 2) * self.spread + self.mean
+        logs = features[..., : c.frames * c.features].unflatten(2, (c.frames, c.features)).flatten(1, 2)
+        logs = logs * self.spread + self.mean
         logs = torch.cat([logs[..., : c.fine_bins], logs[..., c.fine_bins :] @ self.spreader], dim=-1)
         return (torch.exp(logs.clamp(max=8.0)) - c.floor).clamp_min(0.0)
+
+    def short_levels(self, features: Tensor) -> Tensor:
+        """(B, T, inputs) features -> (B, T * short_frames, short_bands) levels, as of `ShortView.levels`."""
+        c = self.config
+        levels = features[..., c.frames * c.features :].unflatten(2, (c.short_frames, c.short_bands)).flatten(1, 2)
+        return levels * (self.spread / c.short_weight) + self.short_mean
 
     # ---- features <-> latents <-> tokens -----------------------------------------------------------------------------
 
     def encode_latents(self, features: Tensor, loop: bool = False) -> Tensor:
-        """(B, T, frames * features) -> (B, dim, T), what the quantizer codes."""
+        """(B, T, inputs) -> (B, dim, T), what the quantizer codes."""
         x = self.project_in(features)
         for block in self.encoder:
             x = block(x, loop)
         return x.transpose(1, 2)
 
     def decode_latents(self, latents: Tensor, loop: bool = False) -> Tensor:
-        """(B, dim, T) -> (B, T, frames * features)."""
+        """(B, dim, T) -> (B, T, inputs)."""
         x = latents.transpose(1, 2)
         for block in self.decoder:
             x = block(x, loop)
@@ -224,8 +255,15 @@ class SpectralCodec(DescribedCodec):
             frames = self.magnitudes(features[:, first:last])
             return frames[:, start - first * c.frames : stop - first * c.frames]
 
-        steps = codes.shape[-1] * c.frames
-        return griffin_lim_pieces(magnitudes, steps, self.window, c.hop // c.frames, rounds=c.rounds, loop=loop)[:, None]
+        def correct(audio: Tensor, spans: list[tuple[int, int]], loop: bool) -> Tensor:
+            parts = [self.short_levels(features[:, a // c.frames : b // c.frames]) for a, b in spans]
+            return self.short.correct(audio, torch.cat(parts, dim=1), loop)
+
+        return griffin_lim_pieces(
+            magnitudes, codes.shape[-1] * c.frames, self.window, c.hop // c.frames, rounds=c.rounds, loop=loop,
+            piece=4096 // c.frames * c.frames, context=48 // c.frames * c.frames,
+            correct=None if self.short is None else correct,
+        )[:, None]  # fmt: skip
 
 
 def _band_matrices(config: SpectralCodecConfig) -> tuple[Tensor, Tensor]:

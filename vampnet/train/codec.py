@@ -58,6 +58,7 @@ class CodecTraining:
         mel_weight, commitment_weight, codebook_weight: of the losses beside the squared error. The latents have the scale of
             principal components, a thousand times that of the mean squared error: with the usual 0.25 and 1 the quantizer's
             losses would be all that the encoder hears.
+        fine_weight: of the squared error of the fine structure over frequency, beside that of everything.
         quantizer_dropout: share of crops that are trained with fewer levels.
         equalise_db: spread of the random equalisation of crops.
         revive_every: steps between replacements of codes that nothing uses.
@@ -81,6 +82,7 @@ class CodecTraining:
     weight_decay: float = 0.01
     average: float = 0.999
     mel_weight: float = 0.3
+    fine_weight: float = 0.0
     commitment_weight: float = 0.004
     codebook_weight: float = 0.02
     quantizer_dropout: float = 0.2
@@ -107,7 +109,7 @@ class CodecLoss:
         ]
         weight = torch.ones(c.features)
         weight[c.fine_bins :] = 0.5
-        self.weight = weight.repeat(c.frames)
+        self.weight = torch.cat([weight.repeat(c.frames), torch.ones(c.short_frames * c.short_bands)])
 
     def __call__(self, audio: Tensor) -> tuple[Tensor, dict[str, float]]:
         """(B, T * hop) float -> the loss and its parts."""
@@ -120,16 +122,32 @@ class CodecLoss:
         z_q, codes, _, commitment, codebook = codec.quantizer(z)
         with torch.autocast(audio.device.type, torch.bfloat16, enabled=s.bfloat16):
             out = codec.decode_latents(z_q).float()
-        square = ((out - target).square() * self.weight.to(out.device)).mean()
+        difference = out - target
+        square = (difference.square() * self.weight.to(out.device)).mean()
+        if s.fine_weight:
+            square = square + s.fine_weight * self._fine(difference)
         mel = self._mel(out, target)
         loss = square + s.mel_weight * mel + s.commitment_weight * commitment.mean() + s.codebook_weight * codebook.mean()
         self.codes = codes
         return loss, {"square": square.item(), "mel": mel.item(), "commitment": commitment.mean().item(), "loss": loss.item()}
 
+    def _fine(self, difference: Tensor) -> Tensor:
+        """Mean square of what a moving average over 41 bins of frequency leaves of a difference: where partials lie."""
+        c = self.codec.config
+        spectra = difference[..., : c.frames * c.features].reshape(-1, 1, c.features)[..., : c.fine_bins]
+        return (spectra - F.avg_pool1d(F.pad(spectra, (20, 20), mode="reflect"), 41, stride=1)).square().mean()
+
     def _mel(self, out: Tensor, target: Tensor) -> Tensor:
+        c = self.codec.config
         a, b = self.codec.magnitudes(out), self.codec.magnitudes(target)
         logs = [[(x @ m.to(x.device)).clamp_min(1e-5).log10() for x in (a, b)] for m in self.mels]
-        return sum((x - y).abs().mean() for x, y in logs)
+        found = sum((x - y).abs().mean() for x, y in logs)
+        if self.codec.short is None:
+            return found
+        first = c.frames * c.features
+        # In log10, as the others.
+        scale = self.codec.spread / (c.short_weight * math.log(10))
+        return found + (out[..., first:] - target[..., first:]).abs().mean() * scale
 
 
 def equalise(audio: Tensor, spread_db: float, generator: torch.Generator) -> Tensor:

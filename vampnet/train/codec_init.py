@@ -68,11 +68,15 @@ def initialise(codec: SpectralCodec, audio: Tensor, seed: int = 0) -> None:
         raise ValueError(f"The codec's start needs at least {4 * c.codebook_size} time steps of audio: give it more.")
     codec.mean.zero_()
     codec.spread.fill_(1.0)
+    if codec.short is not None:
+        codec.short_mean.zero_()
     logs = torch.cat([codec.features(a) for a in audio.split(16)])
-    frames = logs.reshape(-1, c.features)
+    frames = logs[..., : c.frames * c.features].reshape(-1, c.features)
     codec.mean.copy_(frames.mean(0))
     codec.spread.copy_((frames - codec.mean).std())
-    features = ((logs.unflatten(2, (c.frames, -1)) - codec.mean) / codec.spread).flatten(2).reshape(-1, c.frames * c.features)
+    if codec.short is not None:
+        codec.short_mean.copy_(codec.short_levels(logs / codec.spread).mean((0, 1)))
+    features = torch.cat([codec.features(a).flatten(0, 1) for a in audio.split(16)])
 
     mean, axes = principal_axes(features, c.dim)
     codec.project_in.weight.copy_(axes.T)
