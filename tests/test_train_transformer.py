@@ -293,6 +293,14 @@ def test_learns_a_repeating_pattern(shards, tmp_path):
     assert {"start", "train", "valid"} == {line["kind"] for line in lines}
 
 
+def test_bfloat16_learns_nearly_the_same(shards, tmp_path):
+    losses = {}
+    for half in (False, True):
+        result = train(settings(shards, tmp_path / str(half), steps=6, bfloat16=half), progress=False)
+        losses[half] = result["loss"]
+    assert losses[True] != losses[False] and losses[True] == pytest.approx(losses[False], rel=0.02)
+
+
 def test_a_resumed_run_is_the_uninterrupted_run(shards, tmp_path):
     whole, parts = settings(shards, tmp_path / "whole"), settings(shards, tmp_path / "parts")
     train({**whole, "steps": 9}, progress=False)

@@ -200,7 +200,7 @@ class TokenTransformer(nn.Module):
         total = hidden.new_zeros(())
         for level, head in enumerate(self._heads()):
             here = where[:, level]
-            logits = F.linear(hidden[here], *head)
+            logits = F.linear(hidden[here], *head).float()
             total = total + F.cross_entropy(logits, target[:, level][here], reduction="sum", label_smoothing=label_smoothing)
         return total / count
 

@@ -162,7 +162,7 @@ class Trainer:
             part = slice(begin, begin + size)
             # Each masked token of the batch weighs the same, whichever part it falls into.
             weight = float(hidden[part].sum() / hidden.sum())
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu or config.bfloat16):
                 loss = self.loss(
                     tokens[part].to(self.device, non_blocking=True),
                     mask[part].to(self.device, non_blocking=True),
