@@ -10,7 +10,8 @@ TEXT: dict[str, str] = {
     "share.dialog.title": "제목",
     "share.dialog.note": "메모 (선택)",
     "share.dialog.private": "원본은 비공개로 두기",
-    "share.dialog.private.hint": "테이크와 설정만 저장합니다. 원본의 소리, 이름, 토큰은 물론 어느 뱀프에서 나왔는지도 저장하지 않습니다.",
+    "share.dialog.private.hint": "테이크와 설정만 저장합니다. 원본의 소리, 이름, "
+    "토큰은 물론 어느 뱀프에서 나왔는지도 저장하지 않습니다.",
     "share.dialog.parent": "공유된 뱀프에서 나온 것이므로 그 뱀프의 페이지에 이 링크가 표시됩니다.",
     "share.dialog.do": "공유하기",
     "share.dialog.busy": "저장하는 중 …",
@@ -28,7 +29,8 @@ TEXT: dict[str, str] = {
     "share.mine.delete": "삭제",
     "share.mine.delete.label": "공유한 뱀프 “{title}” 삭제",
     "share.mine.sure": "정말 삭제할까요?",
-    "share.too_large": "이 뱀프는 {size} MB인데 최대 {most} MB까지 공유할 수 있습니다. 테이크를 줄이거나 더 짧은 클립을 공유하세요.",
+    "share.too_large": "이 뱀프는 {size} MB인데 최대 {most} MB까지 공유할 "
+    "수 있습니다. 테이크를 줄이거나 더 짧은 클립을 공유하세요.",
     "share.title": "제목이 {n}자입니다. {most}자까지 쓸 수 있습니다.",
     "share.note": "메모가 {n}자입니다. {most}자까지 쓸 수 있습니다.",
     "share.disk": "뱀프를 저장할 수 없습니다. 서버의 디스크가 가득 찼거나 쓸 수 없습니다.",
@@ -36,7 +38,8 @@ TEXT: dict[str, str] = {
     "share.gone": "그 뱀프는 이제 없습니다. 다시 뱀프해서 새 테이크를 만든 뒤 공유하세요.",
     "share.no_source": "원본이 비공개인 뱀프라서 다시 공유할 수 없습니다.",
     "share.restored": "“{title}”을(를) 열었습니다. 원본, 설정, 테이크를 불러왔습니다.",
-    "share.restored.private": "“{title}”을(를) 열었습니다. 설정과 테이크를 불러왔습니다. 원본은 비공개이므로 테이크를 원본으로 쓰거나 직접 가져오세요.",
+    "share.restored.private": "“{title}”을(를) 열었습니다. 설정과 테이크를 불러왔습니다. 원본은 "
+    "비공개이므로 테이크를 원본으로 쓰거나 직접 가져오세요.",
     "share.untitled": "제목 없는 뱀프",
     "share.source_private": "비공개 원본",
     "share.source_unnamed": "클립",
