@@ -34,7 +34,7 @@ def keep_vamp(session: Session, vamp: Vamp, request: Request, source: Source) ->
     start, end = source.bounds(request.bars)
     shown = {
         **deck_data(settings, vamp.source, vamp.takes, folder.name, folder, source.beats_between(start, end)),
-        "folder": str(folder),
+        "folder": str(folder), "origin": source.origin,
         "sentence": f"{describe(vamp.mask, vamp.grid)[:-1]} · {request.sampling.steps} steps · seed {request.seed}",
     }  # fmt: skip
     # So that the picture of the source and the deck know that they play the same music.

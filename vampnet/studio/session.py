@@ -62,6 +62,7 @@ class Source:
         rate: Hz.
         envelope: (2, n) int8: lowest and highest sample of every `ENVELOPE_HOP`, over both channels, 127 = the clip's peak.
         grid: its beats; None until they are tracked.
+        origin: id of the shared vamp that it came from; "" if it came from none.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class Source:
     rate: int
     envelope: np.ndarray
     grid: BeatGrid | None = None
+    origin: str = ""
     _tracking: threading.Lock = field(default_factory=threading.Lock)
     _finding: threading.Lock = field(default_factory=threading.Lock)
     _onsets: dict[tuple[int, int], tuple[float, ...]] = field(default_factory=dict)
@@ -153,6 +155,12 @@ class Session:
         folder.mkdir()
         return folder
 
+    def origin_of(self, path: Any) -> str:
+        """Id of the shared vamp that a file came from: that of its vamp, or of the source of this; "" if it came from none."""
+        folder = Path(str(path)).parent
+        found = (vamp for vamp in self.vamps if Path(vamp["folder"]) == folder)
+        return next((vamp.get("shared") or vamp.get("origin") or "" for vamp in found), "")
+
     def add_vamp(self, vamp: dict[str, Any]) -> None:
         """Puts a vamp before the others; the oldest without a favourite go, with their files, when there are too many."""
         plain = [old for old in self.vamps if not has_favourite(old)]
@@ -190,7 +198,8 @@ def read_source(session: Session, given: Any, name: str | None = None) -> Source
     signal = audio.load(given)
     name = plain_name(name or Path(str(given)).stem)
     path = audio.save(signal, session.new_folder() / f"{name}.wav", subtype="FLOAT")
-    return Source(path, name, signal.audio_data.shape[-1], int(signal.sample_rate), envelope(signal))
+    samples, rate = signal.audio_data.shape[-1], int(signal.sample_rate)
+    return Source(path, name, samples, rate, envelope(signal), origin=session.origin_of(given))
 
 
 def plain_name(name: str) -> str:

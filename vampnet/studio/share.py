@@ -136,7 +136,7 @@ class SharePages:
         content = static_files().get(name)
         if content is None:
             raise NotShared(name)
-        stamped = request.query_params.get("h") == share_html._stamp(name)
+        stamped = request.query_params.get("h") == share_html.stamp_of(name)
         age = f"public, max-age={YEAR}, immutable" if stamped else "no-cache"
         return Response(content, headers={**HEADERS, "Cache-Control": age}, media_type=TYPES[name[name.rindex(".") :]])
 

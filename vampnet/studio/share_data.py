@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vampnet.bundle import SETTINGS
+from vampnet.bundle import SETTINGS, TOKENS
 from vampnet.gallery import Gallery, Shared
 from vampnet.studio.mask_picture import pack_wave
 from vampnet.studio.session import envelope, plain_name, shrink
@@ -44,7 +44,7 @@ def publish(
 
 
 def page_vamp(shared: Shared, settings: dict[str, Any], language: str, place: Callable[[str], str] = str) -> dict[str, Any]:
-    """A shared vamp as the deck shows one (`players.keep_vamp`).
+    """A shared vamp as the deck shows one (`players.deck_data`).
 
     Args:
         settings: what stands in its `vamp.json`.
@@ -62,15 +62,16 @@ def page_vamp(shared: Shared, settings: dict[str, Any], language: str, place: Ca
         name = f"{stem}-take{number}-seed{settings['seed']}" if number else f"{stem}-source"
         return {
             "number": number, "name": name, "file": f"{name}{Path(file).suffix}", "sound": place(file), "seconds": seconds,
-            "wave": wave,
+            "wave": wave, "favourite": False,
         }  # fmt: skip
 
     files = settings["files"]
     found: dict[str, Any] = {
-        "id": shared.id, "folder": shared.id, "title": title, "source": source, "sentence": "",
+        "id": shared.id, "folder": shared.id, "title": title, "source": source,
         "settings": {name: settings[name] for name in ("kept_share", "kept_kbps", "sampling", "seed", "model")},
         "takes": [track(number, file, wave) for number, (file, wave) in enumerate(zip(files, waves, strict=False), start=1)],
-        "files": [{"file": SETTINGS, "sound": place(SETTINGS)}], "source_track": None,
+        "files": [{"file": name, "sound": place(name)} for name in (SETTINGS, TOKENS) if name in shared.files],
+        "seconds": seconds, "source_track": None,
         "beats": beats.get("beats", []), "downbeats": beats.get("downbeats", []), "tempo": beats.get("tempo", 0),
     }  # fmt: skip
     if settings["source_file"] is not None:

@@ -13,12 +13,13 @@ from typing import Any
 from urllib.parse import quote
 
 from vampnet.gallery import Shared
+from vampnet.studio import deck
 from vampnet.studio.share_data import PICTURE, PICTURE_SIZE, page_vamp
 from vampnet.studio.share_words import describe_settings
 from vampnet.studio.text import say, script
 
-SCRIPTS = ("sentences.js", "text.js", "player.js", "draw.js", "deck.js", "page.js")
-STYLES = ("deck.css", "page.css")
+SCRIPTS = ("sentences.js", *deck.SCRIPTS, "page.js")
+STYLES = (*deck.STYLES, "page.css")
 EMBED_SIZE = (640, 560)
 TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
 escape = html.escape
@@ -36,7 +37,7 @@ def static_files() -> dict[str, bytes]:
 
 
 @lru_cache(maxsize=64)
-def _stamp(name: str) -> str:
+def stamp_of(name: str) -> str:
     return hashlib.sha256(static_files()[name]).hexdigest()[:12]
 
 
@@ -92,7 +93,7 @@ def vamp_page(visit: Visit, shared: Shared, settings: dict[str, Any], parent: Sh
 {_lineage(visit, parent, children)}
 <footer class="vp-quiet"><a href="{visit.up}{shared.id}/delete">{visit.say("share.page.delete")}</a></footer>
 </main>"""
-    return _document(visit, visit.title(shared), body, _cards(visit, shared, words[0][1]), deck=True)
+    return _document(visit, visit.title(shared), body, _cards(visit, shared, words[0][1]), player=True)
 
 
 def embed_page(visit: Visit, shared: Shared, settings: dict[str, Any]) -> str:
@@ -106,7 +107,7 @@ def embed_page(visit: Visit, shared: Shared, settings: dict[str, Any]) -> str:
 </header>
 {_deck(visit, shared, settings)}
 </main>"""
-    return _document(visit, visit.title(shared), body, deck=True)
+    return _document(visit, visit.title(shared), body, player=True)
 
 
 def delete_page(visit: Visit, shared: Shared, token: str, problem: str = "") -> str:
@@ -197,15 +198,14 @@ def _cards(visit: Visit, shared: Shared, words: str) -> str:
     )
 
 
-def _document(visit: Visit, title: str, body: str, head: str = "", deck: bool = False, scripts: tuple[str, ...] = ()) -> str:
-    there = static_files()
-    wanted = [name for name in (*(SCRIPTS if deck else ()), *scripts) if name in there]
+def _document(visit: Visit, title: str, body: str, head: str = "", player: bool = False, scripts: tuple[str, ...] = ()) -> str:
+    wanted = (*(SCRIPTS if player else ()), *scripts)
     address = f"{visit.up}static/{{name}}?h={{stamp}}"
     styles = "".join(
-        f'<link rel="stylesheet" href="{address.format(name=name, stamp=_stamp(name))}">\n' for name in STYLES if name in there
+        f'<link rel="stylesheet" href="{address.format(name=name, stamp=stamp_of(name))}">\n' for name in STYLES
     )
-    loaded = "".join(f'<script defer src="{address.format(name=name, stamp=_stamp(name))}"></script>\n' for name in wanted)
-    theme = f'<script src="{address.format(name="theme.js", stamp=_stamp("theme.js"))}"></script>\n'
+    loaded = "".join(f'<script defer src="{address.format(name=name, stamp=stamp_of(name))}"></script>\n' for name in wanted)
+    theme = f'<script src="{address.format(name="theme.js", stamp=stamp_of("theme.js"))}"></script>\n'
     return f"""<!doctype html>
 <html lang="{visit.language}">
 <head>
