@@ -27,12 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from vampnet.bundle import SETTINGS, TOKENS, read_bundle, read_settings, write_bundle
-from vampnet.gallery_index import Index, Row
+from vampnet.gallery_index import ID, RECORD, Index, Limits, Row
 from vampnet.vamp import Vamp
 
-RECORD = "share.json"
 VERSION = 1
-ID = re.compile(r"[a-z2-7]{26}", re.ASCII)
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 LONGEST_TITLE, LONGEST_NOTE = 80, 600
 ABANDONED_SECONDS = 3600
@@ -56,23 +54,6 @@ class GalleryError(ValueError):
 
 class NotShared(LookupError):
     """There is no such vamp: a wrong id, or one that was deleted."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much a gallery holds; the oldest vamps go first.
-
-    Attributes:
-        vamps: how many.
-        bytes: of all of them.
-        one: bytes of a single one.
-        days: how long one is kept; 0 = for ever.
-    """
-
-    vamps: int = 2000
-    bytes: int = 5_000_000_000
-    one: int = 300_000_000
-    days: float = 0
 
 
 @dataclass(frozen=True)

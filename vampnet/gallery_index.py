@@ -5,17 +5,38 @@ It is made anew whenever it is lost or corrupt, and brought up to date whenever 
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+ID = re.compile(r"[a-z2-7]{26}", re.ASCII)
+RECORD = "share.json"
 VERSION = 1
 RACY_NS = 2_000_000_000
 """A folder that changed this recently may change again without its time stamp telling."""
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a gallery holds; the oldest vamps go first.
+
+    Attributes:
+        vamps: how many.
+        bytes: of all of them.
+        one: bytes of a single one.
+        days: how long one is kept; 0 = for ever.
+    """
+
+    vamps: int = 2000
+    bytes: int = 5_000_000_000
+    one: int = 300_000_000
+    days: float = 0
 
 
 class Row(NamedTuple):

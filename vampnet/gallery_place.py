@@ -10,9 +10,12 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vampnet.gallery import ID, RECORD, Gallery, Limits
+from vampnet.gallery_index import ID, RECORD, Limits
+
+if TYPE_CHECKING:
+    from vampnet.gallery import Gallery
 
 FOLDER_VARIABLE = "VAMPNET_GALLERY"
 REPO_VARIABLE = "VAMPNET_GALLERY_REPO"
@@ -72,6 +75,8 @@ def open_gallery(options: argparse.Namespace) -> Gallery | None:
     """The gallery that the options of `add_options` ask for; None if there is to be none, or its folder cannot be used."""
     if not options.share_links:
         return None
+    from vampnet.gallery import Gallery  # with torch, which `--help` need not wait for
+
     folder = options.gallery or default_folder()
     limits = Limits(options.gallery_vamps, round(options.gallery_gb * 1e9), days=options.gallery_days)
     try:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 from gradio.route_utils import get_root_url
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -88,7 +89,8 @@ class SharePages:
             except NotShared:
                 # As the browser sees the address, to which a coded slash is none.
                 rest = request.path_params.get("rest", "").count("/") - request.scope.get("raw_path", b"").lower().count(b"%2f")
-                visit = _visit(request, request.url.path, "../" * (depth if depth else min(max(rest, 0), 40)))
+                # Nothing absolute is made of an address that is as strange as it likes.
+                visit = Visit(_language(request), "", "../" * (depth if depth else min(max(rest, 0), 40)))
                 return _html(share_html.message_page(visit, "missing"), 404)
 
         return run
@@ -211,11 +213,18 @@ class SharePages:
         return _html(share_html.message_page(visit, "deleted"))
 
 
+def _language(request: Request) -> str:
+    return language_of(request.headers.get("accept-language"))
+
+
 def _visit(request: Request, path: str, up: str = "") -> Visit:
+    """A visit of `path`, with the studio's address as Gradio itself finds it: from the proxy's headers or the request's."""
     root = getattr(request.app, "root_path", "") or request.scope.get("root_path", "")
-    # From the path that was asked for and no header of the visitor's but those that a proxy sets, as Gradio itself does.
-    base = get_root_url(request, path, root)
-    return Visit(language_of(request.headers.get("accept-language")), base, up)
+    try:
+        base = get_root_url(request, path, root)
+    except (ValueError, httpx.InvalidURL):  # somebody's invention of a host
+        base = root.rstrip("/")
+    return Visit(_language(request), base, up)
 
 
 def _html(text: str, status: int = 200, frames: str = "'none'") -> HTMLResponse:
