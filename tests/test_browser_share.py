@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from conftest import SAMPLE_RATE, synthesise_music
+from studio_tools import BEATS
 from test_browser import WAIT, bring, nameless, slide, vamp
 from tiny import tiny_vampnet
 
+from vampnet import beats
 from vampnet.gallery import Gallery
 from vampnet.studio.page import build
 
@@ -20,6 +22,12 @@ pytestmark = pytest.mark.browser
 NAMELESS = """() => [...document.querySelectorAll('.vp-page :is(input, button, a), dialog :is(input, button, a)')]
   .filter((e) => e.type !== 'hidden' && !(e.getAttribute('aria-label') || e.labels?.length || e.textContent.trim()))
   .map((e) => e.outerHTML)"""
+
+
+@pytest.fixture(autouse=True)
+def known_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracking is tested elsewhere; with this it is instant."""
+    monkeypatch.setattr(beats, "track", lambda signal, **options: BEATS)
 
 
 @contextmanager
