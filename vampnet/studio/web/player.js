@@ -10,7 +10,8 @@
   const TAU = 0.006;
   const OPENING = 0.003;
   // Seconds from a key to what it changes: the audio thread is up to this far ahead of what a script is told of it.
-  const AHEAD = 0.02;
+  const AHEAD = 0.03;
+  const MARGIN = 0.012; // what must be left of it when a voice was told to begin: a late one would be out of phase
   const MOST_SECONDS = 1500; // of decoded sound: 530 MB
 
   const modulo = (a, n) => ((a % n) + n) % n;
@@ -32,9 +33,8 @@
       node.loop = true;
       gain.gain.value = level;
       node.connect(gain).connect(bus);
-      // Half a sample late, so that rounding cannot make it the sample before; the node begins at the next whole one.
       node.start(frame / rate, modulo(frame - origin, buffer.length) / rate);
-      voices.set(key, { node, gain, frames: buffer.length });
+      voices.set(key, { node, gain, frames: buffer.length, from: frame });
     }
 
     function level(key, value, frame) {
@@ -55,15 +55,17 @@
       voice.node.stop(frame / rate + 16 * TAU);
     }
 
-    function end(frame) {
+    function end(frame, unheard = false) {
+      if (unheard) bus.disconnect();
       bus.gain.setTargetAtTime(0, frame / rate, OPENING);
       for (const { node } of voices.values()) node.stop(frame / rate + 16 * OPENING);
       setTimeout(() => bus.disconnect(), 1000);
     }
 
-    const has = (key) => voices.has(key);
-    const frames = (key) => voices.get(key)?.frames;
-    return { origin, add, level, cancel, drop, end, has, frames, keys: () => [...voices.keys()] };
+    return {
+      origin, add, level, cancel, drop, end, has: (key) => voices.has(key), keys: () => [...voices.keys()],
+      frames: (key) => voices.get(key)?.frames, from: (key) => voices.get(key)?.from ?? 0,
+    };
   };
 
   // ---- what is decoded -----------------------------------------------------------------------------------------------------
@@ -75,15 +77,12 @@
   const store = new Map(); // key -> {promise, buffer}, the one used last at the end
 
   const keyOf = (track) => (track ? `${track.sound}|${track.start || 0}|${track.end || 0}` : null);
-
   function wake() {
-    if (!context) {
-      context = new AudioContext({ sampleRate: RATE });
-      master = context.createGain();
-      master.gain.value = loudness;
-      master.connect(context.destination);
-    }
-    return context.resume();
+    if (context) return context.resume();
+    context = new AudioContext({ sampleRate: RATE });
+    master = context.createGain();
+    master.gain.value = loudness;
+    master.connect(context.destination);
   }
 
   async function fetchSound(track) {
@@ -138,6 +137,8 @@
   let playing = false;
   let run = null;
   let rest = 0; // samples that have passed, where it is paused
+  let loading = Promise.resolve();
+  let loads = 0;
   let asked = 0; // counts what was asked for, so that something slow does not undo something newer
   const listeners = new Map(); // function -> the element it serves
 
@@ -148,8 +149,11 @@
     }
   }
 
-  const soon = () => Math.ceil((context.currentTime + AHEAD) * RATE);
-  const find = (track) => tracks.findIndex((t) => t.key === keyOf(track) || (t.alias && keyOf(t.alias) === keyOf(track)));
+  const soon = (lead = AHEAD) => Math.ceil((context.currentTime + lead) * RATE);
+  const inTime = (frame) => frame / RATE - context.currentTime >= MARGIN;
+  const names = (track) => [keyOf(track), keyOf(track.alias)].filter(Boolean);
+  const alike = (one, other) => names(one).some((name) => names(other).includes(name));
+  const find = (track) => (track ? tracks.findIndex((one) => alike(one, track)) : -1);
 
   // Several at once are averaged: they never clip.
   function levelOf(index, chosen = heard, alone = false) {
@@ -160,13 +164,23 @@
     return track.volume ** 2 / Math.max(1, together.length);
   }
 
-  function applyLevels(frame = soon(), chosen = heard, alone = false) {
-    if (run) tracks.forEach((track, i) => run.level(track.key, levelOf(i, chosen, alone), frame));
+  // At a sample, or as soon as all that is to be heard has begun.
+  function applyLevels(frame = soon()) {
+    if (!run) return;
+    const levels = tracks.map((_, i) => levelOf(i));
+    const at = Math.max(frame, ...tracks.map((track, i) => (levels[i] ? run.from(track.key) : 0)));
+    tracks.forEach((track, i) => run.level(track.key, levels[i], at));
   }
 
+  // Lets a decoded track run along, unheard.
   function join(track) {
-    const entry = store.get(track.key);
-    if (run && entry && entry.buffer && !run.has(track.key)) run.add(track.key, entry.buffer, 0, soon());
+    const buffer = store.get(track.key)?.buffer;
+    if (!run || !buffer || run.has(track.key)) return;
+    for (let lead = 2 * AHEAD, frame = 0; !frame || (!inTime(frame) && lead < 2); lead *= 2) {
+      if (frame) run.drop(track.key, frame);
+      frame = soon(lead);
+      run.add(track.key, buffer, 0, frame);
+    }
   }
 
   // All others too, unless there is more of them than may be held: then only what is heard.
@@ -178,14 +192,23 @@
     }
   }
 
+  // A new run, of which so many samples have passed; the old one gives way to it.
   function begin(passed) {
-    const frame = soon();
-    if (run) run.end(frame);
-    run = studio.makeRun(context, master, frame - passed, frame);
-    tracks.forEach((track, i) => {
-      const entry = store.get(track.key);
-      if (entry && entry.buffer) run.add(track.key, entry.buffer, levelOf(i), frame);
-    });
+    const levels = tracks.map((_, i) => levelOf(i));
+    for (let lead = AHEAD; ; lead *= 2) {
+      const frame = soon(lead);
+      const made = studio.makeRun(context, master, frame - passed, frame);
+      tracks.forEach((track, i) => {
+        const buffer = store.get(track.key)?.buffer;
+        if (buffer) made.add(track.key, buffer, levels[i], frame);
+      });
+      if (inTime(frame) || lead > 1) {
+        if (run) run.end(frame);
+        run = made;
+        return;
+      }
+      made.end(frame, true);
+    }
   }
 
   // From where it was paused, or from a share of the heard track's length.
@@ -228,11 +251,10 @@
     rest = 0;
   }
 
-  // The sample at which the next beat or bar begins; soon where there are none.
-  function nextFrame(when) {
+  // The sample at which the next beat or bar begins, from `first` on; `first` where there are none.
+  function nextFrame(when, first) {
     const frames = run.frames(tracks[heard].key);
     const times = when === "bar" ? (grid.downbeats.length ? grid.downbeats : [0]) : grid.beats;
-    const first = soon();
     if (when === "now" || !times.length || !frames) return first;
     const passed = modulo(first - run.origin, frames);
     const places = times.map((time) => Math.round(time * RATE)).filter((place) => place < frames);
@@ -252,6 +274,8 @@
     if (!tracks[index]) return;
     settle();
     const ask = ++asked;
+    await loading.catch(() => {});
+    if (ask !== asked) return;
     if (!playing || !run) {
       heard = index;
       tracks.forEach((track) => (track.solo = false));
@@ -269,8 +293,8 @@
     }
     if (ask !== asked || !run) return;
     join(track);
-    const frame = nextFrame(when);
-    applyLevels(frame, index, true);
+    const frame = nextFrame(when, Math.max(soon(), run.from(track.key)));
+    tracks.forEach((other, i) => run.level(other.key, levelOf(i, index, true), frame));
     const arrive = () => {
       heard = index;
       wanted = null;
@@ -282,37 +306,43 @@
   }
 
   // Other tracks in the place of those there are. Those in both play on; while it plays, a new one joins in phase, and one as
-  // long as what was heard goes on at the same place.
-  async function load(list, options = {}) {
+  // long as what was heard goes on at the same place. Options: owner (whose they are), beats, downbeats (seconds), heard.
+  function load(list, options = {}) {
     const before = new Map(tracks.map((track) => [track.key, track]));
-    const key = tracks[wanted ?? heard]?.key;
+    const last = tracks[wanted ?? heard];
     const frames = run && run.frames(tracks[heard].key);
     settle();
     tracks = list.map((given) => {
-      const track = { ...given, key: keyOf(given) };
-      const { volume = 1, muted = false, solo = false } = before.get(track.key) || {};
-      return Object.assign(track, { volume, muted, solo });
+      const { volume = 1, muted = false, solo = false } = before.get(keyOf(given)) || {};
+      return { ...given, key: keyOf(given), volume, muted, solo };
     });
     owner = options.owner ?? null;
     grid = { beats: options.beats || [], downbeats: options.downbeats || [] };
-    const same = tracks.findIndex((track) => track.key === key);
+    const same = last ? tracks.findIndex((track) => alike(track, last)) : -1;
     heard = options.heard ?? (same >= 0 ? same : Math.max(0, Math.min(heard, tracks.length - 1)));
-    if (!run) {
-      if (same < 0) rest = 0;
-      return playing ? play() : tell();
+    if (!run && same < 0) rest = 0;
+    tell();
+    loading = run ? replace(run, frames, ++loads) : Promise.resolve();
+    return run || !playing ? loading : play();
+  }
+
+  // The second half of it: the new tracks take over from the old ones.
+  async function replace(old, frames, load) {
+    try {
+      const buffer = await decode(tracks[heard]);
+      if (load !== loads || run !== old) return;
+      if (buffer.length === frames) {
+        tracks.forEach(join);
+        const frame = Math.max(soon(), run.from(tracks[heard].key));
+        applyLevels(frame);
+        for (const key of run.keys()) if (!tracks.some((track) => track.key === key)) run.drop(key, frame);
+      } else begin(0);
+      joinOthers();
+      tell();
+    } catch (error) {
+      if (load === loads) stop();
+      throw error;
     }
-    const ask = ++asked;
-    tell();
-    const buffer = await decode(tracks[heard]);
-    if (ask !== asked || !run) return;
-    if (buffer.length === frames) {
-      tracks.forEach(join);
-      const frame = soon();
-      applyLevels(frame);
-      for (const old of run.keys()) if (!tracks.some((track) => track.key === old)) run.drop(old, frame);
-    } else begin(0);
-    joinOthers();
-    tell();
   }
 
   // A track by itself, of the deck or not: what the picture of the source plays.
