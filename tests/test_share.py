@@ -231,7 +231,7 @@ def test_settings_in_words(gallery: Gallery) -> None:
     }  # fmt: skip
     words = {term: value for term, value, _ in describe_settings(full, "en")}
     assert words["What stayed"].startswith(
-        "the 1 coarsest levels throughout; 75 ms from each beat on; everything outside 1 s to 2 s; less a random 25 % of it ("
+        "the 1 coarsest levels throughout; 75 ms from each beat on; everything outside 1 s to 2 s; less a random 25 % of it · "
     )
     assert "top-p 0.9" in words["How the rest was filled"] and "3 rounds" in words["How the rest was filled"]
     assert "cut to whole bars (2)" in words["Length"]
@@ -270,6 +270,7 @@ def event(**data: Any) -> Any:
 
 def test_nobody_shares_what_is_not_theirs(sharing: Sharing, session: Session, handlers: Any, tmp_path: Path) -> None:
     session.source = studio_tools_source(session, tmp_path)
+    handlers.track(session)
     studio_tools.run_vamp(handlers, session)
     vamp = session.vamps[0]["id"]
     stranger = Session(handlers.files)
@@ -282,6 +283,10 @@ def test_nobody_shares_what_is_not_theirs(sharing: Sharing, session: Session, ha
     assert told["stage"] == "again" and "at most 80" in told["problem"]
     told = sharing.act(session, asked(), event(action="share", vamp=vamp, title="Ours"))
     assert told["stage"] == "done" and [one["title"] for one in told["mine"]] == ["Ours"]
+    # Beats that the page has found go with it, but not with a private one.
+    assert sharing.gallery.settings(told["id"])["beats"]["beats"][:2] == [0.02, 0.5]
+    private = sharing.act(session, asked(""), event(action="share", vamp=vamp, private=True))["id"]
+    assert sharing.gallery.settings(private)["beats"] is None and "Roof" not in page_text(sharing.gallery, private)
     # The list is the owner's, and so is deleting from it.
     stolen = sharing.act(stranger, asked("s" * 22), event(action="delete", id=told["id"]))
     assert stolen["mine"] == [] and "Only who shared" in stolen["problem"] and sharing.gallery.get(told["id"])
@@ -290,6 +295,10 @@ def test_nobody_shares_what_is_not_theirs(sharing: Sharing, session: Session, ha
     sharing.gallery.limits = Limits(one=1000)
     session.language = "ko"
     assert "더 짧은 클립" in sharing.act(session, asked(), event(action="share", vamp=vamp))["problem"]
+
+
+def page_text(gallery: Gallery, id: str) -> str:
+    return client_of(gallery).get(f"/v/{id}").text
 
 
 def studio_tools_source(session: Session, folder: Path) -> Any:

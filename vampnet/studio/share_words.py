@@ -31,7 +31,7 @@ def describe_settings(settings: dict[str, Any], language: str) -> list[Row]:
     if settings["loop"]:
         length.append(say("share.words.loop", language))
     found = [
-        ("stays", f"{'; '.join(_stays(prompt, settings['grid'], language))} ({kept})"),
+        ("stays", f"{'; '.join(_stays(prompt, settings['grid'], language))} · {kept}"),
         ("filled", ", ".join(filled)),
         ("length", ", ".join(length)),
         ("seed", str(settings["seed"])),

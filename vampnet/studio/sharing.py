@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
 import gradio as gr
 
+from vampnet.beats import BeatGrid
 from vampnet.bundle import read_bundle
 from vampnet.gallery import LONGEST_NOTE, LONGEST_TITLE, Gallery, GalleryError, NotShared, Shared
 from vampnet.studio.controls import CONTROLS, DEFAULTS, MAX_SEED, MAX_TAKES, Request, most_levels, read_request
@@ -98,6 +100,10 @@ class Sharing:
         except ValueError:
             key = "share.gone" if shown["source_track"] else "share.no_source"
             return self._shown(request, stage="sorry", problem=say(key, session.language))
+        if vamp.beats is None and shown["beats"]:
+            # Tracked for the page and not for the vamp: whoever opens the link wants them too.
+            found = BeatGrid(tuple(shown["beats"]), tuple(shown["downbeats"]), shown["tempo"])
+            vamp = dataclasses.replace(vamp, beats=found)
         title, note, private = (getattr(event, name, "") for name in ("title", "note", "private"))
         shared, secret = publish(
             self.gallery, vamp, title=str(title), note=str(note), private=private is True, parent=self._parent_of(shown),
