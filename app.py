@@ -12,6 +12,8 @@ OWN_ADDRESSES = ("127.0.0.1", "localhost", "::1")
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options of the command line."""
+    from vampnet.gallery_place import add_options
+
     parser = argparse.ArgumentParser(description="Opens the VampNet studio in the browser.")
     parser.add_argument("--model", default="mini", help="a bundled model, a folder with one, or a hub repository (mini)")
     parser.add_argument("--device", default=None, help="cuda, mps or cpu (the best there is)")
@@ -22,6 +24,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
         "--models", action=argparse.BooleanOptionalAction, default=None,
         help="let visitors load other models, for everybody at once (only where nobody else can reach the page)",
     )  # fmt: skip
+    add_options(parser)
     options = parser.parse_args(arguments)
     if options.models is None:
         address = options.host or os.environ.get("GRADIO_SERVER_NAME") or OWN_ADDRESSES[0]
@@ -33,12 +36,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Serves the studio until it is stopped with Ctrl-C."""
     options = read_options(arguments)
     from vampnet import beats
+    from vampnet.gallery_place import open_gallery
     from vampnet.pipeline import VampNet
     from vampnet.studio.page import build
     from vampnet.studio.shelf import ModelShelf
 
     shelf = ModelShelf(load=partial(VampNet.from_pretrained, device=options.device), choice=options.models)
-    page, settings = build(shelf)
+    page, settings = build(shelf, gallery=open_gallery(options))
     # The page first: what is loaded at the same time would only keep it from opening.
     page.launch(
         server_name=options.host, server_port=options.port, share=options.share, prevent_thread_lock=True, **settings
