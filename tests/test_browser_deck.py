@@ -158,13 +158,17 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def studio(browser: Any, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A visitor with three takes on the deck."""
+    """A visitor with three takes on the deck, who has heard the source and whose sound is recorded from here on."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(beats, "track", lambda signal, **options: BEATS)  # tracking is tested elsewhere
         with serve(tiny_vampnet(), tmp_path_factory.mktemp("no examples")) as url, visit(browser, url) as page:
             bring(page, clip)
             vamp(page, takes=3)
             page.wait_for_selector(".vs-take:nth-child(4)")
+            page.keyboard.press("0")
+            page.wait_for_function("VampStudio.player.output().run?.keys().length === 4")
+            page.evaluate(PACK)
+            page.evaluate(RECORD)
             yield page
 
 
@@ -190,9 +194,6 @@ def test_what_is_heard_while_keys_are_pressed(studio: Any) -> None:
     assert {len(track) for track in tracks} == {n}
     page.keyboard.press("0")
     wait_heard(page, 0)
-    page.evaluate(PACK)
-    page.evaluate(RECORD)
-    page.wait_for_function("VampStudio.player.output().run.keys().length === 4")
     page.wait_for_timeout(200)
     page.evaluate("window.tapped = []")
     for key in "1230213":
@@ -222,24 +223,28 @@ def test_what_is_heard_while_keys_are_pressed(studio: Any) -> None:
     assert settled.mean() > 0.6 and step <= inside and gap <= quiet + 1
 
 
-def test_switching_waits_for_the_bar(studio: Any) -> None:
+def test_switching_waits_for_the_beat_and_the_bar(studio: Any) -> None:
     page = studio
     page.keyboard.press("1")
     wait_heard(page, 1)
     shown = page.evaluate("VampStudio.deck.current().vamp")
     assert (shown["beats"], shown["downbeats"]) == (list(BEATS.beats), list(BEATS.downbeats)) and shown["tempo"] == BEATS.tempo
-    for name, times in (("beat", shown["beats"]), ("bar", shown["downbeats"])):
+    tracks = [left_of(track) for track in (shown["source_track"], *shown["takes"])]
+    for name, times, before, after in (("beat", shown["beats"], 1, 2), ("bar", shown["downbeats"], 2, 3)):
         page.locator(f".vs-switch input[value={name}]").check()
-        at = page.evaluate("""async () => {
-          VampStudio.deck.current();
-          document.dispatchEvent(new KeyboardEvent('keydown', {key: VampStudio.player.state().heard === 1 ? '2' : '1'}));
-          await new Promise((done) => setTimeout(done, 5));
-          const waits = document.querySelectorAll('.vs-waits').length;
-          while (VampStudio.player.state().wanted !== null) await new Promise((done) => setTimeout(done, 1));
-          const {context, run} = VampStudio.player.output();
-          return [waits, ((context.currentTime * 44100 - run.origin) / 44100) % 4];
-        }""")
-        assert at[0] == 1 and min(abs(at[1] - time) for time in [*times, 4 + times[0]]) < 0.1
+        page.wait_for_timeout(100)
+        page.evaluate("window.tapped = []")
+        page.keyboard.press(str(after))
+        assert page.locator(".vs-waits").count() == 1 or state(page)["heard"] == after
+        wait_heard(page, after)
+        page.wait_for_timeout(100)
+        first, samples, origin = page.evaluate(RECORDED)
+        out, n = unpacked(samples), len(tracks[0])
+        places = (np.arange(first, first + len(out)) - origin) % n
+        left = int(np.argmax(np.abs(out - tracks[before][places]) > 1e-4))
+        late = min((int(places[left]) - round(time * SAMPLE_RATE)) % n for time in times)
+        print(f"switched {late} samples after the {name}")
+        assert late <= 8 and np.abs(out[-256:] - tracks[after][places[-256:]]).max() < 1e-4
     page.locator(".vs-switch input[value=now]").check()
 
 

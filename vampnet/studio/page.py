@@ -239,6 +239,7 @@ def _wire(
     for chosen in (uploaded, recorded, picked, reused):
         tracked = chosen.then(**drawing).then(handlers.track, session, message, concurrency_limit=4, **quiet)
         tracked.then(**drawing)
+        tracked.then(deck.late_beats, session, deck.takes, **quiet)
 
     chosen_preset.select(handlers.use_preset, session, [controls[name] for name in TOUCHED], **at_once)
     dice.click(handlers.new_seed, None, controls["seed"], **at_once)
