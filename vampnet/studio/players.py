@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vampnet.bundle import write_bundle
-from vampnet.studio.controls import DEFAULTS, Request
+from vampnet.studio.controls import Request, values_of
 from vampnet.studio.mask_picture import describe, pack_wave
 from vampnet.studio.presets import matching
 from vampnet.studio.session import Session, Source, envelope
@@ -47,8 +47,7 @@ def keep_vamp(session: Session, vamp: Vamp, request: Request, source: Source) ->
 
 def _title(request: Request) -> str:
     """The preset that was asked for, or the prompt in a few words."""
-    values = {**DEFAULTS, **vars(request.prompt), **vars(request.sampling)}
-    name = matching(values)
+    name = matching(values_of(request))
     if name is not None:
         return name
     prompt, parts = request.prompt, []
