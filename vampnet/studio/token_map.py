@@ -34,7 +34,6 @@ FIGURE = f"""
     <span class="vs-segment vs-brushes" role="group" data-say-label="map.brush">{_buttons("brush", BRUSHES)}</span>
     <button type="button" class="vs-undo" disabled data-say="map.undo" data-say-title="map.undo.title"></button>
     <button type="button" class="vs-clear" disabled data-say="map.clear" data-say-title="map.clear.title"></button>
-    <button type="button" class="vs-clear-region" hidden data-say="map.region.clear" data-say-title="map.region.clear.title"></button>
   </div>
   <div class="vs-stage">
     <canvas role="img"></canvas>
@@ -46,6 +45,7 @@ FIGURE = f"""
     <button type="button" class="vs-play" disabled></button>
     <button type="button" class="vs-hear" disabled data-say-title="map.hear.title"></button>
     <span class="vs-sentence" aria-live="polite" data-say-title="map.keeps.title"></span>
+    <button type="button" class="vs-clear-region" disabled data-say="map.region.clear" data-say-title="map.region.clear.title"></button>
     <span class="vs-legend"><i class="vs-kept"></i><span data-say="map.legend.kept"></span>
       <i class="vs-made"></i><span data-say="map.legend.made"></span></span>
   </figcaption>

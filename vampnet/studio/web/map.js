@@ -27,6 +27,7 @@
       const find = (name) => element.querySelector(name);
       this.props = props;
       this.figure = find(".vs-picture");
+      this.figure.tokenMap = this;
       [this.canvas, this.cells, this.cursorBox, this.sentence, this.note, this.words, this.play, this.hear, this.head] = [
         "canvas", ".vs-cells", ".vs-cursor", ".vs-sentence", ".vs-map-note", ".vs-cursor-words", ".vs-play", ".vs-hear", ".vs-head",
       ].map(find);
@@ -87,7 +88,7 @@
         Object.assign(this.cursor, { level: 0, step: value.open[0], toLevel: 0, toStep: value.open[0] });
       }
       if (value.dropped) hold("paint", null);
-      this.note.textContent = value.dropped || (before ? "" : this.note.textContent);
+      if (value.dropped) this.note.textContent = value.dropped;
       this.forgetKept();
       this.askForGround();
       this.sentence.textContent = value.sentence + (value.waiting ? ` ${studio.say("map.beats.finding")}` : "");

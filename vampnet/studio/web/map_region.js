@@ -33,7 +33,7 @@
     }
 
     function place() {
-      clear.hidden = !region.value;
+      clear.disabled = !region.value;
       if (!map.data || !map.at) return;
       const { left, room, waveTop, waveHeight } = map.at;
       Object.assign(strip.style, { left: `${left}px`, width: `${room}px`, top: `${waveTop}px`, height: `${waveHeight}px` });

@@ -56,7 +56,8 @@
     button.addEventListener("pointerdown", tap);
     button.addEventListener("click", (event) => event.detail === 0 && tap()); // a key
     document.addEventListener("keydown", (event) => {
-      const typing = event.target.closest && event.target.closest("input:not([type=range]), textarea, select, [contenteditable]");
+      const field = "input:not([type=range], [type=radio], [type=checkbox]), textarea, select, [contenteditable]";
+      const typing = event.target.closest && event.target.closest(field);
       if (event.key.toLowerCase() !== "t" || event.repeat || event.ctrlKey || event.metaKey || event.altKey || typing) return;
       if (element.isConnected) tap();
     });
