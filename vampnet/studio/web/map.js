@@ -37,7 +37,7 @@
       this.brush = "cell";
       this.cursor = { level: 0, step: 0, toLevel: 0, toStep: 0 };
       this.data = this.ground = this.asked = this.keptTrack = null;
-      this.hearing = false;
+      this.hearing = this.stale = false;
       studio.fill(element);
       this.region = studio.regionStrip(find(".vs-strip"), find(".vs-clear-region"), this, (value) => hold("region", value));
       this.listen();
@@ -171,10 +171,12 @@
     }
 
     listenToKept() {
-      if (this.hearing) return;
       if (this.keptTrack && this.isOn(this.keptTrack)) return void studio.player.stop();
       if (this.keptTrack) return void this.start(this.keptTrack);
-      this.hearing = true;
+      // A second press is a change of mind.
+      this.hearing = !this.hearing;
+      if (!this.hearing) return void this.buttons();
+      this.stale = false;
       this.note.textContent = "";
       holders.get("heard").ask();
       this.buttons();
@@ -182,6 +184,11 @@
 
     heard(value) {
       if (!value || !this.hearing) return;
+      if (this.stale) {
+        this.stale = false;
+        holders.get("heard").ask();
+        return;
+      }
       this.hearing = false;
       if (value.problem) this.note.textContent = value.problem;
       else this.start((this.keptTrack = { sound: value.sound, start: value.start, end: value.end }));
@@ -192,6 +199,7 @@
     forgetKept() {
       if (this.keptTrack && this.isOn(this.keptTrack)) studio.player.stop();
       this.keptTrack = null;
+      this.stale = true;
     }
 
     // ---- paint
