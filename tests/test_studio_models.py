@@ -348,12 +348,12 @@ def test_picture_sliders_and_vamps_follow_a_model_of_another_shape(tmp_path: Pat
     session = Session(handlers.files)
     handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
     before = handlers.draw(session, *values())
-    assert (before["levels"], before["columns"]) == (14, 29)
+    assert (before["levels"], before["steps"]) == (14, 29)
     exchange(held, "other")
     # The page that has not heard of it yet sends what its sliders allow.
     assert "1 take is ready" in run_vamp(handlers, session, kept_codebooks=3)[-1][0]
     line, *changes, drawn = handlers.catch_up(session, *values())
-    assert "Model other on cpu" in line and (drawn["levels"], drawn["columns"], drawn["preset"]) == (9, 43, "Vary")
+    assert "Model other on cpu" in line and (drawn["levels"], drawn["steps"], drawn["preset"]) == (9, 43, "Vary")
     assert dict(zip(FOLLOWERS, changes, strict=True))["prompt_codebooks"]["value"] == 9 and session.shape == held.shape
     assert all("value" not in part for part in handlers.catch_up(session, *values()))
     session.close()
@@ -365,7 +365,7 @@ def test_the_picture_counts_in_the_time_of_the_codec(tmp_path: Path) -> None:
     session = Session(handlers.files)
     handlers.choose(session, str(short_clip(tmp_path / "noise.wav", 1.0)))
     drawn = handlers.draw(session, *values())
-    assert drawn["columns"] == 43 and drawn["seconds"] == pytest.approx(1.0)
+    assert drawn["steps"] == 43 and drawn["seconds"] == pytest.approx(1.0)
     session.close()
 
 

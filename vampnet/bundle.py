@@ -116,7 +116,8 @@ def read_bundle(folder: str | Path) -> Vamp:
         vamp = Vamp(
             source, takes, tokens, source_tokens, mask, Prompt(**_tuples(settings["prompt"])), Sampling(**settings["sampling"]),
             settings["seed"], settings["loop"], settings["model"], grid, settings["bars"],
-            None if beats is None else BeatGrid(**_tuples(beats)),
+            None if beats is None else BeatGrid(**_tuples(beats)), bool(settings.get("painted", False)),
+            tuple(settings.get("extend", (0.0, 0.0))),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"The vamp in this folder is damaged ({type(error).__name__}).") from error

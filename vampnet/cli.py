@@ -113,6 +113,8 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed gives the same takes (default 0)")
     output.add_argument("--loop", action="store_true", help="make seamless loops: the end flows into the beginning")
     output.add_argument("--bars", type=_bars, metavar="N", help="use so many whole bars of the file; all = as many as it holds")
+    about = "add so many seconds before and after the clip; the model plays them"
+    output.add_argument("--extend", nargs=2, type=float, default=(0.0, 0.0), metavar=("BEFORE", "AFTER"), help=about)
     output.add_argument("--format", choices=FORMATS, default="wav", help="of the takes (default wav, 24 bit)")
     _add_common(output)
     encode = commands.add_parser(
@@ -216,7 +218,8 @@ def _vamp(args: argparse.Namespace) -> None:
     try:
         vamp = model.vamp(
             signal if signal.sample_rate == model.grid.sample_rate else args.input,
-            prompt, sampling, args.takes, args.seed, loop=args.loop, bars=args.bars, on_step=progress,
+            prompt, sampling, args.takes, args.seed, loop=args.loop, bars=args.bars, extend=tuple(args.extend),
+            on_step=progress,
         )  # fmt: skip
     finally:
         progress.close()

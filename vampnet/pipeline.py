@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vampnet import audio, beats, checkpoints, loops, stereo
 from vampnet.beats import BeatGrid
 from vampnet.config import CancelledError, Prompt, Sampling, TokenGrid
+from vampnet.extend import longer
 from vampnet.generate import generate
 from vampnet.prompt import build_mask
 from vampnet.ring import ring_resample, whole_steps
@@ -264,6 +265,7 @@ class VampNet:
         bars: int | str | None = None,
         beats: BeatGrid | None = None,
         mask: Tensor | None = None,
+        extend: tuple[float, float] = (0.0, 0.0),
         batch: int = 1,
         on_step: OnStep | None = None,
         cancelled: Cancelled | None = None,
@@ -279,7 +281,10 @@ class VampNet:
             loop: the clip is a ring: its end flows into its beginning, in what the models see and in what they make.
             bars: cut the clip to so many whole bars first; "all" = as many as it holds, None = leave it as it is.
             beats: of the whole source, if they are known already; None = tracked if they are needed.
-            mask: (1, K, T) bool, True = regenerate: used instead of that of the prompt, for instance one that somebody painted.
+            mask: (1, K, T) bool, True = regenerate: used instead of that of the prompt, for instance one that somebody painted;
+                of the longer clip if `extend` makes it longer, where what is added is made anew whatever the mask says.
+            extend: seconds to add (before, after): see `extend.plan`. The takes are longer than the source by them, and
+                `Vamp.source` is silent there.
             batch: as in `generate`.
             on_step: progress, `on_step(stage, step, of)`; stages as in `OnStep`, "beats" only where they are tracked.
             cancelled: asked between steps.
@@ -298,12 +303,17 @@ class VampNet:
             raise ValueError(f"takes must be a whole number of at least 1, not {takes!r}.")
         track = prompt.needs_beats and mask is None
         clip = self.listen(source, loop=loop, bars=bars, beats=beats, track=track, on_step=on_step, cancelled=cancelled)
-        if mask is None:
-            mask = self._mask_of_clip(clip, prompt, seed)
-        elif mask.shape != clip.tokens.shape or mask.dtype != torch.bool:
+        painted, extend = mask is not None, tuple(float(value) for value in extend)
+        mask = mask if painted else self._mask_of_clip(clip, prompt, seed)
+        if any(extend):
+            clip = longer(clip, extend, self.codec)
+            mask = mask if painted else clip.extension.mask(mask)
+        if mask.shape != clip.tokens.shape or mask.dtype != torch.bool:
             raise ValueError(
                 f"The mask must be bool {tuple(clip.tokens.shape)} for this clip, not {mask.dtype} {tuple(mask.shape)}."
             )
+        if clip.extension is not None:
+            mask = mask | clip.extension.made()
         made = self.generate(
             clip.tokens, mask, sampling, [(seed, i) for i in range(takes)],
             loop=loop, batch=batch, on_step=on_step, cancelled=cancelled,
@@ -314,7 +324,8 @@ class VampNet:
             rendered.append(self.render(clip, made[i : i + 1]))
         watch("decode", takes, takes)
         return Vamp(
-            clip.signal, rendered, made, clip.tokens, mask, prompt, sampling, seed, loop, self.name, self.grid, bars, clip.beats
+            clip.signal, rendered, made, clip.tokens, mask, prompt, sampling, seed, loop, self.name, self.grid, bars,
+            clip.beats, painted, extend,
         )  # fmt: skip
 
     def listen(
@@ -325,6 +336,7 @@ class VampNet:
         bars: int | str | None = None,
         beats: BeatGrid | None = None,
         track: bool = False,
+        extend: tuple[float, float] = (0.0, 0.0),
         on_step: OnStep | None = None,
         cancelled: Cancelled | None = None,
     ) -> Clip:
@@ -333,6 +345,7 @@ class VampNet:
         Args:
             source, loop, bars, beats: as in `vamp`.
             track: track the beats if they are not given; whole bars need them anyway.
+            extend: as in `vamp`; a mask of the clip itself becomes that of the whole by `clip.extension.mask`.
             on_step, cancelled: as in `vamp`; stages "beats" and "encode".
 
         Raises:
@@ -351,7 +364,7 @@ class VampNet:
         mono, image = stereo.split(signal, loop)
         clip = Clip(signal, self._encode(mono, loop), image, audio.measure_loudness(signal), loop, bars, beats)
         watch("encode", 1, 1)
-        return clip
+        return longer(clip, extend, self.codec) if any(extend) else clip
 
     def render(self, clip: Clip, tokens: Tensor) -> AudioSignal:
         """The last step of `vamp`: tokens made for a clip, with its stereo image, its loudness and its exact length.

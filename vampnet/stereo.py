@@ -16,6 +16,7 @@ channel alone is not lost in the downmix.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -282,21 +283,37 @@ def _smooth(energy: torch.Tensor, length: int, rate: int, loop: bool) -> torch.T
     return torch.from_numpy(convolve1d(energy.numpy(), kernel / kernel.sum(), axis=1, mode="wrap" if loop else "nearest"))
 
 
+def longer(image: StereoImage, before: int, length: int) -> StereoImage:
+    """The image of a clip that begins `before` samples into a whole of `length` samples; its ends are held to both sides."""
+    if image.channels == 1:
+        return dataclasses.replace(image, length=length)
+    _, starts = _ring(length, image.loop)
+    position = (starts + WINDOW // 2).double() - before
+    predicted, remainder = _image_at(image, position.clamp(0, max(0, image.length - WINDOW // 4)))
+    return dataclasses.replace(image, length=length, predicted=predicted, remainder=remainder)
+
+
 def _at_frames(image: StereoImage, length: int, loop: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """The image's p and w (BANDS, frames) at the frames of a take of `length` samples."""
     ring, starts = _ring(length, loop)
     source_ring, source_starts = _ring(image.length, image.loop)
-    values = torch.stack([image.predicted, image.remainder])
     if (ring, len(starts), loop) == (source_ring, len(source_starts), image.loop):
-        return values[0], values[1]
+        return image.predicted, image.remainder
     position = (starts + WINDOW // 2).double()
     if loop:
         position = position % max(1, image.length)
     elif not image.loop:
         # The frames at the very end see little of the source and much of the silence after it.
         position = position.clamp_max(max(0, image.length - WINDOW // 4))
-    position = position * (len(source_starts) / source_ring)
-    last = len(source_starts) - 1
+    return _image_at(image, position)
+
+
+def _image_at(image: StereoImage, position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The image's p and w (BANDS, n) at n positions (float64) in samples of its source, between its frames by a line."""
+    ring, starts = _ring(image.length, image.loop)
+    values = torch.stack([image.predicted, image.remainder])
+    position = position * (len(starts) / ring)
+    last = len(starts) - 1
     low = position.floor().long().clamp(0, last)
     high = (low + 1) % (last + 1) if image.loop else (low + 1).clamp_max(last)
     part = (position - low).clamp(0, 1).float()

@@ -18,6 +18,7 @@ from vampnet.prompt import kept_kbps, kept_share
 if TYPE_CHECKING:
     from audiotools import AudioSignal
 
+    from vampnet.extend import Extension
     from vampnet.stereo import StereoImage
 
 FORMATS = ("wav", "flac", "ogg")
@@ -35,6 +36,7 @@ class Clip:
         loop: it is a ring.
         bars: as asked for: a number, "all" or None.
         beats: of `signal`; None where nobody needed them.
+        extension: what was added to it, if anything was: then all that stands above is that of the whole, silence and all.
     """
 
     signal: AudioSignal
@@ -44,6 +46,7 @@ class Clip:
     loop: bool
     bars: int | str | None = None
     beats: BeatGrid | None = None
+    extension: Extension | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +64,9 @@ class Vamp:
         grid: seconds <-> tokens.
         bars: as asked for: a number, "all" or None.
         beats: of `source`; None where nobody needed them.
+        painted: the mask was given and did not come from the prompt.
+        extend: seconds (before, after) that were added to the source, as asked for; `source` is silent there, and the
+            prompt's seconds count from where it begins to sound.
     """
 
     source: AudioSignal
@@ -76,6 +82,8 @@ class Vamp:
     grid: TokenGrid = field(default_factory=TokenGrid)
     bars: int | str | None = None
     beats: BeatGrid | None = None
+    painted: bool = False
+    extend: tuple[float, float] = (0.0, 0.0)
 
     @property
     def kept_share(self) -> float:
@@ -102,6 +110,8 @@ class Vamp:
             "takes": len(self.takes),
             "loop": self.loop,
             "bars": self.bars,
+            "painted": self.painted,
+            "extend": list(self.extend),
             "seconds": self.source.audio_data.shape[-1] / self.source.sample_rate,
             "sample_rate": int(self.source.sample_rate),
             "kept_share": round(self.kept_share, 6),

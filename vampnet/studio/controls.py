@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from vampnet.config import HOP, N_COARSE, N_CODEBOOKS, SAMPLE_RATE, Prompt, Sampling
+from vampnet.config import CODEBOOK_SIZE, HOP, N_COARSE, N_CODEBOOKS, SAMPLE_RATE, Prompt, Sampling
+from vampnet.studio.paint import Paint, paint_of, read_paint
+from vampnet.studio.text import DEFAULT, say
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vampnet.studio.shelf import Shape
 
 MAX_TAKES = 8
@@ -18,19 +22,15 @@ BARS = ("off", "1", "2", "4", "8")
 
 @dataclass(frozen=True)
 class Control:
-    """One control.
+    """One control. Its texts are the sentences "map.<name>" (the field's term, with its unit) and "map.<name>.info".
 
     Attributes:
         name: of the field of `Prompt`, `Sampling` or `Request` that it sets.
-        label: the field's term, with its unit.
-        info: one line for a musician; {ms} is the length of a time step, {fine} the number of fine levels.
-        group: where it stands on the page: "stays", "filled", "takes" or "more".
-        low, high, step: range of a slider; a number field, check box or choice has no `step`.
+        group: where it stands on the page: "stays", "filled", "length", "takes", "more", or "map" for what is drawn on the map.
+        low, high, step: range of a slider; all others have no `step`.
     """
 
     name: str
-    label: str
-    info: str
     group: str
     low: float = 0
     high: float = 1
@@ -40,6 +40,11 @@ class Control:
     def whole(self) -> bool:
         """Whether its values are whole numbers."""
         return self.step is not None and float(self.step).is_integer() and not isinstance(DEFAULTS[self.name], float)
+
+    @property
+    def label(self) -> str:
+        """In English."""
+        return say(f"map.{self.name}")
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Request:
         seed: take i depends on (seed, i) alone.
         loop: the clip is a ring: its end flows into its beginning.
         bars: cut to so many whole bars first; None = the whole clip.
+        extend: seconds (before, after) that are added to it then.
+        paint: what was painted over the mask of the prompt; None where nothing was.
     """
 
     prompt: Prompt
@@ -59,6 +66,8 @@ class Request:
     seed: int = 0
     loop: bool = False
     bars: int | None = None
+    extend: tuple[float, float] = (0.0, 0.0)
+    paint: Paint | None = None
 
 
 def _defaults() -> dict[str, Any]:
@@ -66,65 +75,41 @@ def _defaults() -> dict[str, Any]:
     for options in (Prompt(), Sampling()):
         values.update({field.name: getattr(options, field.name) for field in fields(options)})
     # A first page is about loops: nobody who brings one wants a click at its end.
-    return {**values, "takes": 4, "seed": 0, "loop": True, "bars": "off"}
+    rest = {"takes": 4, "seed": 0, "loop": True, "bars": "off", "extend_before": 0.0, "extend_after": 0.0, "paint": None}
+    return {**values, **rest}
 
 
 DEFAULTS = _defaults()
 
-def _group(group: str, *rows: tuple[Any, ...]) -> tuple[Control, ...]:
-    """Rows of (name, label, info, low, high, step) as controls of one group."""
-    return tuple(Control(*row[:3], group, *row[3:]) for row in rows)
-
 
 CONTROLS: tuple[Control, ...] = (
-    *_group(
-        "stays",
-        (
-            "periodic", "Periodic prompt P (time steps)",
-            "Keeps every P-th moment of {ms} ms: low stays close, high roams, 0 is off.", 0, 64, 1,
-        ),
-        (
-            "kept_codebooks", "Kept codebooks N_k (levels)",
-            "Keeps the coarsest levels throughout: notes and rhythm before texture.", 0, N_CODEBOOKS, 1,
-        ),
-        (
-            "beat_width_ms", "Beat mask width (ms)",
-            "Keeps this much from each beat on: 75 holds the pulse, 0 is off.", 0, 400, 5,
-        ),
-        ("prefix_seconds", "Context before (seconds)", "Inpainting: the opening that stays untouched.", 0, 10, 0.1),
-        ("suffix_seconds", "Context after (seconds)", "Inpainting: the ending that stays untouched.", 0, 10, 0.1),
-    ),
-    *_group(
-        "filled",
-        ("steps", "Sampling steps", "Passes over the gaps: 12 is quick, 24 balanced, 36 the most careful.", 1, 72, 1),
-        ("temperature", "Temperature", "How daring each choice is: below 1 plays safe, above 1 takes risks.", 0, 2, 0.05),
-        ("mask_temperature", "Mask temperature", "Chance in what is settled first: over 6 keeps takes lively.", 0, 30, 0.5),
-    ),
-    *_group(
-        "takes",
-        ("takes", "Takes", "How many variations to make.", 1, MAX_TAKES, 1),
-        ("seed", "Seed", "The same seed and settings give the same takes.", 0, MAX_SEED),
-        ("loop", "Seamless loop", "The end flows into the beginning."),
-        ("bars", "Whole bars", "Cut the source to this many bars first."),
-    ),
-    *_group(
-        "more",
-        (
-            "prompt_codebooks", "Prompt depth (levels)",
-            "How many levels of a kept moment stay: fewer frees its timbre.", 1, N_CODEBOOKS, 1,
-        ),
-        ("periodic_width", "Periodic width (time steps)", "Moments kept in a row at every period.", 1, 16, 1),
-        ("periodic_offset", "Periodic offset (time steps)", "Shifts the periodic pattern to the right.", 0, 64, 1),
-        ("onset_width_ms", "Onset mask width (ms)", "Keeps this much from each attack on: 0 is off.", 0, 400, 5),
-        ("dropout", "Prompt dropout (share)", "Lets go of a random share of the kept moments.", 0, 1, 0.05),
-        ("top_p", "Top-p (probability mass)", "Only the likeliest choices up to this mass: 1 is off.", 0.05, 1, 0.05),
-        (
-            "typical_mass", "Typical mass (probability mass)",
-            "Only the most typical choices up to this mass: 1 is off.", 0.05, 1, 0.05,
-        ),
-        ("fine_steps", "Fine sampling steps", "Passes over the {fine} fine levels: 4 is enough for most.", 1, 24, 1),
-        ("feedback", "Feedback rounds", "Vamps the result again, each round a step further away.", 1, 8, 1),
-    ),
+    Control("periodic", "stays", 0, 64, 1),
+    Control("kept_codebooks", "stays", 0, N_CODEBOOKS, 1),
+    Control("beat_width_ms", "stays", 0, 400, 5),
+    Control("prefix_seconds", "stays", 0, 10, 0.1),
+    Control("suffix_seconds", "stays", 0, 10, 0.1),
+    Control("steps", "filled", 1, 72, 1),
+    Control("temperature", "filled", 0, 2, 0.05),
+    Control("mask_temperature", "filled", 0, 30, 0.5),
+    Control("loop", "length"),
+    Control("bars", "length"),
+    Control("extend_before", "length", 0, 16, 0.1),
+    Control("extend_after", "length", 0, 16, 0.1),
+    Control("takes", "takes", 1, MAX_TAKES, 1),
+    Control("seed", "takes", 0, MAX_SEED),
+    Control("prompt_codebooks", "more", 1, N_CODEBOOKS, 1),
+    Control("periodic_width", "more", 1, 16, 1),
+    Control("periodic_offset", "more", 0, 64, 1),
+    Control("onset_width_ms", "more", 0, 400, 5),
+    Control("dropout", "more", 0, 1, 0.05),
+    Control("top_p", "more", 0.05, 1, 0.05),
+    Control("top_k", "more", 0, CODEBOOK_SIZE, 1),
+    Control("typical_mass", "more", 0.05, 1, 0.05),
+    Control("sample_cutoff", "more", 0, 1, 0.05),
+    Control("fine_steps", "more", 1, 24, 1),
+    Control("feedback", "more", 1, 8, 1),
+    Control("region", "map"),
+    Control("paint", "map"),
 )
 NAMES = tuple(control.name for control in CONTROLS)
 LEVELS = ("kept_codebooks", "prompt_codebooks")
@@ -133,9 +118,11 @@ FOLLOWERS = ("periodic", "fine_steps", *LEVELS)
 """The controls that say something about the model, and change with it."""
 
 
-def info_of(control: Control, step_ms: float = 1000 * HOP / SAMPLE_RATE, fine: int = N_CODEBOOKS - N_COARSE) -> str:
+def info_of(
+    name: str, step_ms: float = 1000 * HOP / SAMPLE_RATE, fine: int = N_CODEBOOKS - N_COARSE, language: str = DEFAULT
+) -> str:
     """The line of a control for a model with time steps of `step_ms` and `fine` fine levels; at first, for the paper's."""
-    return control.info.format(ms=f"{step_ms:.0f}", fine=fine)
+    return say(f"map.{name}.info", language, ms=f"{step_ms:.0f}", fine=fine)
 
 
 def most_levels(shape: Shape) -> int:
@@ -143,7 +130,7 @@ def most_levels(shape: Shape) -> int:
     return max(2, min(shape.levels, N_CODEBOOKS))
 
 
-def follow(name: str, shape: Shape, before: Shape, value: Any = None) -> dict[str, Any]:
+def follow(name: str, shape: Shape, before: Shape, value: Any = None, language: str = DEFAULT) -> dict[str, Any]:
     """What changes of a control in `FOLLOWERS` with a model: arguments of `gr.update`.
 
     Args:
@@ -151,14 +138,14 @@ def follow(name: str, shape: Shape, before: Shape, value: Any = None) -> dict[st
         shape: of the model.
         before: of the model that the page had before.
         value: of a control in `LEVELS`.
+        language: of the visitor.
     """
-    control = CONTROLS[NAMES.index(name)]
     if name in LEVELS:
         most, given = most_levels(shape), isinstance(value, (int, float))
         whole = name == "prompt_codebooks" and given and value >= most_levels(before)  # all levels stay all levels
         moved = most if whole or (given and value > most) else None
         return {"maximum": most} if moved is None else {"maximum": most, "value": moved}
-    return {"info": info_of(control, 1000 / shape.grid.tokens_per_second, shape.levels - shape.coarse)}
+    return {"info": info_of(name, 1000 / shape.grid.tokens_per_second, shape.levels - shape.coarse, language)}
 
 
 def whole_depth(values: Sequence[Any], levels: int) -> list[Any]:
@@ -187,13 +174,53 @@ def read_request(values: Sequence[Any]) -> Request:
         kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given}) for kind in (Prompt, Sampling)
     )
     bars = None if given["bars"] == "off" else int(given["bars"])
-    return Request(prompt, sampling, given["takes"], given["seed"], bool(given["loop"]), bars)
+    extend = given["extend_before"], given["extend_after"]
+    return Request(prompt, sampling, given["takes"], given["seed"], bool(given["loop"]), bars, extend, given["paint"])
+
+
+def values_of(request: Request) -> dict[str, Any]:
+    """The values of all controls by name that `read_request` makes this request of."""
+    region, paint = request.prompt.region, request.paint
+    found = {
+        **vars(request.prompt), **vars(request.sampling), "takes": request.takes, "seed": request.seed, "loop": request.loop,
+        "bars": "off" if request.bars is None else str(request.bars), "extend_before": request.extend[0],
+        "extend_after": request.extend[1], "region": None if region is None else list(region),
+        "paint": None if paint is None else paint.value(),
+    }  # fmt: skip
+    return {name: found[name] for name in NAMES}
+
+
+def restore(settings: dict[str, Any], mask: Tensor | None = None) -> dict[str, Any]:
+    """The values of all controls by name for the settings of a vamp (`Vamp.settings`, checked as those of `bundle`).
+
+    Args:
+        mask: (1, K, T) bool, of the vamp: needed where the settings say that it was painted.
+
+    Raises:
+        ValueError: settings that the page has no controls for.
+    """
+    try:
+        given = {**settings["prompt"], **settings["sampling"]}
+        bars, extend = settings.get("bars"), settings.get("extend") or (0.0, 0.0)
+        given.update(
+            takes=min(settings["takes"], MAX_TAKES), seed=settings["seed"], loop=settings["loop"], extend_before=extend[0],
+            extend_after=extend[1], bars="off" if bars is None else str(bars),
+            paint=paint_of(mask).value() if settings.get("painted") and mask is not None else None,
+        )  # fmt: skip
+        values = {name: given.get(name, DEFAULTS[name]) for name in NAMES}
+        return values_of(read_request([values[name] for name in NAMES]))
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError("These settings cannot be read: they are from another program, or damaged.") from error
 
 
 def _clean(control: Control, value: Any) -> Any:
     """A browser sends 7 as 7.0, and an emptied number field as nothing."""
     if control.name in ("loop", "bars"):
         return value
+    if control.name == "paint":
+        return read_paint(value)
+    if control.name == "region":
+        return _read_region(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{control.label} is empty: type a number or move its slider.")
     if control.name == "seed" or control.whole:
@@ -201,3 +228,13 @@ def _clean(control: Control, value: Any) -> Any:
             raise ValueError(f"{control.label} must be a whole number, not {value:g}.")
         return int(value)
     return float(value)
+
+
+def _read_region(value: Any) -> tuple[float, float] | None:
+    """Start and end in seconds, or None; `Prompt` says what is wrong with other numbers."""
+    if value in (None, "", []):
+        return None
+    numbers = isinstance(value, (list, tuple)) and len(value) == 2
+    if not numbers or any(isinstance(part, bool) or not isinstance(part, (int, float)) for part in value):
+        raise ValueError("The region must be a start and an end in seconds: clear it and drag over the waveform again.")
+    return float(value[0]), float(value[1])

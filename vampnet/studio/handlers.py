@@ -11,22 +11,28 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from vampnet import audio
 from vampnet.audio import AudioError
 from vampnet.config import CancelledError
+from vampnet.kept import kept_sound
 from vampnet.pipeline import VampNet
-from vampnet.studio import presets
+from vampnet.studio import presets, tempo
 from vampnet.studio.controls import FOLLOWERS, LEVELS, MAX_SEED, NAMES, Request, follow, most_levels, read_request, whole_depth
-from vampnet.studio.mask_picture import picture
+from vampnet.studio.ground import ground
+from vampnet.studio.mask_picture import given_mask, mask_of, picture
 from vampnet.studio.notices import notice, progress
 from vampnet.studio.players import keep_vamp
 from vampnet.studio.session import Files, Session, Source, read_source
-from vampnet.studio.shelf import POLL_SECONDS, ModelShelf
-from vampnet.studio.text import language_of
+from vampnet.studio.shelf import POLL_SECONDS, ModelShelf, Shape
+from vampnet.studio.text import language_of, say
 from vampnet.vamp import Vamp
+
+if TYPE_CHECKING:
+    from audiotools import AudioSignal
 
 AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
 STAGES = {"beats": "finding the beats", "encode": "listening", "coarse": "coarse", "fine": "fine", "decode": "rendering"}
@@ -68,7 +74,8 @@ class Handlers:
         """A change of each control in `FOLLOWERS` to fit the model; `levels` are the values of those in `LEVELS`."""
         before, session.shape, session.model_version = session.shape, self.shelf.shape, self.shelf.version
         values = dict(zip(LEVELS, levels, strict=True))
-        return [gr.update(**follow(name, session.shape, before, values.get(name))) for name in FOLLOWERS]
+        changes = (follow(name, session.shape, before, values.get(name), session.language) for name in FOLLOWERS)
+        return [gr.update(**change) for change in changes]
 
     def catch_up(self, session: Session, *values: Any) -> list[Any]:
         """The line about the model, `follow_model` and the picture, if another page has exchanged the model meanwhile."""
@@ -99,14 +106,13 @@ class Handlers:
             session.source = read_source(session, given, name)
         except AudioError as error:
             return notice(_with_name(error, given), "error")
-        source = session.source
-        return notice(f"<b>{html.escape(source.name)}</b>, {source.seconds:.1f} s · finding the beats …", "busy", raw=True)
+        return about_source(session)
 
     def choose_example(self, session: Session, event: gr.EventData) -> str:
         """An example by its number in `examples`."""
         index = event.index
         if not isinstance(index, int) or not 0 <= index < len(self.examples):
-            return notice("There is no such example: choose one of those shown.", "error")
+            return notice(say("map.source.example", session.language), "error")
         return self.choose(session, str(self.examples[index]))
 
     def track(self, session: Session) -> Any:
@@ -114,13 +120,23 @@ class Handlers:
         source = session.source
         if source is None:
             return gr.skip()
-        grid = source.track()
-        if session.source is not source:  # another one was chosen meanwhile
-            return gr.skip()
-        found = f"{grid.tempo:.0f} bpm, {len(grid.beats)} beats" if len(grid.beats) > 1 else "no steady beat"
-        facts = f"<b>{html.escape(source.name)}</b>, {source.seconds:.1f} s · {found}"
-        why = f"<details><summary>by {grid.engine}</summary>{html.escape(grid.note)}</details>"
-        return notice(f"{facts} {why}", "ready", raw=True)
+        source.track()
+        # Another one may have been chosen meanwhile.
+        return about_source(session) if session.source is source else gr.skip()
+
+    def set_tempo(self, session: Session, event: gr.EventData) -> Any:
+        """The beats of the source by hand: an act of `tempo.ACTS`, or "tap" with the taps. Returns the message to show."""
+        source = session.source
+        if source is None:
+            return notice(say("map.tempo.source", session.language), "error")
+        try:
+            if event.act == "tap":
+                source.grid = tempo.tapped(source.grid, source.seconds, event.taps, event.at)
+            else:
+                source.grid = tempo.edit(source.grid, source.seconds, event.act)
+        except (ValueError, TypeError) as error:
+            return notice(str(error), "error")
+        return about_source(session)
 
     # ---- prompt -------------------------------------------------------------------------------------------------------
 
@@ -130,13 +146,40 @@ class Handlers:
         try:
             values = whole_depth(values, self.shelf.shape.levels)
             request = read_request(values)
-            drawn = picture(request, source, self.shelf.shape)
+            drawn = picture(request, source, self.shelf.shape, session.language)
         except ValueError as error:
             return {"problem": str(error)}
         needed = request.prompt.needs_beats or request.bars is not None
         drawn["waiting"] = bool(needed and source is not None and source.grid is None)
         drawn["preset"] = presets.matching(dict(zip(NAMES, values, strict=True)))
         return drawn
+
+    def ground(self, session: Session) -> Any:
+        """The spectrogram under the map, and of which sound it is."""
+        source = session.source
+        return gr.skip() if source is None else {**ground(source), "sound": str(source.path)}
+
+    def hear(self, session: Session, *values: Any) -> dict[str, Any]:
+        """The kept tokens as sound: what to play, or the sentence why there is nothing."""
+        source = session.source
+        if source is None or not self.shelf.loaded:
+            return {"problem": self.model_problem() or say("map.hear.source", session.language), "at": secrets.token_hex(4)}
+        try:
+            request = read_request(whole_depth(values, self.shelf.shape.levels))
+            if request.prompt.needs_beats or request.bars is not None:
+                source.track()
+            with self._working:
+                sound = self.shelf.use(lambda model: _kept(model, request, source))
+        except (ValueError, CancelledError) as error:
+            return {"problem": str(error), "at": secrets.token_hex(4)}
+        except Exception:
+            log.exception("What is kept could not be decoded")
+            return {"problem": say("map.hear.failed", session.language), "at": secrets.token_hex(4)}
+        path = audio.save(sound, session.folder / f"kept-{secrets.token_hex(8)}.wav")
+        for old in session.folder.glob("kept-*.wav"):
+            if old != path:
+                old.unlink(missing_ok=True)
+        return {"sound": str(path), "start": 0, "end": sound.audio_data.shape[-1] / sound.sample_rate}
 
     def use_preset(self, session: Session, event: gr.EventData) -> list[Any]:
         """The values of the controls in `presets.TOUCHED`."""
@@ -219,15 +262,17 @@ class Handlers:
     ) -> None:
         """The work itself, in a thread of its own, so that progress can be shown meanwhile."""
         try:
-            found = None
-            if request.prompt.needs_beats or request.bars is not None:
+            # Beats that are known go along, needed or not: players show them.
+            found = source.grid
+            if found is None and (request.prompt.needs_beats or request.bars is not None):
                 steps.put(("beats", 0, 1))
                 found = source.track()
 
             def work(model: VampNet) -> Vamp:
                 return model.vamp(
                     source.path, request.prompt, request.sampling, request.takes, request.seed, loop=request.loop,
-                    bars=request.bars, beats=found, on_step=lambda *step: steps.put(step), cancelled=session.stop.is_set,
+                    bars=request.bars, beats=found, mask=given_mask(request, source, Shape.of(model)), extend=request.extend,
+                    on_step=lambda *step: steps.put(step), cancelled=session.stop.is_set,
                 )  # fmt: skip
 
             with self._working:  # also where a visitor has left and the last step of the vamp still runs
@@ -256,6 +301,30 @@ class Handlers:
         log.error("A vamp failed", exc_info=error)
         problem = f"The vamp failed ({type(error).__name__}: {error}): try again or change a setting."
         return notice(problem, "error"), gr.skip(), *buttons
+
+
+def about_source(session: Session) -> str:
+    """The line about the source and its beats."""
+    source, language = session.source, session.language
+    grid, seconds = source.grid, f"{source.seconds:.1f}"
+    if grid is None:
+        facts = say("map.source.reading", language, seconds=seconds)
+    elif len(grid.beats) > 1:
+        facts = say("map.source.found", language, seconds=seconds, bpm=f"{grid.tempo:.0f}", count=len(grid.beats))
+    else:
+        facts = say("map.source.none", language, seconds=seconds)
+    line = f"<b>{html.escape(source.name)}</b>, {facts}"
+    if grid is None:
+        return notice(line, "busy", raw=True)
+    by = say("map.source.hand", language) if grid.engine == tempo.ENGINE else say("map.source.by", language, engine=grid.engine)
+    return notice(f"{line} <details><summary>{by}</summary>{html.escape(grid.note)}</details>", "ready", raw=True)
+
+
+def _kept(model: VampNet, request: Request, source: Source) -> AudioSignal:
+    """What `kept_sound` makes of a request's mask."""
+    mask = mask_of(request, source, Shape.of(model))[0]
+    options = {"loop": request.loop, "bars": request.bars, "beats": source.grid, "extend": request.extend}
+    return kept_sound(model.codec, model.listen(source.path, **options), mask)
 
 
 def _latest(steps: queue.Queue[tuple[str, int, int]]) -> tuple[str, int, int] | None:

@@ -13,31 +13,21 @@ import gradio as gr
 from vampnet.gallery import Gallery
 from vampnet.pipeline import VampNet
 from vampnet.studio.chooser import Chooser
-from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, FOLLOWERS, LEVELS, MAX_SEED, Control, info_of
+from vampnet.studio.controls import FOLLOWERS, LEVELS, NAMES
 from vampnet.studio.deck import Deck
 from vampnet.studio.handlers import AUDIO_ENDINGS, Handlers
-from vampnet.studio.presets import PRESETS, TOUCHED
+from vampnet.studio.prompts import Prompts
 from vampnet.studio.session import Session
 from vampnet.studio.sharing import Sharing
 from vampnet.studio.shelf import ModelShelf
 from vampnet.studio.text import say, script, translations
 from vampnet.studio.theme import make_theme
+from vampnet.studio.token_map import TokenMap
 
 TITLE = say("page.title")
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "assets"
 MAX_UPLOAD = "500mb"
 HOUR = 3600
-
-PICTURE_HTML = """
-<figure class="vs-picture">
-  <div class="vs-stage"><canvas role="img"></canvas><div class="vs-head" hidden></div></div>
-  <figcaption>
-    <button type="button" class="vs-play" disabled aria-label="Play the source">Play source</button>
-    <span class="vs-sentence" aria-live="polite"></span>
-    <span class="vs-legend"><i class="vs-kept"></i>stays <i class="vs-made"></i>made anew</span>
-  </figcaption>
-</figure>
-"""
 
 
 def build(
@@ -61,13 +51,7 @@ def build(
             status = _header()
             chooser = Chooser(handlers) if handlers.shelf.choice else None
             source = _source(handlers)
-            picture = gr.HTML(
-                {}, html_template=PICTURE_HTML, js_on_load="VampStudio.picture(element, props, watch)", elem_id="picture",
-                apply_default_css=False,
-            )  # fmt: skip
-            with gr.Column(elem_id="controls"):
-                chosen_preset = _presets()
-                controls, dice = _controls()
+            token_map, prompts = TokenMap(), Prompts()
             with gr.Column(elem_id="action"):
                 with gr.Row(elem_id="buttons"):
                     vamp = gr.Button("Vamp", variant="primary", elem_id="vamp", scale=3)
@@ -76,7 +60,7 @@ def build(
             deck = Deck(handlers)
             sharing = Sharing(handlers, gallery) if gallery is not None else None
         tell_of_model = _wire(
-            page, handlers, session, status, source, picture, chosen_preset, controls, dice, vamp, stop, progress, deck, sharing
+            page, handlers, session, status, source, token_map, prompts, vamp, stop, progress, deck, sharing
         )
         if chooser is not None:
             chooser.wire(page, session, tell_of_model)
@@ -147,69 +131,20 @@ def _words(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _presets() -> gr.HTML:
-    cards = "".join(
-        f'<button type="button" data-name="{html.escape(preset.name)}" aria-pressed="false">'
-        f"<b>{html.escape(preset.name)}</b><span>{html.escape(preset.sentence)}</span></button>"
-        for preset in PRESETS
-    )
-    template = f'<div class="vs-scale" aria-hidden="true"><span>faithful</span><i></i><span>free</span></div>\
-<div class="vs-presets" role="group" aria-label="Presets from faithful to free">{cards}</div>'
-    return gr.HTML(
-        html_template=template, elem_id="presets", apply_default_css=False,
-        js_on_load="VampStudio.choices(element, trigger, (data) => ({name: data.name}))",
-    )  # fmt: skip
-
-
-def _controls() -> tuple[dict[str, Any], gr.Button]:
-    """All controls by name, in the order of `CONTROLS`, and the dice."""
-    made: dict[str, Any] = {}
-    groups = {name: [control for control in CONTROLS if control.group == name] for name in ("stays", "filled", "takes", "more")}
-    for name, heading in (("stays", "What stays"), ("filled", "How the rest is filled")):
-        gr.HTML(f"<h2>{heading}</h2>", apply_default_css=False, elem_classes="vs-heading")
-        with gr.Row(elem_classes="vs-grid"):
-            made.update({control.name: _widget(control) for control in groups[name]})
-    gr.HTML("<h2>Takes</h2>", apply_default_css=False, elem_classes="vs-heading")
-    with gr.Row(elem_classes="vs-grid"):
-        for control in groups["takes"]:
-            if control.name == "seed":
-                with gr.Row(elem_classes="vs-seed"):
-                    made["seed"] = _widget(control)
-                    dice = gr.Button("New seed", elem_id="dice", size="sm", min_width=60, scale=0)
-            else:
-                made[control.name] = _widget(control)
-    with gr.Accordion("More controls", open=False, elem_id="more"):
-        with gr.Row(elem_classes="vs-grid"):
-            made.update({control.name: _widget(control) for control in groups["more"]})
-    return {control.name: made[control.name] for control in CONTROLS}, dice
-
-
-def _widget(control: Control) -> Any:
-    shared = {"label": control.label, "info": info_of(control), "elem_id": f"control-{control.name}", "min_width": 200}
-    value = DEFAULTS[control.name]
-    if control.name == "loop":
-        return gr.Checkbox(value, **shared)
-    if control.name == "bars":
-        return gr.Radio(list(BARS), value=value, **shared)
-    if control.name == "seed":
-        return gr.Number(value, precision=0, minimum=0, maximum=MAX_SEED, **shared)
-    # Without a reset button: presets are the way back.
-    return gr.Slider(control.low, control.high, value, step=control.step, buttons=[], **shared)
-
-
 # ----------------------------------------------------------------------------------------------------------------- wiring
 
 
 def _wire(
-    page: gr.Blocks, handlers: Handlers, session: gr.State, status: gr.HTML, source: dict[str, Any], picture: gr.HTML,
-    chosen_preset: gr.HTML, controls: dict[str, Any], dice: gr.Button, vamp: gr.Button, stop: gr.Button, progress: gr.HTML,
-    deck: Deck, sharing: Sharing | None,
+    page: gr.Blocks, handlers: Handlers, session: gr.State, status: gr.HTML, source: dict[str, Any], token_map: TokenMap,
+    prompts: Prompts, vamp: gr.Button, stop: gr.Button, progress: gr.HTML, deck: Deck, sharing: Sharing | None,
 ) -> Callable[[Callable[..., Any]], None]:  # fmt: skip
     """Connects all but the chooser; returns what makes the page follow an exchange of the model."""
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     # Not in the queue: it would cost the picture its speed, and Stop its meaning.
     at_once = {**quiet, "queue": False}
-    everything, message = list(controls.values()), source["message"]
+    made, picture, message = {**prompts.controls, **token_map.controls}, token_map.picture, source["message"]
+    controls = {name: made[name] for name in NAMES}
+    everything = list(controls.values())
     drawing: dict[str, Any] = {"fn": handlers.draw, "inputs": [session, *everything], "outputs": picture, **at_once}
 
     levels, followers = ([controls[name] for name in names] for names in (LEVELS, FOLLOWERS))
@@ -241,8 +176,8 @@ def _wire(
         tracked.then(**drawing)
         tracked.then(deck.late_beats, session, deck.takes, **quiet)
 
-    chosen_preset.select(handlers.use_preset, session, [controls[name] for name in TOUCHED], **at_once)
-    dice.click(handlers.new_seed, None, controls["seed"], **at_once)
+    prompts.wire(handlers, session, message, drawing)
+    token_map.wire(handlers, session, everything)
 
     buttons = [vamp, stop]
     for pressed in (vamp.click, again.then):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vampnet.beats import BeatGrid
 from vampnet.bundle import SETTINGS, TOKENS, write_bundle
-from vampnet.studio.controls import DEFAULTS, Request
+from vampnet.studio.controls import Request, values_of
 from vampnet.studio.mask_picture import describe, pack_wave
 from vampnet.studio.presets import matching
 from vampnet.studio.session import Session, Source, envelope
@@ -98,8 +98,7 @@ def told_beats(grid: BeatGrid | None) -> dict[str, Any]:
 
 def _title(request: Request) -> str:
     """The preset that was asked for, or the prompt in a few words."""
-    values = {**DEFAULTS, **vars(request.prompt), **vars(request.sampling)}
-    name = matching(values)
+    name = matching(values_of(request))
     if name is not None:
         return name
     prompt, parts = request.prompt, []

@@ -1,4 +1,4 @@
-"""Starting points from faithful to free: a plain name, one sentence, and what they set."""
+"""Starting points: a plain name, one sentence, and what they set."""
 
 from __future__ import annotations
 
@@ -7,27 +7,32 @@ from typing import Any
 
 from vampnet.config import N_COARSE
 from vampnet.studio.controls import CONTROLS, DEFAULTS
+from vampnet.studio.text import say
 
 TOUCHED = tuple(
     control.name for control in CONTROLS if control.group == "stays" or control.name in
-    ("temperature", "prompt_codebooks", "periodic_width", "periodic_offset", "onset_width_ms", "dropout", "feedback")
+    ("temperature", "prompt_codebooks", "periodic_width", "periodic_offset", "onset_width_ms", "dropout", "feedback",
+     "extend_before", "extend_after")
 )  # fmt: skip
 """The controls that a preset sets, always all of them, so that it means the same whatever came before."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A named starting point.
+    """A named starting point. Its texts are the sentences "map.preset.<key>" and "map.preset.<key>.info".
 
     Attributes:
-        name: one to three plain words.
-        sentence: what comes out, for a musician.
+        key: of its texts.
         changes: values of controls where they differ from the plain ones: nothing kept but what is named here.
     """
 
-    name: str
-    sentence: str
+    key: str
     changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """In English: one to three plain words, and what the page knows it by."""
+        return say(f"map.preset.{self.key}")
 
     @property
     def values(self) -> dict[str, Any]:
@@ -36,12 +41,15 @@ class Preset:
 
 
 PRESETS: tuple[Preset, ...] = (
-    Preset("Compress", "The same music: only its fine texture is played anew.", {"kept_codebooks": N_COARSE}),
-    Preset("Tighten", "Close to the source, with small new turns.", {"periodic": 3}),
-    Preset("Vary", "A variation: the gist stays, the details change.", {"periodic": 7}),
-    Preset("Follow the beat", "The hits on the beat stay, all between them is new.", {"beat_width_ms": 75.0}),
-    Preset("Loosen", "A free variation that still remembers the source.", {"periodic": 16}),
-    Preset("Dream", "Hardly a trace of the source: the model plays on its own.", {"periodic": 48, "temperature": 1.1}),
+    Preset("compress", {"kept_codebooks": N_COARSE}),
+    Preset("tighten", {"periodic": 3}),
+    Preset("vary", {"periodic": 7}),
+    Preset("beat", {"beat_width_ms": 75.0}),
+    Preset("transform", {"kept_codebooks": 1}),
+    # All of the clip is the context, however long it is; a context in seconds would remake the rest of a longer one.
+    Preset("continue", {"periodic": 1, "extend_after": 4.0}),
+    Preset("middle", {"prefix_seconds": 1.0, "suffix_seconds": 1.0}),
+    Preset("dream", {"periodic": 48, "temperature": 1.1}),
 )
 
 

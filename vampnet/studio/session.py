@@ -85,9 +85,11 @@ class Source:
         with self._tracking:
             if self.grid is None:
                 try:
-                    self.grid = beats.track(audio.load(self.path, self.rate))
+                    found = beats.track(audio.load(self.path, self.rate))
                 except Exception as error:  # any of two trackers' errors: the page goes on without beats and says so
-                    self.grid = BeatGrid(note=f"The beats could not be tracked ({type(error).__name__}).")
+                    found = BeatGrid(note=f"The beats could not be tracked ({type(error).__name__}).")
+                if self.grid is None:  # somebody may have set them by hand meanwhile
+                    self.grid = found
         return self.grid
 
     def bounds(self, bars: int | None) -> tuple[int, int]:

@@ -7,11 +7,12 @@ import logging
 from typing import Any
 
 import gradio as gr
+from torch import Tensor
 
 from vampnet.beats import BeatGrid
 from vampnet.bundle import read_bundle
 from vampnet.gallery import LONGEST_NOTE, LONGEST_TITLE, Gallery, GalleryError, NotShared, Shared
-from vampnet.studio.controls import CONTROLS, DEFAULTS, MAX_SEED, MAX_TAKES, Request, most_levels, read_request
+from vampnet.studio.controls import CONTROLS, LEVELS, NAMES, Request, most_levels, restore
 from vampnet.studio.deck import Deck
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.notices import notice
@@ -136,7 +137,7 @@ class Sharing:
             shared = self.gallery.get(id)
             settings = self.gallery.settings(id)
             bring = self._bring_takes if shared.private else self._bring_all
-            bring(session, shared, settings)
+            values = self._values(settings, bring(session, shared, settings))
         except (NotShared, ValueError, OSError) as error:
             log.info("A link was not opened: %s", error)
             words = f"{say('share.missing.title', session.language)}. {say('share.missing.sentence', session.language)}"
@@ -144,27 +145,28 @@ class Sharing:
         key = "share.restored.private" if shared.private else "share.restored"
         title = shared.title or say("share.untitled", session.language)
         told = notice(say(key, session.language, title=title), "ready")
-        return [told, list(session.vamps), *(gr.update(value=value) for value in self._values(settings))]
+        return [told, list(session.vamps), *(gr.update(value=value) for value in values)]
 
     def track(self, session: Session) -> None:
         """Finds the beats of what a link brought, where they were not stored with it."""
         if session.source is not None and session.source.origin:
             session.source.track()
 
-    def _values(self, settings: dict[str, Any]) -> list[Any]:
-        """The value of each control, within its slider. What is stored is cut to whole bars already: it is not cut again."""
-        given = {**DEFAULTS, **settings["prompt"], **settings["sampling"], "bars": "off", "loop": settings["loop"]}
-        given |= {"takes": min(settings["takes"], MAX_TAKES), "seed": min(max(settings["seed"], 0), MAX_SEED)}
+    def _values(self, settings: dict[str, Any], mask: Tensor | None) -> list[Any]:
+        """The value of each control, within its slider. What is stored is cut to whole bars and made longer already: neither is
+        done again, and what was made anew in a longer clip is painted."""
+        given = {**settings, "bars": None, "extend": None}
+        if any(settings.get("extend") or ()):
+            given["painted"] = True
+        values = restore(given, mask)
+        for control in CONTROLS:
+            if control.step is not None:
+                values[control.name] = min(max(values[control.name], control.low), control.high)
         most = most_levels(self.handlers.shelf.shape)
-        given |= {name: min(given[name], most) for name in ("kept_codebooks", "prompt_codebooks")}
-        values = [
-            given[control.name] if control.step is None else min(max(given[control.name], control.low), control.high)
-            for control in CONTROLS
-        ]
-        read_request(values)  # nothing that the sliders could not say
-        return values
+        return [min(values[name], most) if name in LEVELS else values[name] for name in NAMES]
 
-    def _bring_all(self, session: Session, shared: Shared, settings: dict[str, Any]) -> None:
+    def _bring_all(self, session: Session, shared: Shared, settings: dict[str, Any]) -> Tensor:
+        """Source and takes; returns the mask."""
         vamp = self.gallery.read(shared.id)
         name = str(settings["extra"].get("source_name") or "") or say("share.source_unnamed", session.language)
         source = read_source(session, self.gallery.path_of(shared.id, settings["source_file"]), name)
@@ -174,8 +176,10 @@ class Sharing:
         shown["shared"] = shared.id
         shown["title"] = shared.title or shown["title"]
         session.source = source
+        return vamp.mask
 
     def _bring_takes(self, session: Session, shared: Shared, settings: dict[str, Any]) -> None:
+        """The takes alone."""
         folder = session.new_folder()
         for name in settings["files"]:
             # Not linked: the one may be deleted while the other is heard.
