@@ -300,7 +300,8 @@
 
     tell(at, seconds) {
       const { beats, downbeats, tempo } = this.shown;
-      const passed = (times, from = -1) => times.filter((time) => time <= at + 1e-3 && time >= from - 1e-3).length;
+      // A beat counts a little before it sounds: at the very start of a loop it is already the first one.
+      const passed = (times, from = -1) => times.filter((time) => time <= at + 0.06 && time >= from - 1e-3).length;
       const parts = [say("clock", { at: at.toFixed(1), seconds: seconds.toFixed(1) })];
       const bar = passed(downbeats);
       if (beats.length) parts.push(say("bar", { bar, beat: passed(beats, bar ? downbeats[bar - 1] : -1) }));
