@@ -7,6 +7,10 @@ import os
 # Read at import by huggingface_hub and gradio, so they are set before anything is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+# One of several workers (pytest-xdist) has one core, and so have the processes that its tests start.
+ALONE = "PYTEST_XDIST_WORKER" not in os.environ
+if not ALONE:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,7 +23,7 @@ import torch
 
 from vampnet.config import SAMPLE_RATE
 
-torch.set_num_threads(2)
+torch.set_num_threads(2 if ALONE else 1)
 
 BPM = 120.0
 CHORDS = ((0, 4, 7), (9, 12, 16), (5, 9, 12), (7, 11, 14))

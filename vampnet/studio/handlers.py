@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import html
 import logging
 import queue
 import secrets
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
@@ -32,6 +33,7 @@ AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
 STAGES = {"beats": "finding the beats", "encode": "listening", "coarse": "coarse", "fine": "fine", "decode": "rendering"}
 STOPPED = "Stopped; nothing was changed."
 
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
@@ -81,6 +83,13 @@ class Handlers:
         # Where there is a chooser, it says what went wrong.
         problem = "" if self.shelf.choice and self.shelf.loaded else self.model_problem()
         return notice(problem, "error") if problem else notice(f"Model {self.shelf.title}", "ready")
+
+    def use_model(
+        self, work: Callable[[VampNet], Result], stopped: Callable[[], bool], on_wait: Callable[[], None] = lambda: None
+    ) -> Result:
+        """`ModelShelf.use`, one at a time, also where a visitor has left and the last step of a vamp still runs."""
+        with self._working:
+            return self.shelf.use(work, stopped, on_wait)
 
     def model_problem(self) -> str:
         """A sentence or two about a model that could not be loaded; empty if it was or still may be."""
@@ -199,7 +208,9 @@ class Handlers:
         steps: queue.Queue[tuple[str, int, int]] = queue.Queue()
         outcome: Future[None] = Future()
         job = (session, request, source, steps, outcome)
-        worker = threading.Thread(target=self._run, args=job, daemon=True, name="vamp-run")
+        # With the visitor's context: who pays for a GPU is found in it.
+        run = contextvars.copy_context().run
+        worker = threading.Thread(target=run, args=(self._run, *job), daemon=True, name="vamp-run")
         worker.start()
         try:
             stopping = False
@@ -238,8 +249,7 @@ class Handlers:
                     bars=request.bars, beats=found, on_step=lambda *step: steps.put(step), cancelled=session.stop.is_set,
                 )  # fmt: skip
 
-            with self._working:  # also where a visitor has left and the last step of the vamp still runs
-                vamp = self.shelf.use(work, session.stop.is_set, lambda: steps.put(("model", 0, 0)))
+            vamp = self.use_model(work, session.stop.is_set, lambda: steps.put(("model", 0, 0)))
             keep_vamp(session, vamp, request, source)
             outcome.set_result(None)
         except (CancelledError, ValueError) as error:

@@ -14,7 +14,9 @@ from vampnet.pipeline import VampNet
 from vampnet.studio.chooser import Chooser
 from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, FOLLOWERS, LEVELS, MAX_SEED, Control, info_of
 from vampnet.studio.handlers import AUDIO_ENDINGS, Handlers
+from vampnet.studio.harp import Harp
 from vampnet.studio.presets import PRESETS, TOUCHED
+from vampnet.studio.programs import Programs
 from vampnet.studio.session import Session
 from vampnet.studio.shelf import ModelShelf
 from vampnet.studio.text import say, script, translations
@@ -72,6 +74,10 @@ def build(model: VampNet | ModelShelf, examples: Path = EXAMPLES) -> tuple[gr.Bl
                 [], html_template=TAKES_HTML, js_on_load="VampStudio.takes(element, props, watch, trigger)", elem_id="takes",
                 apply_default_css=False,
             )  # fmt: skip
+        # Before the page's own events, which would take the names of the endpoints.
+        programs = Programs(handlers)
+        programs.add()
+        Harp(programs).add()
         tell_of_model = _wire(
             page, handlers, session, status, source, picture, chosen_preset, controls, dice, vamp, stop, progress, takes
         )
