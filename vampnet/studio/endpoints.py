@@ -133,8 +133,10 @@ def add_endpoint(
     for component, (parameter, *_) in zip(added.inputs, get_function_params(function), strict=True):
         component.label = parameter
         component._api_info = {**component._api_info, "additional_description": about[parameter]}
-    for component, line in zip(added.outputs, returned, strict=False):
-        component.label, _, what = line.partition(": ")
+    # A line without a name goes on with the one before.
+    lines = re.split(r"\n(?=\w+: )", "\n".join(returned))
+    for component, line in zip(added.outputs, lines, strict=False):
+        component.label, _, what = " ".join(line.split()).partition(": ")
         component._api_info = {**component._api_info, "description": what}
 
 

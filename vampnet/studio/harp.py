@@ -1,7 +1,7 @@
 """Endpoints that HARP calls, a program that hands a track from a music workstation to a model and takes its answer back.
 
 HARP (https://github.com/TEAMuP-dev/HARP, versions 2 and 3) needs three endpoints of a Gradio app: `/controls` describes the
-model, its tracks and its controls, `/process` gets their values in the same order and answers with files, `/cancel` ends that. No
+model, its tracks and its controls, `/process` gets their values in the same order and answers with files, `/cancel` ends it. No
 package of HARP's is needed for that; what is called `pyharp` in the package index is another project.
 """
 

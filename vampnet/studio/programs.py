@@ -124,8 +124,8 @@ class Programs:
             bars: cut the source to so many whole bars first.
 
         Returns:
-            facts: kept_share (0 to 1), kept_kbps, sentence, levels, steps, step_seconds, mask (levels x steps bits in base64, by \
-rows from the coarsest level, first bit first, 1 = made anew).
+            facts: kept_share (0 to 1), kept_kbps, sentence, levels, steps, step_seconds, mask (levels x steps bits in base64,
+                row by row from the coarsest level, first bit first, 1 = made anew).
         """
         with plain_errors(source):
             request = read_options({**options, "seed": seed, "loop": loop, "bars": bars}, self.levels)
