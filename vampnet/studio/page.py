@@ -17,6 +17,7 @@ from vampnet.studio.handlers import AUDIO_ENDINGS, Handlers
 from vampnet.studio.harp import Harp
 from vampnet.studio.presets import PRESETS, TOUCHED
 from vampnet.studio.programs import Programs
+from vampnet.studio.results import keep_tidy
 from vampnet.studio.session import Session
 from vampnet.studio.shelf import ModelShelf
 from vampnet.studio.text import say, script, translations
@@ -84,6 +85,7 @@ def build(model: VampNet | ModelShelf, examples: Path = EXAMPLES) -> tuple[gr.Bl
         if chooser is not None:
             chooser.wire(page, session, tell_of_model)
     page.queue(default_concurrency_limit=4)
+    keep_tidy(page)
     return page, launch_options(handlers)
 
 

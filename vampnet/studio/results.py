@@ -1,4 +1,4 @@
-"""What was made for programs, kept for an hour under an unguessable name."""
+"""What was made for programs, kept for an hour under an unguessable name; and that Gradio's own hourly deletion goes on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
+
+import gradio as gr
 
 from vampnet.studio.session import Files
 
@@ -60,3 +63,19 @@ class Results:
                 self._timer.start()
         for name in old:
             shutil.rmtree(self._files.root / name, ignore_errors=True)
+
+
+class FilesOnly(set):
+    """Paths of files that Gradio is to delete; folders are not taken."""
+
+    def add(self, path: Any) -> None:
+        if not Path(path).is_dir():
+            super().add(path)
+
+
+def keep_tidy(page: gr.Blocks) -> None:
+    """Without this, a request that names the folder of an upload as its file would end the hourly deletion for everybody."""
+    guarded = {id(block.temp_files): FilesOnly(block.temp_files) for block in page.blocks.values()}
+    for block in page.blocks.values():
+        block.temp_files = guarded[id(block.temp_files)]
+    page.temp_file_sets = [guarded.get(id(paths), paths) for paths in page.temp_file_sets]
