@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import threading
-from functools import partial
 from importlib.util import find_spec
 
 OWN_ADDRESSES = ("127.0.0.1", "localhost", "::1")
@@ -13,6 +12,8 @@ OWN_ADDRESSES = ("127.0.0.1", "localhost", "::1")
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options of the command line."""
+    from vampnet.gallery_place import add_options
+
     parser = argparse.ArgumentParser(description="Opens the VampNet studio in the browser.")
     parser.add_argument("--model", default="mini", help="a bundled model, a folder with one, or a hub repository (mini)")
     parser.add_argument("--device", default=None, help="cuda, mps or cpu (the best there is)")
@@ -24,6 +25,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
         help="let visitors load other models, for everybody at once (only where nobody else can reach the page)",
     )  # fmt: skip
     parser.add_argument("--mcp", action="store_true", help="also offer the endpoints to language models, by MCP")
+    add_options(parser)
     options = parser.parse_args(arguments)
     if options.mcp and find_spec("mcp") is None:
         parser.error('--mcp needs one more package: python -m pip install "gradio[mcp]"')
@@ -37,21 +39,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Serves the studio until it is stopped with Ctrl-C."""
     options = read_options(arguments)
     from vampnet import beats
-    from vampnet.pipeline import VampNet
-    from vampnet.studio import zero
+    from vampnet.gallery_place import open_gallery
     from vampnet.studio.page import build
-    from vampnet.studio.shelf import ModelShelf
+    from vampnet.studio.zero import open_shelf
 
-    load = partial(VampNet.from_pretrained, device=options.device)
-    shelf = zero.shelf(options.model) if zero.active() else ModelShelf(load=load, choice=options.models)
-    page, settings = build(shelf)
+    shelf = open_shelf(options.model, options.device, options.models)
+    page, settings = build(shelf, gallery=open_gallery(options))
     # The page first: what is loaded at the same time would only keep it from opening.
     page.launch(
         server_name=options.host, server_port=options.port, share=options.share, prevent_thread_lock=True,
         mcp_server=options.mcp, **settings,
     )  # fmt: skip
-    if not shelf.loaded:
-        shelf.start(options.model)
+    shelf.loaded or shelf.start(options.model)
     threading.Thread(target=lambda: shelf.wait() and beats.warm_up(), name="warm-up", daemon=True).start()
     page.block_thread()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import fields
@@ -20,11 +21,11 @@ from conftest import synthesise_music
 from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from test_browser import serve
 from tiny import tiny_vampnet
 
 from vampnet import tokens_file
 from vampnet.config import SAMPLE_RATE, Prompt, Sampling
+from vampnet.gallery import Gallery
 from vampnet.studio import page
 from vampnet.studio.programs import Programs
 from vampnet.studio.results import Results
@@ -46,8 +47,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    with serve(tiny_vampnet(), folder / "no examples") as url:
-        yield url
+    blocks, options = page.build(tiny_vampnet(), folder / "no examples", gallery=Gallery(folder / "gallery"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    _, url, _ = blocks.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **options)
+    yield url
+    blocks.close(verbose=False)
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +94,16 @@ def test_the_example_of_the_readme(address: str, folder: Path, monkeypatch: pyte
     for sound in (*names["takes"], names["again"]):
         assert soundfile.info(sound).frames == 92_345
     assert "Keeps" in capsys.readouterr().out
+    # The link opens without the studio's page, and the other one lets its owner delete it.
+    assert "From a program" in httpx.get(names["links"]["link"]).text
+    place, _, secret = names["links"]["delete"].partition("#")
+    assert httpx.post(place, data={"secret": secret}).status_code == 200
+    assert httpx.get(names["links"]["link"]).status_code == 404
 
 
 def test_every_parameter_is_described_and_has_its_default(client: Client) -> None:
     found = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(found) == {"/vamp", "/mask", "/encode", "/decode"}
+    assert set(found) == {"/vamp", "/mask", "/encode", "/decode", "/share"}
     for name, endpoint in found.items():
         assert len(endpoint["description"]) > 40, name
         for part in (*endpoint["parameters"], *endpoint["returns"]):
@@ -165,6 +176,9 @@ def test_bad_input_gets_the_sentences_of_the_page(client: Client, clip: Any, fol
         ({"seconds": 3, "beat_width_ms": 75}, "/mask", "keeps what follows each beat"),
         ({"seconds": 3, "bars": "2"}, "/mask", "Whole bars are cut from a sound"),
         ({"tokens": clip}, "/decode", "This is not a file of tokens"),
+        ({"id": "0" * 32}, "/share", "There is no vamp of this id"),
+        ({"id": "../../etc"}, "/share", "There is no vamp of this id"),
+        ({"id": "0" * 32, "private": "no"}, "/share", "private is true or false"),
     ):
         with pytest.raises(AppError, match=re.escape(sentence)):
             client.predict(**given, api_name=name)
@@ -185,6 +199,15 @@ def test_only_uploaded_files_are_read(address: str, folder: Path) -> None:
         assert [kind for kind, _ in answer] == ["error"], given
         assert outside not in json.dumps(answer)
     assert call(address, "encode", [{"path": inside, "meta": meta}, False])[-1][0] == "complete"
+
+
+def test_a_private_source_stays_private(client: Client, clip: Any, folder: Path) -> None:
+    _, settings = client.predict(clip, **QUICK, takes=1, api_name="/vamp")
+    links = client.predict(settings["id"], title="<b>&", private=True, api_name="/share")
+    shown = httpx.get(links["link"]).text
+    assert "loop.wav" not in shown and "<b>&" not in shown and "&lt;b&gt;&amp;" in shown
+    (kept,) = (folder / "gallery" / "vamps").iterdir()
+    assert kept.name in links["link"] and not list(kept.glob("source*"))
 
 
 # ------------------------------------------------------------------------------------------------- one at a time, stopping

@@ -31,6 +31,7 @@ def write_bundle(
     format: str = "flac",
     names: Sequence[str] | None = None,
     extra: dict[str, Any] | None = None,
+    private: bool = False,
 ) -> dict[str, Any]:
     """Writes a vamp into a folder, which is made if it is missing.
 
@@ -38,9 +39,12 @@ def write_bundle(
         format: "wav", "flac" (both 24 bit) or "ogg".
         names: of the takes' files without their ending; by default take-1, take-2, ...
         extra: plain values that are kept beside the settings.
+        private: leave out what gives the source away: its sound, its name, its beats, and all tokens, since those of the takes
+            are the source's own wherever the mask kept them. Such a folder has settings and takes, and no whole vamp.
 
     Returns:
-        What stands in `vamp.json`: `Vamp.settings()`, `version`, `grid`, `files` (names of the takes), `source_file`, `extra`.
+        What stands in `vamp.json`: `Vamp.settings()`, `version`, `grid`, `files` (names of the takes), `source_file` (None if
+        private), `extra`.
 
     Raises:
         ValueError: a format that cannot be written, or another number of names than of takes.
@@ -53,17 +57,20 @@ def write_bundle(
         raise ValueError(f"{len(vamp.takes)} takes need as many names, not {len(names)}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    source = audio.save(vamp.source, folder / f"{SOURCE}.{format}")
+    source = None if private else audio.save(vamp.source, folder / f"{SOURCE}.{format}").name
     paths = [audio.save(take, folder / f"{name}.{format}") for take, name in zip(vamp.takes, names, strict=True)]
-    tensors = {"tokens": vamp.tokens, "source_tokens": vamp.source_tokens}
-    tensors = {name: value.to(torch.int16).contiguous() for name, value in tensors.items()}
-    part = folder / f".{TOKENS}.{secrets.token_hex(6)}.part"
-    save_file({**tensors, "mask": vamp.mask.to(torch.uint8).contiguous()}, part)
-    os.replace(part, folder / TOKENS)
+    if not private:
+        tensors = {"tokens": vamp.tokens, "source_tokens": vamp.source_tokens}
+        tensors = {name: value.to(torch.int16).contiguous() for name, value in tensors.items()}
+        part = folder / f".{TOKENS}.{secrets.token_hex(6)}.part"
+        save_file({**tensors, "mask": vamp.mask.to(torch.uint8).contiguous()}, part)
+        os.replace(part, folder / TOKENS)
     settings = {
         **vamp.settings(), "version": VERSION, "grid": {"sample_rate": vamp.grid.sample_rate, "hop": vamp.grid.hop},
-        "files": [path.name for path in paths], "source_file": source.name, "extra": extra or {},
+        "files": [path.name for path in paths], "source_file": source, "extra": extra or {},
     }  # fmt: skip
+    if private:
+        settings.update(source=None, beats=None)
     part = folder / f".{SETTINGS}.{secrets.token_hex(6)}.part"
     text = json.dumps(settings, indent=2, ensure_ascii=False)
     part.write_text(text + "\n", encoding="utf-8")
@@ -80,7 +87,8 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / SETTINGS
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        names = [settings["source_file"], *settings["files"]]
+        source = settings["source_file"]
+        names = [*([] if source is None else [source]), *settings["files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError("There is no vamp here, or its settings are damaged.") from error
     if any(not isinstance(name, str) or Path(name).name != name or name.startswith(".") for name in names):
@@ -92,9 +100,11 @@ def read_bundle(folder: str | Path) -> Vamp:
     """The vamp that `write_bundle` wrote; sound as it came out of the files.
 
     Raises:
-        ValueError: there is none, or it is damaged.
+        ValueError: there is none, it is damaged, or its source was kept private.
     """
     folder, settings = Path(folder), read_settings(folder)
+    if settings["source_file"] is None:
+        raise ValueError("The source of this vamp was kept private: there are its takes and settings, and no more.")
     try:
         tensors = load_file(folder / TOKENS)
         tokens, source_tokens = (tensors[name].long() for name in ("tokens", "source_tokens"))

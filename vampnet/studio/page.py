@@ -10,15 +10,18 @@ from typing import Any
 
 import gradio as gr
 
+from vampnet.gallery import Gallery
 from vampnet.pipeline import VampNet
 from vampnet.studio.chooser import Chooser
 from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, FOLLOWERS, LEVELS, MAX_SEED, Control, info_of
+from vampnet.studio.deck import Deck
 from vampnet.studio.handlers import AUDIO_ENDINGS, Handlers
 from vampnet.studio.harp import Harp
 from vampnet.studio.presets import PRESETS, TOUCHED
 from vampnet.studio.programs import Programs
 from vampnet.studio.results import keep_tidy
 from vampnet.studio.session import Session
+from vampnet.studio.sharing import Sharing
 from vampnet.studio.shelf import ModelShelf
 from vampnet.studio.text import say, script, translations
 from vampnet.studio.theme import make_theme
@@ -38,16 +41,18 @@ PICTURE_HTML = """
   </figcaption>
 </figure>
 """
-TAKES_HTML = '<div class="vs-takes"></div>'
 
 
-def build(model: VampNet | ModelShelf, examples: Path = EXAMPLES) -> tuple[gr.Blocks, dict[str, Any]]:
+def build(
+    model: VampNet | ModelShelf, examples: Path = EXAMPLES, gallery: Gallery | None = None
+) -> tuple[gr.Blocks, dict[str, Any]]:
     """The studio's page.
 
     Args:
         model: the model, or the shelf that holds one or is about to: the page opens at once, and a vamp waits for it. If the
             shelf gives visitors the choice, the page has a chooser.
         examples: folder of example clips; it may be missing or empty.
+        gallery: where visitors may share vamps by link; None = they cannot.
 
     Returns:
         The page, and the arguments that its `launch` needs (style, scripts, the folder it may give files out of).
@@ -71,22 +76,20 @@ def build(model: VampNet | ModelShelf, examples: Path = EXAMPLES) -> tuple[gr.Bl
                     vamp = gr.Button("Vamp", variant="primary", elem_id="vamp", scale=3)
                     stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=80)
                 progress = gr.HTML("", elem_id="progress", apply_default_css=False)
-            takes = gr.HTML(
-                [], html_template=TAKES_HTML, js_on_load="VampStudio.takes(element, props, watch, trigger)", elem_id="takes",
-                apply_default_css=False,
-            )  # fmt: skip
+            deck = Deck(handlers)
+            sharing = Sharing(handlers, gallery) if gallery is not None else None
         # Before the page's own events, which would take the names of the endpoints.
-        programs = Programs(handlers)
+        programs = Programs(handlers, gallery)
         programs.add()
         Harp(programs).add()
         tell_of_model = _wire(
-            page, handlers, session, status, source, picture, chosen_preset, controls, dice, vamp, stop, progress, takes
+            page, handlers, session, status, source, picture, chosen_preset, controls, dice, vamp, stop, progress, deck, sharing
         )
         if chooser is not None:
             chooser.wire(page, session, tell_of_model)
     page.queue(default_concurrency_limit=4)
     keep_tidy(page)
-    return page, launch_options(handlers)
+    return page, {**launch_options(handlers), **(sharing.launch_options() if sharing is not None else {})}
 
 
 def launch_options(handlers: Handlers) -> dict[str, Any]:
@@ -208,7 +211,7 @@ def _widget(control: Control) -> Any:
 def _wire(
     page: gr.Blocks, handlers: Handlers, session: gr.State, status: gr.HTML, source: dict[str, Any], picture: gr.HTML,
     chosen_preset: gr.HTML, controls: dict[str, Any], dice: gr.Button, vamp: gr.Button, stop: gr.Button, progress: gr.HTML,
-    takes: gr.HTML,
+    deck: Deck, sharing: Sharing | None,
 ) -> Callable[[Callable[..., Any]], None]:  # fmt: skip
     """Connects all but the chooser; returns what makes the page follow an exchange of the model."""
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -223,7 +226,11 @@ def _wire(
         told = on(handlers.model_status, None, status, concurrency_limit=None, **quiet)
         told.then(handlers.follow_model, [session, *levels], followers, **at_once).then(**drawing)
 
-    page.load(handlers.open_page, session, session, **at_once).then(**drawing)
+    opened = page.load(handlers.open_page, session, session, **at_once)
+    if sharing is None:
+        opened.then(**drawing)
+    else:
+        sharing.wire(opened, session, deck, message, controls, drawing)
     tell_of_model(page.load)
     gr.on([control.change for control in everything], trigger_mode="always_last", **drawing)
 
@@ -236,7 +243,7 @@ def _wire(
         lambda own, given: handlers.choose(own, given, "recording"), [session, source["record"]], message, **quiet
     )
     picked = source["examples"].select(handlers.choose_example, session, message, **quiet)
-    reused = takes.select(handlers.use_take, session, message, **quiet)
+    reused, again = deck.wire(session, message)
     for chosen in (uploaded, recorded, picked, reused):
         tracked = chosen.then(**drawing).then(handlers.track, session, message, concurrency_limit=4, **quiet)
         tracked.then(**drawing)
@@ -245,8 +252,9 @@ def _wire(
     dice.click(handlers.new_seed, None, controls["seed"], **at_once)
 
     buttons = [vamp, stop]
-    vamp.click(handlers.begin, [session, *everything], [progress, *buttons], **at_once).then(
-        handlers.vamp, session, [progress, takes, *buttons], concurrency_limit=1, concurrency_id="model", **quiet
-    ).then(handlers.catch_up, [session, *everything], [status, *followers, picture], **at_once)
+    for pressed in (vamp.click, again.then):
+        pressed(handlers.begin, [session, *everything], [progress, *buttons], **at_once).then(
+            handlers.vamp, session, [progress, deck.takes, *buttons], concurrency_limit=1, concurrency_id="model", **quiet
+        ).then(handlers.catch_up, [session, *everything], [status, *followers, picture], **at_once)
     stop.click(handlers.stop, session, [progress, *buttons], **at_once)
     return tell_of_model

@@ -1,6 +1,7 @@
-"""Named endpoints for other programs: `/vamp`, `/mask`, `/encode`, `/decode`, described on the page "Use via API" and for MCP.
+"""Named endpoints for other programs: `/vamp`, `/mask`, `/encode`, `/decode`, `/share`.
 
-They ask for the same things as the page, say the same sentences when something is wrong, and wait in the same line.
+They are described on the page "Use via API" (`?view=api`) and for MCP. They ask for the same things as the page, say the same
+sentences when something is wrong, and wait in the same line.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import gradio as gr
 import numpy as np
 from gradio import FileData
+from gradio.route_utils import get_root_url
 from torch import Tensor
 
 from vampnet import audio, tokens_file
-from vampnet.bundle import write_bundle
+from vampnet.bundle import read_bundle, read_settings, write_bundle
 from vampnet.config import Prompt, Sampling, TokenGrid
+from vampnet.gallery import Gallery
 from vampnet.pipeline import VampNet
 from vampnet.prompt import build_mask, kept_kbps, kept_share
 from vampnet.ring import whole_steps
@@ -28,6 +32,7 @@ from vampnet.studio.mask_picture import describe, mask_of
 from vampnet.studio.results import Results
 from vampnet.studio.running import Running
 from vampnet.studio.session import Session, Source, plain_name, read_source
+from vampnet.studio.share_data import publish
 from vampnet.studio.text import say
 
 Bars = Literal["off", "1", "2", "4", "8"]
@@ -43,10 +48,11 @@ class Programs:
 
     Args:
         handlers: of the page; their model is used, and their folder.
+        gallery: where vamps are shared by link; None = they cannot be.
     """
 
-    def __init__(self, handlers: Handlers) -> None:
-        self.handlers = handlers
+    def __init__(self, handlers: Handlers, gallery: Gallery | None = None) -> None:
+        self.handlers, self.gallery = handlers, gallery
         self.results = Results(handlers.files)
 
     def add(self) -> None:
@@ -55,6 +61,8 @@ class Programs:
         add_endpoint(self.mask, "mask", (Prompt,), concurrency_limit=4)
         add_endpoint(self.encode, "encode", **MODEL_QUEUE)
         add_endpoint(self.decode, "decode", **MODEL_QUEUE)
+        if self.gallery is not None:
+            add_endpoint(self.share, "share", concurrency_limit=2)
 
     # ---- endpoints ----------------------------------------------------------------------------------------------------
 
@@ -173,6 +181,31 @@ class Programs:
             _, folder = self.results.new()
             return file_of(audio.save(signal, folder / f"{plain_name(path.stem)}.{format}"))
 
+    def share(
+        self, id: str, request: gr.Request, title: str = "", note: str = "", private: bool = False
+    ) -> dict[str, str]:
+        """Shares a vamp that `/vamp` has made within the last hour: a link to a page with its takes, for everybody who has it.
+
+        Args:
+            id: "id" among the settings that `/vamp` gave.
+            title: of the page, at most 80 characters.
+            note: beneath it, at most 600 characters.
+            private: keep the source back: only the takes can be heard.
+
+        Returns:
+            links: "link" opens the page, "delete" is for who may delete it; keep that one.
+        """
+        with plain_errors():
+            if not all(isinstance(text, str) for text in (title, note)) or not isinstance(private, bool):
+                raise ValueError(say("programs.share"))
+            folder = self.results.find(id)
+            if folder is None:
+                raise ValueError(say("programs.unknown"))
+            vamp, name = read_bundle(folder), str(read_settings(folder)["extra"]["source_name"])
+            shared, secret = publish(self.gallery, vamp, title=title, note=note, private=private, source_name=name)
+            link = f"{_address(request)}/v/{shared.id}"
+            return {"link": link, "delete": f"{link}/delete#{secret}"}
+
     # ---- parts of these -----------------------------------------------------------------------------------------------
 
     @property
@@ -215,6 +248,13 @@ class Programs:
         hop = shape.grid.hop
         steps = whole_steps(samples, hop) // hop if request.loop else shape.grid.samples_to_tokens(samples)
         return build_mask(request.prompt, (shape.levels, steps), shape.grid, seed=request.seed)
+
+
+def _address(request: gr.Request) -> str:
+    """Where the page is, as who sends a request sees it."""
+    asked = request.request
+    root = getattr(asked.app, "root_path", "") or asked.scope.get("root_path", "")
+    return get_root_url(asked, asked.url.path, root)
 
 
 def mask_facts(mask: Tensor, grid: TokenGrid) -> dict[str, Any]:

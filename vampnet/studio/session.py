@@ -29,6 +29,8 @@ ENVELOPE_HOP = 256
 """Samples per column of a stored envelope."""
 MAX_VAMPS = 8
 """Vamps whose takes a session keeps; the files of older ones are deleted."""
+MAX_FAVOURITES = 16
+"""Vamps with a favourite among their takes that it keeps beside those."""
 
 
 class Files:
@@ -60,6 +62,7 @@ class Source:
         rate: Hz.
         envelope: (2, n) int8: lowest and highest sample of every `ENVELOPE_HOP`, over both channels, 127 = the clip's peak.
         grid: its beats; None until they are tracked.
+        origin: id of the shared vamp that it came from; "" if it came from none.
     """
 
     path: Path
@@ -68,6 +71,7 @@ class Source:
     rate: int
     envelope: np.ndarray
     grid: BeatGrid | None = None
+    origin: str = ""
     _tracking: threading.Lock = field(default_factory=threading.Lock)
     _finding: threading.Lock = field(default_factory=threading.Lock)
     _onsets: dict[tuple[int, int], tuple[float, ...]] = field(default_factory=dict)
@@ -151,14 +155,22 @@ class Session:
         folder.mkdir()
         return folder
 
+    def origin_of(self, path: Any) -> str:
+        """Id of the shared vamp that a file came from: that of its vamp, or of the source of this; "" if it came from none."""
+        folder = Path(str(path)).parent
+        found = (vamp for vamp in self.vamps if Path(vamp["folder"]) == folder)
+        return next((vamp.get("shared") or vamp.get("origin") or "" for vamp in found), "")
+
     def add_vamp(self, vamp: dict[str, Any]) -> None:
-        """Puts a vamp before the others; the oldest goes, with its files, when there are too many."""
-        for old in self.vamps[MAX_VAMPS - 1 :]:
+        """Puts a vamp before the others; the oldest without a favourite go, with their files, when there are too many."""
+        plain = [old for old in self.vamps if not has_favourite(old)]
+        for old in plain[MAX_VAMPS - 1 :]:
             folder = Path(old["folder"])
             # A take that is the source now is still needed.
             if self.source is None or folder not in self.source.path.parents:
                 shutil.rmtree(folder, ignore_errors=True)
-        self.vamps = [vamp, *self.vamps[: MAX_VAMPS - 1]]
+        gone = [id(old) for old in plain[MAX_VAMPS - 1 :]]
+        self.vamps = [vamp, *(old for old in self.vamps if id(old) not in gone)]
 
     def close(self) -> None:
         """Stops what runs and deletes all files."""
@@ -166,6 +178,11 @@ class Session:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder, self.source, self.vamps = None, None, []
+
+
+def has_favourite(vamp: dict[str, Any]) -> bool:
+    """Whether a visitor has put a star on one of a vamp's takes."""
+    return any(take.get("favourite") for take in vamp["takes"])
 
 
 def read_source(session: Session, given: Any, name: str | None = None) -> Source:
@@ -181,7 +198,8 @@ def read_source(session: Session, given: Any, name: str | None = None) -> Source
     signal = audio.load(given)
     name = plain_name(name or Path(str(given)).stem)
     path = audio.save(signal, session.new_folder() / f"{name}.wav", subtype="FLOAT")
-    return Source(path, name, signal.audio_data.shape[-1], int(signal.sample_rate), envelope(signal))
+    samples, rate = signal.audio_data.shape[-1], int(signal.sample_rate)
+    return Source(path, name, samples, rate, envelope(signal), origin=session.origin_of(given))
 
 
 def plain_name(name: str) -> str:

@@ -54,6 +54,19 @@ def active() -> bool:
     return wanted and importlib.util.find_spec("spaces") is not None
 
 
+def open_shelf(name: str, device: str | None, choice: bool) -> ModelShelf:
+    """The shelf of the app: on ZeroGPU with its model, elsewhere one that loads it once it is told to (`ModelShelf.start`).
+
+    Args:
+        name: as in `VampNet.from_pretrained`.
+        device: None = the best there is.
+        choice: whether visitors may exchange the model.
+    """
+    if active():
+        return shelf(name)
+    return ModelShelf(load=functools.partial(VampNet.from_pretrained, device=device), choice=choice)
+
+
 def shelf(name: str, load: Callable[..., VampNet] = VampNet.from_pretrained) -> ModelShelf:
     """A shelf with a model whose work goes through ZeroGPU. Call it before the page is served, and once.
 

@@ -1,0 +1,164 @@
+"""Sharing in Chromium: a vamp becomes a link, which opens elsewhere after a restart, plays, and goes back into the studio."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SAMPLE_RATE, synthesise_music
+from studio_tools import BEATS
+from test_browser import WAIT, bring, nameless, slide, vamp
+from tiny import tiny_vampnet
+
+from vampnet import beats
+from vampnet.gallery import Gallery
+from vampnet.studio.page import build
+
+pytestmark = pytest.mark.browser
+NAMELESS = """() => [...document.querySelectorAll('.vp-page :is(input, button, a), dialog :is(input, button, a)')]
+  .filter((e) => e.type !== 'hidden' && !(e.getAttribute('aria-label') || e.labels?.length || e.textContent.trim()))
+  .map((e) => e.outerHTML)"""
+
+
+@pytest.fixture(autouse=True)
+def known_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracking is tested elsewhere; with this it is instant."""
+    monkeypatch.setattr(beats, "track", lambda signal, **options: BEATS)
+
+
+@contextmanager
+def serve(folder: Path, root_path: str = "") -> Iterator[str]:
+    """A running studio with a gallery: its address."""
+    page, options = build(tiny_vampnet(), folder / "none", Gallery(folder / "gallery"))
+    _, url, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, root_path=root_path, **options)
+    yield url
+    page.close(verbose=False)
+
+
+@contextmanager
+def visit(browser: Any, address: str, missing: bool = False, **options: Any) -> Iterator[Any]:
+    """A visitor with a page open; afterwards the console must hold no error, but the one about a page that is `missing`."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+    page, errors = context.new_page(), []
+    page.set_default_timeout(WAIT)
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    yield page
+    context.close()
+    assert len(errors) == missing, errors
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import soundfile
+
+    path = tmp_path_factory.mktemp("clip") / "Kitchen loop.wav"
+    soundfile.write(path, synthesise_music(2.1).T[:92_345], SAMPLE_RATE, subtype="PCM_16")
+    return path
+
+
+def make(page: Any, clip: Path) -> None:
+    page.wait_for_selector("#status .vs-ready")
+    bring(page, clip)
+    slide(page, "periodic", 5)
+    page.fill("#control-seed input", "41")
+    vamp(page, takes=2, steps=3)
+    page.wait_for_selector("#progress :text('2 takes are ready')")
+
+
+def share(page: Any, title: str, private: bool = False) -> tuple[str, str]:
+    """(link, delete link) of the vamp on the deck."""
+    page.click("[data-action=share]")
+    page.wait_for_selector(".vs-dialog[open] .vs-share-form")
+    page.fill(".vs-share-form input[type=text]", title)
+    if private:
+        page.check(".vs-share-check input")
+    page.click(".vs-share-go")
+    page.wait_for_selector(".vs-share-done")
+    fields = page.locator(".vs-share-done input")
+    return fields.nth(0).input_value(), fields.nth(2).input_value()
+
+
+def hangs_over(page: Any) -> bool:
+    return page.evaluate("document.documentElement.scrollWidth > innerWidth")
+
+
+def check_layout(page: Any) -> None:
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        assert not hangs_over(page), width
+    assert page.evaluate(NAMELESS) == []
+
+
+def wait_until(page: Any, condition: str) -> None:
+    """As `wait_for_function`, which the policy of a share page forbids."""
+    page.evaluate(f"async () => {{ while (!({condition})) await new Promise(requestAnimationFrame); }}")
+
+
+def test_a_link_outlives_the_server_and_brings_everything_back(browser: Any, clip: Path, tmp_path: Path) -> None:
+    with serve(tmp_path) as address, visit(browser, address) as page:
+        make(page, clip)
+        link, _ = share(page, "Rain <b>on</b> tin")
+        check_layout(page)
+        assert nameless(page) == []
+        assert page.locator(".vs-share-mine li").count() == 1
+        name = link.rpartition("/")[2]
+        assert re.fullmatch("[a-z2-7]{26}", name)
+        page.click(".vs-dialog > .vs-flat")
+        secret, _ = share(page, "Secret", private=True)
+        assert page.locator(".vs-share-mine li").count() == 2
+        [cookie] = [found for found in page.context.cookies() if found["name"] == "vampnet-owner"]
+        assert cookie["httpOnly"] and cookie["sameSite"] == "Lax"
+        state = page.context.storage_state()
+
+    with serve(tmp_path) as address:
+        with visit(browser, f"{address}v/{name}") as page:
+            assert page.locator("h1").inner_text() == "Rain <b>on</b> tin"
+            assert page.locator(".vs-track").count() == 3 and page.locator(".vp-players").count() == 0
+            assert page.evaluate("typeof window.gradio_config") == "undefined"
+            page.keyboard.press("2")
+            wait_until(page, "VampStudio.player.state().playing && VampStudio.player.state().heard === 2")
+            wait_until(page, "VampStudio.player.position() > 0.1")
+            check_layout(page)
+            page.get_by_role("link", name="Open in the studio").click()
+            page.wait_for_selector("#message :text('Opened “Rain <b>on</b> tin”')")
+            page.wait_for_selector(".vs-sentence:has-text('Keeps 2')")
+            controls = {one: page.input_value(f"#control-{one} input[type=range]") for one in ("periodic", "steps", "takes")}
+            assert controls == {"periodic": "5", "steps": "3", "takes": "2"}
+            assert page.input_value("#control-seed input") == "41"
+            assert page.locator(".vs-take").count() == 2 and page.locator("#picture .vs-play").is_enabled()
+            assert page.locator(".vs-deck h2").inner_text() == "Rain <b>on</b> tin of Kitchen loop"
+            # Made from it: its page names the one that it came from, and the other way round.
+            vamp(page)
+            page.wait_for_selector("#progress :text('1 take is ready')")
+            child, delete = share(page, "Daughter")
+            assert page.locator(".vs-share-mine li").count() == 1  # another visitor has shared the other one
+            page.goto(child)
+            page.locator("nav a", has_text="Rain").click()
+            page.locator("nav a", has_text="Daughter").wait_for()
+            page.goto(delete)
+            page.get_by_role("button", name="Delete").click()
+            page.wait_for_selector("h1:has-text('Deleted')")
+            page.goto(f"{address}v/{name}")
+            assert page.locator("nav a").count() == 0
+        with visit(browser, f"{address}v/{secret.rpartition('/')[2]}", storage_state=state) as page:
+            assert page.locator(".vs-track").count() == 2 and "Kitchen" not in page.content()
+            page.get_by_role("link", name="Open in the studio").click()
+            page.wait_for_selector("#message :text('Its source is private')")
+            assert page.locator(".vs-take").count() == 2 and page.locator("#picture .vs-play").is_disabled()
+            page.click("[data-action=share]")
+            page.click(".vs-share-go")
+            page.wait_for_selector(".vs-dialog [role=alert]:has-text('cannot be shared again')")
+            rows = page.locator(".vs-share-mine li")
+            assert rows.all_inner_texts()[0].startswith("Secret") and rows.count() == 2
+            rows.nth(1).get_by_role("button").click()
+            rows.nth(1).get_by_role("button").click()
+            page.wait_for_selector(".vs-share-mine li >> nth=1", state="detached")
+        with visit(browser, f"{address}v/{name}", missing=True, locale="ko-KR") as page:
+            assert page.locator("h1").inner_text() == "여기에는 뱀프가 없습니다"
+            check_layout(page)

@@ -1,0 +1,70 @@
+"""The settings of a vamp in plain words, for somebody who has never seen a slider."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vampnet.config import N_CODEBOOKS, Prompt, Sampling, TokenGrid
+from vampnet.studio.text import say
+
+Row = tuple[str, str, str]
+"""A term, what it is, and what the term means."""
+
+
+def describe_settings(settings: dict[str, Any], language: str) -> list[Row]:
+    """What stands in `vamp.json`, as terms with their values and explanations, in the order in which they matter."""
+    prompt, sampling = settings["prompt"], settings["sampling"]
+    kept = say(
+        "share.words.kept", language, share=f"{100 * settings['kept_share']:.0f}", kbps=f"{settings['kept_kbps']:.1f}"
+    )  # fmt: skip
+    filled = [
+        say("share.words.steps", language, n=sampling["steps"]),
+        *(
+            say(f"share.words.{name}", language, n=f"{sampling[name]:g}")
+            for name in ("temperature", "mask_temperature", "top_p", "typical_mass", "feedback")
+            if name in ("temperature", "mask_temperature") or sampling[name] != getattr(Sampling(), name)
+        ),
+    ]
+    length = [say("share.words.seconds", language, n=f"{settings['seconds']:.1f}")]
+    if settings["bars"] is not None:
+        length.append(say("share.words.bars", language, n=settings["bars"]))
+    if settings["loop"]:
+        length.append(say("share.words.loop", language))
+    found = [
+        ("stays", f"{'; '.join(_stays(prompt, settings['grid'], language))} · {kept}"),
+        ("filled", ", ".join(filled)),
+        ("length", ", ".join(length)),
+        ("seed", str(settings["seed"])),
+        ("model", str(settings["model"])),
+    ]
+    return [(say(f"share.term.{key}", language), words, say(f"share.hint.{key}", language)) for key, words in found]
+
+
+def _stays(prompt: dict[str, Any], grid: dict[str, int], language: str) -> list[str]:
+    """What the prompt keeps, one part after the other."""
+
+    def part(key: str, **values: Any) -> None:
+        parts.append(say(f"share.words.{key}", language, **values))
+
+    parts: list[str] = []
+    ms = round(1000 / TokenGrid(**grid).tokens_per_second)
+    if prompt["kept_codebooks"]:
+        part("kept_codebooks", n=prompt["kept_codebooks"])
+    if prompt["periodic"] == 1:
+        part("everything")
+    elif prompt["periodic"]:
+        part("periodic", n=prompt["periodic"], ms=ms)
+        if prompt["periodic_width"] > 1:
+            part("periodic_width", n=prompt["periodic_width"])
+    for name in ("beat_width_ms", "onset_width_ms", "prefix_seconds", "suffix_seconds"):
+        if prompt[name]:
+            part(name, n=f"{prompt[name]:g}")
+    if prompt["region"] is not None:
+        part("region", start=f"{prompt['region'][0]:g}", end=f"{prompt['region'][1]:g}")
+    if not parts:
+        part("nothing")
+    if prompt["prompt_codebooks"] != Prompt().prompt_codebooks and prompt["prompt_codebooks"] < N_CODEBOOKS:
+        part("prompt_codebooks", n=prompt["prompt_codebooks"])
+    if prompt["dropout"]:
+        part("dropout", n=f"{100 * prompt['dropout']:.0f}")
+    return parts
