@@ -110,7 +110,7 @@ def test_every_parameter_is_described_and_has_its_default(client: Client) -> Non
             assert part["python_type"]["description"] and part["python_type"]["type"] != "Any", (name, part["label"])
     given = {part["parameter_name"]: part for part in found["/vamp"]["parameters"]}
     assert given.keys() >= {"source", "takes", "seed", "loop", "bars"} and not given["source"]["parameter_has_default"]
-    assert given["source"]["python_type"]["type"] == "filepath"
+    assert given["source"]["python_type"]["type"] == "filepath" and given["source"]["example_input"]["path"] == "loop.wav"
     for options in (Prompt(), Sampling()):
         for field in fields(options):
             assert given[field.name]["parameter_default"] == getattr(options, field.name), field.name

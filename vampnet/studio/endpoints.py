@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -130,14 +131,22 @@ def add_endpoint(
     if added.api_name != name:
         raise ValueError(f"There is another endpoint called '{name}': add this one before it.")
     _, about, returned = get_function_description(function)
-    for component, (parameter, *_) in zip(added.inputs, get_function_params(function), strict=True):
+    for component, (parameter, *_, hint) in zip(added.inputs, get_function_params(function), strict=True):
         component.label = parameter
+        if hint is FileData:
+            # In the examples of the API page.
+            component.example_payload = partial(handle_file_like, "loop.wav")
         component._api_info = {**component._api_info, "additional_description": about[parameter]}
     # A line without a name goes on with the one before.
     lines = re.split(r"\n(?=\w+: )", "\n".join(returned))
     for component, line in zip(added.outputs, lines, strict=False):
         component.label, _, what = " ".join(line.split()).partition(": ")
         component._api_info = {**component._api_info, "description": what}
+
+
+def handle_file_like(name: str) -> dict[str, Any]:
+    """A file as the API page shows one that is to be uploaded."""
+    return {"path": name, "meta": {"_type": "gradio.FileData"}, "orig_name": name, "url": name}
 
 
 def _written_out(method: Callable[..., Any], kinds: Sequence[type], controls: Sequence[Control]) -> Callable[..., Any]:

@@ -97,7 +97,7 @@ def launch_options(handlers: Handlers) -> dict[str, Any]:
     scripts = "".join(f"<script>{text}</script>" for text in (script(), *_web(".js")))
     return {
         "theme": make_theme(), "css": "\n".join(_web(".css")), "head": scripts, "i18n": translations(),
-        "allowed_paths": [str(handlers.files.root)], "max_file_size": MAX_UPLOAD, "footer_links": [], "run_history": False,
+        "allowed_paths": [str(handlers.files.root)], "max_file_size": MAX_UPLOAD, "footer_links": ["api"], "run_history": False,
         "ssr_mode": False,
     }  # fmt: skip
 

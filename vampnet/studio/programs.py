@@ -1,6 +1,6 @@
 """Named endpoints for other programs: `/vamp`, `/mask`, `/encode`, `/decode`, `/share`.
 
-They are described on the page "Use via API" (`?view=api`) and for MCP. They ask for the same things as the page, say the same
+They are described on the page behind "Use via API" and for MCP. They ask for the same things as the page, say the same
 sentences when something is wrong, and wait in the same line.
 """
 
