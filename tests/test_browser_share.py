@@ -133,6 +133,9 @@ def test_a_link_outlives_the_server_and_brings_everything_back(browser: Any, cli
             assert page.input_value("#control-seed input") == "41"
             assert page.locator(".vs-take").count() == 2 and page.locator("#picture .vs-play").is_enabled()
             assert page.locator(".vs-deck h2").inner_text() == "Rain <b>on</b> tin of Kitchen loop"
+            with visit(browser, address) as other:
+                other.wait_for_selector(".vs-picture[data-drawn]")
+                assert other.locator(".vs-take").count() == 0 and "Rain" not in other.content()
             # Made from it: its page names the one that it came from, and the other way round.
             vamp(page)
             page.wait_for_selector("#progress :text('1 take is ready')")

@@ -466,7 +466,7 @@ def test_models_can_be_chosen_only_where_nobody_else_is(monkeypatch: pytest.Monk
 def test_the_app_loads_a_checkpoint_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[ModelShelf] = []
     blocks = SimpleNamespace(launch=lambda **options: None, block_thread=lambda: made[0].wait(SECONDS))
-    monkeypatch.setattr(page, "build", lambda held: made.append(held) or (blocks, {}))
+    monkeypatch.setattr(page, "build", lambda held, gallery: made.append(held) or (blocks, {}))
     monkeypatch.setattr("vampnet.beats.warm_up", lambda: None)
-    app.main(["--model", str(tiny_checkpoint(tmp_path / "tiny")), "--device", "cpu"])
+    app.main(["--model", str(tiny_checkpoint(tmp_path / "tiny")), "--device", "cpu", "--no-share-links"])
     assert made[0].title == "tiny on cpu"

@@ -152,12 +152,15 @@ class Sharing:
             session.source.track()
 
     def _values(self, settings: dict[str, Any]) -> list[Any]:
-        """The value of each control. What is stored is cut to whole bars already, so it is not cut again."""
+        """The value of each control, within its slider. What is stored is cut to whole bars already: it is not cut again."""
         given = {**DEFAULTS, **settings["prompt"], **settings["sampling"], "bars": "off", "loop": settings["loop"]}
         given |= {"takes": min(settings["takes"], MAX_TAKES), "seed": min(max(settings["seed"], 0), MAX_SEED)}
         most = most_levels(self.handlers.shelf.shape)
         given |= {name: min(given[name], most) for name in ("kept_codebooks", "prompt_codebooks")}
-        values = [given[control.name] for control in CONTROLS]
+        values = [
+            given[control.name] if control.step is None else min(max(given[control.name], control.low), control.high)
+            for control in CONTROLS
+        ]
         read_request(values)  # nothing that the sliders could not say
         return values
 

@@ -12,7 +12,7 @@
   // Seconds from a key to what it changes: the audio thread is up to this far ahead of what a script is told of it.
   const AHEAD = 0.03;
   const MARGIN = 0.012; // what must be left of it when a voice was told to begin: a late one would be out of phase
-  const MOST_SECONDS = 1500; // of decoded sound: 530 MB
+  let most = 1500; // seconds of decoded sound that are held: 530 MB
 
   const modulo = (a, n) => ((a % n) + n) % n;
 
@@ -86,9 +86,11 @@
   }
 
   async function fetchSound(track) {
-    const answer = await fetch(address(track.sound));
-    if (!answer.ok) throw new Error(studio.say ? studio.say("deck.gone") : "The sound is no longer there.");
-    const whole = await context.decodeAudioData(await answer.arrayBuffer());
+    const answer = await fetch(address(track.sound)).catch(() => null);
+    const bytes = answer && answer.ok ? await answer.arrayBuffer() : new ArrayBuffer(0);
+    const whole = await context.decodeAudioData(bytes).catch(() => {
+      throw new Error(studio.say ? studio.say("deck.gone") : `${track.sound} could not be loaded.`);
+    });
     const first = Math.round((track.start || 0) * RATE);
     const last = track.end ? Math.min(whole.length, Math.round(track.end * RATE)) : whole.length;
     if (first === 0 && last === whole.length) return whole;
@@ -116,11 +118,11 @@
 
   // What was not used for longest goes when too much is held, but nothing that is heard.
   function forget() {
-    const needed = new Set(tracks.filter((track, i) => i === heard || i === wanted || track.solo).map((track) => track.key));
+    const needed = new Set(tracks.filter((one, i) => i === heard || i === wanted || one.solo).map((one) => one.key));
     let seconds = 0;
     for (const [key, { buffer }] of [...store].reverse()) {
       seconds += buffer ? buffer.duration : 0;
-      if (seconds <= MOST_SECONDS || needed.has(key) || !buffer) continue;
+      if (seconds <= most || needed.has(key) || !buffer) continue;
       store.delete(key);
       if (run) run.drop(key, soon());
     }
@@ -143,10 +145,7 @@
   const listeners = new Map(); // function -> the element it serves
 
   function tell() {
-    for (const [listener, element] of [...listeners]) {
-      if (element.isConnected) listener();
-      else listeners.delete(listener);
-    }
+    for (const [listener, { isConnected }] of [...listeners]) isConnected ? listener() : listeners.delete(listener);
   }
 
   const soon = (lead = AHEAD) => Math.ceil((context.currentTime + lead) * RATE);
@@ -185,7 +184,7 @@
 
   // All others too, unless there is more of them than may be held: then only what is heard.
   function joinOthers() {
-    if (tracks.reduce((sum, track) => sum + (track.seconds || 0), 0) > MOST_SECONDS) return;
+    if (tracks.reduce((sum, track) => sum + (track.seconds || 0), 0) > most) return;
     const current = run;
     for (const track of tracks) {
       decode(track).then(() => run && run === current && tracks.includes(track) && join(track), () => {});
@@ -194,13 +193,12 @@
 
   // A new run, of which so many samples have passed; the old one gives way to it.
   function begin(passed) {
-    const levels = tracks.map((_, i) => levelOf(i));
     for (let lead = AHEAD; ; lead *= 2) {
       const frame = soon(lead);
       const made = studio.makeRun(context, master, frame - passed, frame);
-      tracks.forEach((track, i) => {
-        const buffer = store.get(track.key)?.buffer;
-        if (buffer) made.add(track.key, buffer, levels[i], frame);
+      tracks.forEach(({ key }, i) => {
+        const buffer = store.get(key)?.buffer;
+        if (buffer) made.add(key, buffer, levelOf(i), frame);
       });
       if (inTime(frame) || lead > 1) {
         if (run) run.end(frame);
@@ -378,11 +376,10 @@
   function position(index = heard) {
     const track = tracks[index];
     const buffer = track && store.get(track.key)?.buffer;
-    const frames = buffer ? buffer.length : track ? Math.round((track.seconds || 0) * RATE) : 0;
+    const frames = buffer ? buffer.length : Math.round((track?.seconds || 0) * RATE);
     if (!frames) return 0;
     if (!run) return modulo(rest, frames) / frames;
-    const now = (context.currentTime - (context.outputLatency || 0)) * RATE;
-    return modulo(Math.max(0, now - run.origin), frames) / frames;
+    return modulo((context.currentTime - (context.outputLatency || 0)) * RATE - run.origin, frames) / frames;
   }
 
   studio.player = {
@@ -397,6 +394,7 @@
     onChange: (element, listener) => listeners.set(listener, element),
     address: (path) => address(path),
     setAddress: (found) => (address = found), // path -> URL, for pages that are not Gradio's
+    hold: (seconds) => (most = seconds), // of decoded sound, at most
     output: () => ({ context, node: master, run }), // for who wants to look at or record what is heard
   };
 })();
