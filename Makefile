@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# Tests run in so many processes, each file in one of them.
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 APP_FILES := requirements.txt
@@ -29,7 +31,7 @@ studio: $(APP_STAMP)
 
 test: $(DEV_STAMP)
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 install: $(APP_STAMP)
 install-dev: $(DEV_STAMP)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import threading
-from functools import partial
+from importlib.util import find_spec
 
 OWN_ADDRESSES = ("127.0.0.1", "localhost", "::1")
 
@@ -24,8 +24,11 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
         "--models", action=argparse.BooleanOptionalAction, default=None,
         help="let visitors load other models, for everybody at once (only where nobody else can reach the page)",
     )  # fmt: skip
+    parser.add_argument("--mcp", action="store_true", help="also offer the endpoints to language models, by MCP")
     add_options(parser)
     options = parser.parse_args(arguments)
+    if options.mcp and find_spec("mcp") is None:
+        parser.error('--mcp needs one more package: python -m pip install "gradio[mcp]"')
     if options.models is None:
         address = options.host or os.environ.get("GRADIO_SERVER_NAME") or OWN_ADDRESSES[0]
         options.models = address in OWN_ADDRESSES and not options.share and "SPACE_ID" not in os.environ
@@ -37,17 +40,17 @@ def main(arguments: list[str] | None = None) -> None:
     options = read_options(arguments)
     from vampnet import beats
     from vampnet.gallery_place import open_gallery
-    from vampnet.pipeline import VampNet
     from vampnet.studio.page import build
-    from vampnet.studio.shelf import ModelShelf
+    from vampnet.studio.zero import open_shelf
 
-    shelf = ModelShelf(load=partial(VampNet.from_pretrained, device=options.device), choice=options.models)
+    shelf = open_shelf(options.model, options.device, options.models)
     page, settings = build(shelf, gallery=open_gallery(options))
     # The page first: what is loaded at the same time would only keep it from opening.
     page.launch(
-        server_name=options.host, server_port=options.port, share=options.share, prevent_thread_lock=True, **settings
+        server_name=options.host, server_port=options.port, share=options.share, prevent_thread_lock=True,
+        mcp_server=options.mcp, **settings,
     )  # fmt: skip
-    shelf.start(options.model)
+    shelf.loaded or shelf.start(options.model)
     threading.Thread(target=lambda: shelf.wait() and beats.warm_up(), name="warm-up", daemon=True).start()
     page.block_thread()
 

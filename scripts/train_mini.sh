@@ -27,7 +27,7 @@ HOURS=${HOURS:-5} CODEC_MINUTES=${CODEC_MINUTES:-180} COARSE_MINUTES=${COARSE_MI
 clip_seconds=20 held_out_minutes=17
 codec_extra=() coarse_extra=() fine_extra=()
 if [ "${SMOKE:-0}" = 1 ]; then
-  SOUNDFONTS= HOURS=0.02 CODEC_MINUTES=0.05 COARSE_MINUTES=0.05 FINE_MINUTES=0.05 clip_seconds=11 held_out_minutes=0.5
+  SOUNDFONTS= HOURS=0.02 CODEC_MINUTES=0.01 COARSE_MINUTES=0.01 FINE_MINUTES=0.01 clip_seconds=11 held_out_minutes=0.3
   codec_extra=(model.dim=32 model.encoder_layers=1 model.decoder_layers=1 model.rounds=2
     training.batch=2 training.crop_tokens=32 training.init_tokens=4096)
   coarse_extra=(model.dim=32 model.layers=1 model.heads=2 batch=2 valid_crops=1)

@@ -7,6 +7,8 @@ import os
 # Read at import by huggingface_hub and gradio, so they are set before anything is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+# One of several workers (pytest-xdist) has one core, and so have the processes that its tests start.
+os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ import torch
 
 from vampnet.config import SAMPLE_RATE
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 BPM = 120.0
 CHORDS = ((0, 4, 7), (9, 12, 16), (5, 9, 12), (7, 11, 14))
@@ -36,7 +38,8 @@ def one_thread():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` where there is no CUDA device."""
+    """Long files first, so that several workers end together; skip tests marked `gpu` where there is no CUDA device."""
+    items.sort(key=lambda item: (item.path.name != "test_scripts.py", not item.path.name.startswith("test_browser")))
     if torch.cuda.is_available():
         return
     for item in items:

@@ -19,6 +19,7 @@ from vampnet.beats import BeatGrid
 from vampnet.config import CancelledError, Prompt, Sampling, TokenGrid
 from vampnet.extend import longer
 from vampnet.generate import generate
+from vampnet.kept import kept_sound
 from vampnet.prompt import build_mask
 from vampnet.ring import ring_resample, whole_steps
 from vampnet.vamp import Clip, Vamp
@@ -386,6 +387,10 @@ class VampNet:
             if across > inside:
                 take = loops.close_seam(take, always=True)
         return audio.restore_loudness(take, clip.lufs, loop=clip.loop)
+
+    def hear_kept(self, clip: Clip, mask: Tensor) -> AudioSignal:
+        """What a mask (1, K, T) bool keeps of a clip, as sound; see `kept.kept_sound`."""
+        return kept_sound(self.codec, clip, mask)
 
     # ---- parts of these -----------------------------------------------------------------------------------------------
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import html
 import logging
 import queue
 import secrets
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gradio as gr
 
 from vampnet import audio
 from vampnet.audio import AudioError
 from vampnet.config import CancelledError
-from vampnet.kept import kept_sound
 from vampnet.pipeline import VampNet
 from vampnet.studio import presets, tempo
 from vampnet.studio.controls import FOLLOWERS, LEVELS, MAX_SEED, NAMES, Request, follow, most_levels, read_request, whole_depth
@@ -38,6 +38,7 @@ AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
 STAGES = {"beats": "finding the beats", "encode": "listening", "coarse": "coarse", "fine": "fine", "decode": "rendering"}
 STOPPED = "Stopped; nothing was changed."
 
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
@@ -88,6 +89,13 @@ class Handlers:
         # Where there is a chooser, it says what went wrong.
         problem = "" if self.shelf.choice and self.shelf.loaded else self.model_problem()
         return notice(problem, "error") if problem else notice(f"Model {self.shelf.title}", "ready")
+
+    def use_model(
+        self, work: Callable[[VampNet], Result], stopped: Callable[[], bool], on_wait: Callable[[], None] = lambda: None
+    ) -> Result:
+        """`ModelShelf.use`, one at a time, also where a visitor has left and the last step of a vamp still runs."""
+        with self._working:
+            return self.shelf.use(work, stopped, on_wait)
 
     def model_problem(self) -> str:
         """A sentence or two about a model that could not be loaded; empty if it was or still may be."""
@@ -168,8 +176,7 @@ class Handlers:
             request = read_request(whole_depth(values, self.shelf.shape.levels))
             if request.prompt.needs_beats or request.bars is not None:
                 source.track()
-            with self._working:
-                sound = self.shelf.use(lambda model: _kept(model, request, source))
+            sound = self.use_model(lambda model: _kept(model, request, source), lambda: False)
         except (ValueError, CancelledError) as error:
             return {"problem": str(error), "at": secrets.token_hex(4)}
         except Exception:
@@ -234,7 +241,9 @@ class Handlers:
         steps: queue.Queue[tuple[str, int, int]] = queue.Queue()
         outcome: Future[None] = Future()
         job = (session, request, source, steps, outcome)
-        worker = threading.Thread(target=self._run, args=job, daemon=True, name="vamp-run")
+        # With the visitor's context: who pays for a GPU is found in it.
+        run = contextvars.copy_context().run
+        worker = threading.Thread(target=run, args=(self._run, *job), daemon=True, name="vamp-run")
         worker.start()
         try:
             stopping = False
@@ -275,8 +284,7 @@ class Handlers:
                     on_step=lambda *step: steps.put(step), cancelled=session.stop.is_set,
                 )  # fmt: skip
 
-            with self._working:  # also where a visitor has left and the last step of the vamp still runs
-                vamp = self.shelf.use(work, session.stop.is_set, lambda: steps.put(("model", 0, 0)))
+            vamp = self.use_model(work, session.stop.is_set, lambda: steps.put(("model", 0, 0)))
             keep_vamp(session, vamp, request, source)
             outcome.set_result(None)
         except (CancelledError, ValueError) as error:
@@ -324,7 +332,7 @@ def _kept(model: VampNet, request: Request, source: Source) -> AudioSignal:
     """What `kept_sound` makes of a request's mask."""
     mask = mask_of(request, source, Shape.of(model))[0]
     options = {"loop": request.loop, "bars": request.bars, "beats": source.grid, "extend": request.extend}
-    return kept_sound(model.codec, model.listen(source.path, **options), mask)
+    return model.hear_kept(model.listen(source.path, **options), mask)
 
 
 def _latest(steps: queue.Queue[tuple[str, int, int]]) -> tuple[str, int, int] | None:

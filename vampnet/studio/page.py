@@ -16,7 +16,10 @@ from vampnet.studio.chooser import Chooser
 from vampnet.studio.controls import FOLLOWERS, LEVELS, NAMES
 from vampnet.studio.deck import Deck
 from vampnet.studio.handlers import AUDIO_ENDINGS, Handlers
+from vampnet.studio.harp import Harp
+from vampnet.studio.programs import Programs
 from vampnet.studio.prompts import Prompts
+from vampnet.studio.results import keep_tidy
 from vampnet.studio.session import Session
 from vampnet.studio.sharing import Sharing
 from vampnet.studio.shelf import ModelShelf
@@ -59,12 +62,17 @@ def build(
                 progress = gr.HTML("", elem_id="progress", apply_default_css=False)
             deck = Deck(handlers)
             sharing = Sharing(handlers, gallery) if gallery is not None else None
+        # Before the page's own events, which would take the names of the endpoints.
+        programs = Programs(handlers, gallery)
+        programs.add()
+        Harp(programs).add()
         tell_of_model = _wire(
             page, handlers, session, status, source, token_map, prompts, vamp, stop, progress, deck, sharing
         )
         if chooser is not None:
             chooser.wire(page, session, tell_of_model)
     page.queue(default_concurrency_limit=4)
+    keep_tidy(page)
     return page, {**launch_options(handlers), **(sharing.launch_options() if sharing is not None else {})}
 
 
@@ -73,7 +81,7 @@ def launch_options(handlers: Handlers) -> dict[str, Any]:
     scripts = "".join(f"<script>{text}</script>" for text in (script(), *_web(".js")))
     return {
         "theme": make_theme(), "css": "\n".join(_web(".css")), "head": scripts, "i18n": translations(),
-        "allowed_paths": [str(handlers.files.root)], "max_file_size": MAX_UPLOAD, "footer_links": [], "run_history": False,
+        "allowed_paths": [str(handlers.files.root)], "max_file_size": MAX_UPLOAD, "footer_links": ["api"], "run_history": False,
         "ssr_mode": False,
     }  # fmt: skip
 
