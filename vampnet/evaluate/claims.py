@@ -19,6 +19,8 @@ ALIKE = 1.25
 """Two mel distances are alike if neither is more than so many times the other."""
 FAR = 2.0
 """A distance is far worse if it is at least so many times the other."""
+MIN_CLIPS = 10
+"""With fewer clips nothing is told: a bootstrap of a handful knows nothing of other clips."""
 FALLS = -0.7
 """A figure grows as the bit rate falls if their rank correlation is at most this."""
 
@@ -54,7 +56,12 @@ class Figures:
         self.summaries = summaries
 
     def has(self, name: str) -> bool:
+        """Whether that experiment was run."""
         return name in self.experiments
+
+    def clips(self, names: tuple[str, ...]) -> int:
+        """The fewest clips of any setting of the experiments."""
+        return min(self.summaries[setting.recipe.id].clips for name in names for setting in self.experiments[name].settings)
 
     def of(self, experiment: str, figure: str) -> dict[str, Estimate]:
         """{label: the figure} of an experiment, in its order."""
@@ -170,6 +177,11 @@ def judge(figures: Figures, embedding: str) -> list[Verdict]:
     """A verdict for each of `CLAIMS` by the distance of one embedding; those whose experiments were not run are left out."""
     found = []
     for claim, needed, rule in CLAIMS:
-        if all(figures.has(name) for name in needed):
-            found.append(Verdict(claim, *rule(figures, FAD + embedding)))
+        if not all(figures.has(name) for name in needed):
+            continue
+        verdict, why = rule(figures, FAD + embedding)
+        clips = figures.clips(needed)
+        if clips < MIN_CLIPS:
+            verdict, why = OPEN, f"only {clips} clips, at least {MIN_CLIPS} are wanted; {why}"
+        found.append(Verdict(claim, verdict, why))
     return found

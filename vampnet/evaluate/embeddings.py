@@ -7,6 +7,7 @@ CLAP is not here: no library that is installed anyway can run it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -37,7 +38,8 @@ MODULATED = ((0, 1), (1, 3), (3, 7), (7, 16), *QUEFRENCY)
 class Embedding(Protocol):
     """Audio to points.
 
-    name: short, as on the command line. about: a sentence for the report. own: it comes from the model that is judged.
+    name: short, as on the command line. about: a sentence for the report. own: it comes from the model that is judged. identity,
+    where there is one: tells it from another embedding of the same name.
     """
 
     name: str
@@ -125,6 +127,8 @@ class CodecLatents:
 
     def __init__(self, codec: Codec, name: str, own: bool) -> None:
         self.codec, self.name, self.own = codec, name, own
+        vectors = codec.codebook_vectors().detach().float().cpu().contiguous()
+        self.identity = f"{name} {hashlib.sha256(vectors.numpy().tobytes()).hexdigest()}"
         whose = "the judged model's own codec, so it sees only what that codec can tell apart" if own else "another codec"
         self.about = f"codebook vectors of {whose}"
 

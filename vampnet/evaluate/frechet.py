@@ -158,7 +158,9 @@ class Sets:
 
 
 def fad(sets: Sets) -> float:
-    """The plain distance of all clips, with its bias."""
+    """The plain distance of all clips, with its bias; nan where a set has a single frame and thus no covariance."""
+    if min(sets.reference.counts.sum(), sets.made.counts.sum()) < 2:
+        return float("nan")
     return float(sets.distances(*(np.ones((1, size)) for size in sets.sizes))[0])
 
 

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -144,15 +145,21 @@ def _gaps(beats: Sequence[float], times: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------- harmony and balance
 
 
-def _spectrum(audio: Tensor, rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Chroma (12, frames), energy (frames,) and third octaves (26,) of one spectrogram."""
+@lru_cache(maxsize=4)
+def _pitch_classes(rate: int) -> np.ndarray:
+    """(12, CHROMA_FFT / 2 + 1): what each bin gives to each pitch class, most around the middle of the keyboard."""
     import librosa
 
+    return librosa.filters.chroma(sr=rate, n_fft=CHROMA_FFT, tuning=0.0, norm=None).astype(np.float64)
+
+
+def _spectrum(audio: Tensor, rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Chroma (12, frames), energy (frames,) and third octaves (26,) of one spectrogram."""
     padded = torch.nn.functional.pad(audio, (0, max(0, CHROMA_FFT - len(audio))))
     frames = padded.unfold(0, CHROMA_FFT, CHROMA_FFT // 4) * torch.hann_window(CHROMA_FFT)
     magnitudes = torch.fft.rfft(frames).abs().T.numpy().astype(np.float64)
     # Magnitudes and not powers: otherwise the loudest note of a chord is all that counts.
-    folded = librosa.filters.chroma(sr=rate, n_fft=CHROMA_FFT, tuning=0.0, norm=None) @ magnitudes
+    folded = _pitch_classes(rate) @ magnitudes
     power = np.square(magnitudes)
     hertz = np.arange(CHROMA_FFT // 2 + 1) * rate / CHROMA_FFT
     band = np.round(3 * np.log2(np.maximum(hertz, 1.0) / 1000)).astype(int) + 13

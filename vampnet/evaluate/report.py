@@ -137,8 +137,10 @@ def head_lines(about: About) -> list[str]:
 
 def verdict_table(verdicts: dict[str, list[Verdict]]) -> tuple[list[str], list[list[str]]]:
     """Head and rows: one for each claim and embedding."""
-    rows = [[v.claim, f"**{v.verdict}**", name, v.why] for name, found in verdicts.items() for v in found]
-    rows.sort(key=lambda row: [v.claim for v in next(iter(verdicts.values()))].index(row[0]))
+    order = [verdict.claim for verdict in next(iter(verdicts.values()))]
+    every = sorted(((v, name) for name, found in verdicts.items() for v in found), key=lambda pair: order.index(pair[0].claim))
+    # What does not depend on the embedding is said once.
+    rows = [[v.claim, f"**{v.verdict}**", name, v.why] for v, name in {v: n for v, n in reversed(every)}.items()][::-1]
     return ["the paper says", "here", "FAD by", "judged by"], rows
 
 

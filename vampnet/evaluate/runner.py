@@ -43,7 +43,7 @@ class Judge:
 
     def fingerprint(self, model: VampNet) -> str:
         """16 hex digits of all that a result depends on beside its recipe and its clip."""
-        names = sorted(embedding.name for embedding in self.embeddings)
+        names = sorted(getattr(embedding, "identity", embedding.name) for embedding in self.embeddings)
         digest = hashlib.sha256(json.dumps([VERSION, self.engine, self.seed, names]).encode())
         for part in (model.codec, model.coarse, model.fine):
             for name, tensor in sorted(part.state_dict().items()):
