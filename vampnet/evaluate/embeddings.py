@@ -38,8 +38,8 @@ MODULATED = ((0, 1), (1, 3), (3, 7), (7, 16), *QUEFRENCY)
 class Embedding(Protocol):
     """Audio to points.
 
-    name: short, as on the command line. about: a sentence for the report. own: it comes from the model that is judged. identity,
-    where there is one: tells it from another embedding of the same name.
+    name: short, as on the command line. about: a sentence for the report. own: it comes from the model that is judged.
+    One that has an `identity` is told by it from another of the same name.
     """
 
     name: str
