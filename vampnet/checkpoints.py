@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT", "FOLDER_VARIABLE", "WEIGHTS", "Entry", "Located", "ModelUnavailable", "Models", "bundled_folder",
-    "bundled_models", "catalogue", "find", "is_checkpoint", "load", "locate", "verify_checksums", "write_checksums",
+    "bundled_models", "catalogue", "find", "is_checkpoint", "load", "load_codec_of", "locate",
+    "verify_checksums", "write_checksums",
 ]  # fmt: skip
 
 DEFAULT = "mini"
@@ -222,6 +223,19 @@ def load(
         raise
     coarse_model, fine_model = (model.requires_grad_(False).to(device) for model in (coarse_model, fine_model))
     return Models(title, codec_model.to(device), coarse_model, fine_model)
+
+
+def load_codec_of(name: str | Path = DEFAULT, device: str | torch.device = "cpu") -> Codec:
+    """The codec of a model alone, in eval mode on `device`; the transformers need not be there. `name` as in `locate`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`.
+    """
+    path = locate(name, needed=("codec",)).paths["codec"]
+    if path.is_dir():
+        verify_checksums(path, [layout.OURS["codec"]])
+    with _named(path):
+        return _read_codec(path).to(device)
 
 
 def _read(paths: dict[str, Path]) -> tuple[Codec, TokenTransformer, TokenTransformer]:

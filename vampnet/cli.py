@@ -59,7 +59,11 @@ MODULES = {
         "fine": ("vampnet.train.transformer", "stage 2: the model of the fine layers"),
         "export": ("vampnet.train.transformer", "write a run's weights into a model's folder"),
     },
-    "evaluate": {"codec": ("vampnet.evaluate.codec", "how well a codec gives audio back")},
+    "evaluate": {
+        "model": ("vampnet.evaluate.model", "everything, on a folder of audio; the word may be left out"),
+        "codec": ("vampnet.evaluate.codec", "how well a codec gives audio back"),
+        "paper": ("vampnet.evaluate.paper", "the paper's experiments"),
+    },
 }
 
 
@@ -85,6 +89,17 @@ def _add_fields(group: Any, defaults: Prompt | Sampling, texts: dict[str, tuple[
         group.add_argument(f"--{field.name.replace('_', '-')}", metavar=metavar, default=value, help=text + shown, **more)
 
 
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The options of a prompt and of sampling, which `settings` reads."""
+    _add_fields(parser.add_argument_group("What stays (what any of these keeps, stays)"), Prompt(), PROMPT_HELP)
+    _add_fields(parser.add_argument_group("How it is filled"), Sampling(), SAMPLING_HELP)
+
+
+def settings(args: argparse.Namespace) -> tuple[Prompt, Sampling]:
+    """The prompt and the sampling of the command line; ValueError for values out of range."""
+    return _options(args)
+
+
 def _add_common(group: Any) -> None:
     about = "a bundled model, a folder, or one of the hub, such as hugggof/vampnet:choir; see 'vampnet models' (default mini)"
     group.add_argument("--model", default="mini", metavar="NAME", help=about)
@@ -105,8 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="example: vampnet vamp loop.wav -o out/ --periodic 7 --takes 4 --seed 0 --loop",
     )
     vamp.add_argument("input", help="a sound file: wav, flac, ogg, mp3, aiff")
-    _add_fields(vamp.add_argument_group("What stays (what any of these keeps, stays)"), Prompt(), PROMPT_HELP)
-    _add_fields(vamp.add_argument_group("How it is filled"), Sampling(), SAMPLING_HELP)
+    add_settings(vamp)
     output = vamp.add_argument_group("Output")
     output.add_argument("-o", "--out", default="out", metavar="FOLDER", help="where the takes go (default out)")
     output.add_argument("--takes", type=int, default=4, metavar="N", help="how many (default 4)")
@@ -262,6 +276,8 @@ def _pass_on(arguments: Sequence[str]) -> int | None:
     try:
         if command == "corpus":
             return importlib.import_module("vampnet.train.corpus").main(rest)
+        if command == "evaluate" and rest and rest[0] not in MODULES[command] and not rest[0].startswith("-"):
+            rest = ["model", *rest]
         if rest and rest[0] in MODULES.get(command, ()):
             module = MODULES[command][rest[0]][0]
             keep = module == "vampnet.train.transformer"

@@ -79,17 +79,16 @@ def main(argv: list[str] | None = None) -> int:
         description="Audio to tokens and back: mel distance (0 = same), partials (1 = same, 0 = noise) and codebook use.",
     )
     parser.add_argument("audio", nargs="+", help="folders of audio")
-    parser.add_argument("--model", default="mini", help="name of a model, or a folder that holds one (default: mini)")
+    parser.add_argument("--model", default="mini", help="any model; see 'vampnet models' (default: mini)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of every file, from its middle (default: 10)")
     parser.add_argument("--limit", type=int, help="at most so many files of a folder")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     args = parser.parse_args(argv)
-    from ..checkpoints import find
-    from ..codec import load_codec
+    from ..checkpoints import load_codec_of
 
     try:
-        codec = load_codec(find(args.model, ("codec.safetensors",)), args.device)
+        codec = load_codec_of(args.model, args.device)
         results = {folder: evaluate_folder(codec, folder, args.seconds, args.limit) for folder in args.audio}
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)

@@ -1,0 +1,116 @@
+"""`python -m vampnet evaluate FOLDER`: a model on any folder of audio, by everything that can be measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .. import cli
+from . import report
+from .extras import need
+from .options import add_common, check_common, choose_clips, load_model, make_judge
+from .recipes import CODEC, Experiment, Recipe, Setting
+from .runner import Judge, Progress, Source, run
+from .summary import Summary, summarize
+from .token_figures import token_figures, token_table
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(
+        prog="vampnet evaluate",
+        description="Measures a model on a folder of audio: the codec alone and takes with one prompt, by mel distance, "
+        "Fréchet audio distance and what a musician would notice; and how well hidden tokens are predicted.",
+        epilog="example: vampnet evaluate music/ --model mini --periodic 7 --takes 2 --clips 20",
+    )
+    made.add_argument("audio", help="a folder of audio, or 'composed' for music that no training has heard")
+    cli.add_settings(made)
+    made.add_argument("--takes", type=int, default=2, metavar="N", help="of each clip (default 2)")
+    made.add_argument("--loop", action="store_true", help="every file is a loop and used whole, up to --seconds")
+    made.add_argument("--reference", metavar="FOLDER", help="measure the Fréchet distance from this music (default: the clips)")
+    made.add_argument("--no-tokens", action="store_true", help="leave out how well hidden tokens are predicted")
+    made.add_argument("--json", metavar="FILE", help="write all figures there")
+    add_common(made)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; exit status 0, or 2 for input that cannot be used."""
+    args = parser().parse_args(argv)
+    try:
+        check_common(args)
+        if args.takes < 1:
+            raise ValueError(f"--takes must be at least 1, not {args.takes}.")
+        prompt, sampling = cli.settings(args)
+        for name in ("mir_eval.beat", "mir_eval.onset"):
+            need(name)
+        takes = Recipe("vamp", prompt, sampling, args.takes, args.loop)
+        codec = Recipe("codec", loop=True) if args.loop else CODEC
+        settings = (Setting("codec alone", codec), Setting("takes", takes))
+        _run(args, Experiment("model", "The codec alone, and takes", settings))
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+    return 0
+
+
+def _run(args: argparse.Namespace, experiment: Experiment) -> None:
+    model = load_model(args)
+    judge, rate = make_judge(args, model), model.grid.sample_rate
+    clips, count = choose_clips(args.audio, args, rate, args.loop, full=False)
+    tokens: list[Tensor] = []
+
+    def keep(source: Source) -> None:
+        tokens.append(source.tokens[0])
+
+    recipes = [setting.recipe for setting in experiment.settings]
+    results = run(model, clips, count, recipes, judge, None, Progress(not args.quiet), keep)
+    if not tokens:
+        raise ValueError(f"No clip in {args.audio} can be used: name a folder of music that can be heard.")
+    reference = None if args.reference is None else _reference(args, judge, rate)
+    summaries = summarize(results, reference, args.draws, args.seed)
+    predicted = None if args.no_tokens else token_figures(model, tokens, args.seed)
+    where = "the clips themselves, in pairs" if reference is None else args.reference
+    about = report.About(model.name, len(tokens), args.seconds, args.audio, judge.engine, judge.embeddings, where)
+    sys.stdout.write("".join(f"{line}\n" for line in report.head_lines(about)) + "\n")
+    head, rows = report.table(experiment, summaries)
+    # Two settings and many figures read better as lines than as columns.
+    sys.stdout.write(report.text(["figure", *(row[0] for row in rows)], _turned(head, rows)))
+    sys.stdout.write("\n" + "".join(f"{line}\n" for line in report.legend(report.columns(list(summaries.values())))))
+    if predicted is not None:
+        sys.stdout.write("\nHidden tokens: accuracy, cross-entropy in nats\n" + report.text(*token_table(predicted)))
+    if args.json:
+        report.write(Path(args.json), json.dumps(as_json(experiment, summaries, predicted), indent=2) + "\n")
+
+
+def _turned(head: list[str], rows: list[list[str]]) -> list[list[str]]:
+    return [[head[column], *(row[column] for row in rows)] for column in range(1, len(head))]
+
+
+def _reference(args: argparse.Namespace, judge: Judge, rate: int) -> dict[str, list[np.ndarray]]:
+    """Embeddings of up to 2000 clips of the folder that the distance is measured from."""
+    clips, _ = choose_clips(args.reference, argparse.Namespace(**{**vars(args), "clips": 2000}), rate, args.loop, full=False)
+    each = [judge.embed(clip.audio, clip.rate) for clip in clips]
+    return {embedding.name: [one[embedding.name] for one in each] for embedding in judge.embeddings}
+
+
+def as_json(experiment: Experiment, summaries: dict[str, Summary], tokens: dict[str, Any] | None) -> dict[str, Any]:
+    """Plain values: {"settings": {label: {"clips", "figures": {name: [value, low, high]}, "fad_uncorrected"}}, "tokens"}."""
+
+    def plain(value: float) -> float | None:
+        return round(value, 6) if np.isfinite(value) else None
+
+    found = {}
+    for setting in experiment.settings:
+        summary = summaries[setting.recipe.id]
+        figures = {name: [plain(x) for x in (e.value, e.low, e.high)] for name, e in summary.figures.items()}
+        uncorrected = {name: plain(value) for name, value in summary.plain_fad.items()}
+        found[setting.label] = {"clips": summary.clips, "figures": figures, "fad_uncorrected": uncorrected}
+    return {"settings": found, "tokens": tokens}

@@ -1,0 +1,84 @@
+"""What the commands `evaluate model` and `evaluate paper` have in common: options, clips, judge and model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from .clips import Clip, composed_clips, folder_clips
+from .runner import Judge
+
+COMPOSED = "composed"
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """The options that both commands have."""
+    parser.add_argument("--model", default="mini", metavar="NAME", help="any model; see 'vampnet models' (default mini)")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest there is)")
+    parser.add_argument("--clips", type=int, default=50, metavar="N", help="how many clips at most (default 50)")
+    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="of a clip (default 10)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default 0)")
+    parser.add_argument(
+        "--embedding",
+        action="append",
+        metavar="NAME",
+        help="for the Fréchet distance: logmel (needs no download), vggish (the paper's), codec (of the judged model), "
+        "codec:MODEL; may be given several times, the first one is plotted (default logmel)",
+    )
+    parser.add_argument("--vggish", metavar="FILE", help="the weights of VGGish (default: torch hub's cache, or a download)")
+    parser.add_argument(
+        "--beats", choices=("auto", "beat-this", "librosa"), default="auto", help="the beat tracker (default auto)"
+    )
+    parser.add_argument("--draws", type=int, default=300, metavar="N", help="of the bootstrap (default 300)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def check_common(args: argparse.Namespace) -> None:
+    """ValueError for numbers that cannot be meant."""
+    for name, low in (("clips", 1), ("draws", 20)):
+        if getattr(args, name) < low:
+            raise ValueError(f"--{name} must be at least {low}, not {getattr(args, name)}.")
+    if not 1 <= args.seconds <= 60:
+        raise ValueError(f"--seconds must lie between 1 and 60, not {args.seconds:g}.")
+
+
+def load_model(args: argparse.Namespace):
+    """The model of `--model` on `--device`."""
+    from ..hub_cli import DownloadBar
+    from ..pipeline import VampNet
+
+    bar = None if args.quiet else DownloadBar()
+    try:
+        return VampNet.from_pretrained(args.model, args.device, on_download=bar)
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def make_judge(args: argparse.Namespace, model) -> Judge:
+    """The judge that the options ask for; the beat tracker is decided once, so that all clips have the same one."""
+    from .. import beats
+    from .embeddings import make_embeddings
+
+    embeddings = make_embeddings(args.embedding or ["logmel"], model.codec, args.vggish, model.device)
+    engine = args.beats
+    if engine == "auto":
+        engine = "beat-this" if beats.find_checkpoint()[0] is not None else "librosa"
+    return Judge(embeddings, engine, args.seed)
+
+
+def choose_clips(audio: str, args: argparse.Namespace, rate: int, whole: bool, full: bool) -> tuple[Iterator[Clip], int]:
+    """The clips of a folder, or composed ones, and how many there will be at most.
+
+    Raises:
+        ValueError: the folder holds no clips.
+    """
+    from .clips import excerpts
+
+    if audio == COMPOSED:
+        return composed_clips(args.clips, args.seconds, rate), args.clips
+    if not Path(audio).is_dir():
+        raise ValueError(f"There is no folder '{audio}': name one that holds audio.")
+    count = min(args.clips, len(excerpts(audio, args.seconds, whole)))
+    return folder_clips(audio, args.clips, args.seconds, rate, whole, full), count

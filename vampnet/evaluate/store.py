@@ -1,0 +1,62 @@
+"""Results on disk, one small file for each recipe and clip, written whole or not at all: a run that was stopped goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What was measured of one recipe on one clip.
+
+    Attributes:
+        figures: by name, see `musical.FIGURES`.
+        embeddings: {name of the embedding: (frames, D) float32}.
+    """
+
+    figures: dict[str, float]
+    embeddings: dict[str, np.ndarray]
+
+
+class Store:
+    """A folder of results, `<folder>/<run>/<recipe>/<clip>.npz`; git is told to leave it alone.
+
+    Args:
+        folder: made if missing.
+        run: names all that results depend on beside recipe and clip, so that another model never finds those of this one.
+    """
+
+    def __init__(self, folder: str | Path, run: str) -> None:
+        self.folder = Path(folder) / run
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (Path(folder) / ".gitignore").write_text("*\n", encoding="utf-8")
+
+    def path(self, recipe: str, clip: str) -> Path:
+        """Of the result of a recipe and a clip, by their ids."""
+        return self.folder / recipe / f"{clip}.npz"
+
+    def read(self, recipe: str, clip: str) -> Result | None:
+        """The result, or None where there is none or its file is damaged."""
+        try:
+            # Without pickle: arrays of numbers and of text are all that is read.
+            with np.load(self.path(recipe, clip), allow_pickle=False) as file:
+                figures = {name: float(value) for name, value in json.loads(str(file["figures"])).items()}
+                return Result(figures, {name[4:]: file[name] for name in file.files if name.startswith("emb_")})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def write(self, recipe: str, clip: str, result: Result) -> None:
+        """Keeps a result."""
+        path = self.path(recipe, clip)
+        path.parent.mkdir(exist_ok=True)
+        part = path.with_name(f".{path.stem}.{os.getpid()}.part")
+        arrays = {f"emb_{name}": values.astype(np.float32) for name, values in result.embeddings.items()}
+        with open(part, "wb") as file:
+            np.savez_compressed(file, figures=np.array(json.dumps(result.figures)), **arrays)
+        os.replace(part, path)
