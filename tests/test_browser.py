@@ -93,6 +93,12 @@ def bring(page: Any, path: Path) -> None:
     page.set_input_files("#upload input[type=file]", str(path))
     page.wait_for_selector(f"#message .vs-ready:has-text('{path.stem}')")
     page.wait_for_selector(".vs-play:enabled")
+    # The spectrogram and the beats come later and draw anew: who measures a slider must not take that for its answer.
+    page.wait_for_function("document.querySelector('.vs-picture').tokenMap.ground !== null")
+    drawn = "document.querySelector('.vs-picture').dataset.drawn"
+    seen = None
+    while seen != (seen := page.evaluate(drawn)):
+        page.wait_for_timeout(400)
 
 
 def slide(page: Any, name: str, value: float) -> float:
