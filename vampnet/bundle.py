@@ -31,13 +31,15 @@ def write_bundle(
     format: str = "flac",
     names: Sequence[str] | None = None,
     extra: dict[str, Any] | None = None,
+    kind: str = "take",
 ) -> dict[str, Any]:
     """Writes a vamp into a folder, which is made if it is missing.
 
     Args:
         format: "wav", "flac" (both 24 bit) or "ogg".
         names: of the takes' files without their ending; by default take-1, take-2, ...
-        extra: plain values that are kept beside the settings.
+        extra: plain values that are kept beside the settings; its `source_name` goes into the takes' files too.
+        kind: of the takes, as in `metadata.Origin`.
 
     Returns:
         What stands in `vamp.json`: `Vamp.settings()`, `version`, `grid`, `files` (names of the takes), `source_file`, `extra`.
@@ -54,7 +56,11 @@ def write_bundle(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     source = audio.save(vamp.source, folder / f"{SOURCE}.{format}")
-    paths = [audio.save(take, folder / f"{name}.{format}") for take, name in zip(vamp.takes, names, strict=True)]
+    comments = vamp.comments(str((extra or {}).get("source_name", "")), kind)
+    paths = [
+        audio.save(take, folder / f"{name}.{format}", comment=comment)
+        for take, name, comment in zip(vamp.takes, names, comments, strict=True)
+    ]
     tensors = {"tokens": vamp.tokens, "source_tokens": vamp.source_tokens}
     tensors = {name: value.to(torch.int16).contiguous() for name, value in tensors.items()}
     part = folder / f".{TOKENS}.{secrets.token_hex(6)}.part"
