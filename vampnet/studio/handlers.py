@@ -8,7 +8,7 @@ import logging
 import queue
 import secrets
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,7 @@ class Handlers:
             stopping = False
             while worker.is_alive():
                 worker.join(0.05)
-                line = _latest(steps)
+                line = latest(steps)
                 if session.stop.is_set() and not stopping:
                     stopping = True
                     yield progress("Stopping …"), gr.skip(), gr.skip(), gr.update(interactive=False)
@@ -216,6 +216,11 @@ class Handlers:
             if worker.is_alive():
                 session.stop.set()
         yield self._end(session, request, outcome)
+
+    def with_model(self, work: Callable[[VampNet], Any], stopped: Callable[[], bool], on_wait: Callable[[], None]) -> Any:
+        """`work(model)`, as `ModelShelf.use` runs it, when no other visitor's work runs any more."""
+        with self._working:
+            return self.shelf.use(work, stopped, on_wait)
 
     def _run(
         self,
@@ -266,7 +271,7 @@ class Handlers:
         return notice(problem, "error"), gr.skip(), *buttons
 
 
-def _latest(steps: queue.Queue[tuple[str, int, int]]) -> tuple[str, int, int] | None:
+def latest(steps: queue.Queue[tuple[str, int, int]]) -> tuple[str, int, int] | None:
     """What the newest of the waiting reports says: (words, steps done, of how many); None if there is none."""
     newest = None
     while not steps.empty():

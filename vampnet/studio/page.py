@@ -15,6 +15,8 @@ from vampnet.studio.chooser import Chooser
 from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, FOLLOWERS, LEVELS, MAX_SEED, Control, info_of
 from vampnet.studio.handlers import AUDIO_ENDINGS, Handlers
 from vampnet.studio.presets import PRESETS, TOUCHED
+from vampnet.studio.recorder import Recorder
+from vampnet.studio.restoring import Restoring
 from vampnet.studio.session import Session
 from vampnet.studio.shelf import ModelShelf
 from vampnet.studio.text import say, script, translations
@@ -120,11 +122,7 @@ def _source(handlers: Handlers) -> dict[str, Any]:
                     label="Sound file", show_label=False, container=False, file_types=types, height=148, elem_id="upload"
                 )
             with gr.Tab("Record"):
-                # Not editable: what is trimmed there would not be trimmed in the picture.
-                found["record"] = gr.Audio(
-                    sources=["microphone"], type="filepath", label="Record with the microphone", buttons=[], editable=False,
-                    elem_id="record",
-                )  # fmt: skip
+                found["recorder"] = Recorder(handlers)
             with gr.Tab("Examples", visible=bool(handlers.examples)):
                 chips = "".join(
                     f'<button type="button" data-index="{i}">{html.escape(_words(path.stem))}</button>'
@@ -135,6 +133,7 @@ def _source(handlers: Handlers) -> dict[str, Any]:
                     js_on_load="VampStudio.choices(element, trigger, (data) => ({index: Number(data.index)}))",
                 )  # fmt: skip
         found["message"] = gr.HTML("", elem_id="message", apply_default_css=False)
+        found["restoring"] = Restoring(handlers)
     return found
 
 
@@ -221,17 +220,22 @@ def _wire(
 
     # A file that was read leaves its field, so that the next one can be dropped there, the same one too.
     read: dict[str, Any] = {"outputs": [message, source["upload"]], **quiet, "concurrency_limit": 4}
+    restoring, recorder = source["restoring"], source["recorder"]
     uploaded = source["upload"].upload(
-        lambda own, given: (handlers.choose(own, given), None), [session, source["upload"]], **read
+        lambda own, given: (restoring.choose(own, given), None), [session, source["upload"]], **read
     )
-    recorded = source["record"].stop_recording(
-        lambda own, given: handlers.choose(own, given, "recording"), [session, source["record"]], message, **quiet
-    )
+    dropped = restoring.drop.upload(restoring.choose_dropped, session, message, **quiet, concurrency_limit=4)
+    itself = restoring.line.select(restoring.choose_itself, session, message, **quiet)
+    recorded = recorder.html.upload(recorder.take, session, message, **quiet)
     picked = source["examples"].select(handlers.choose_example, session, message, **quiet)
     reused = takes.select(handlers.use_take, session, message, **quiet)
-    for chosen in (uploaded, recorded, picked, reused):
+    for brought in (uploaded, dropped):
+        brought.then(restoring.restore, session, [restoring.line, *everything], **at_once)
+    for other in (itself, recorded, picked, reused):
+        other.then(restoring.clear, session, restoring.line, **at_once)
+    for chosen in (uploaded, dropped, itself, recorded, picked, reused):
         tracked = chosen.then(**drawing).then(handlers.track, session, message, concurrency_limit=4, **quiet)
-        tracked.then(**drawing)
+        tracked.then(**drawing).then(recorder.tell, session, recorder.html, **at_once)
 
     chosen_preset.select(handlers.use_preset, session, [controls[name] for name in TOUCHED], **at_once)
     dice.click(handlers.new_seed, None, controls["seed"], **at_once)
