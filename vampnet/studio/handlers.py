@@ -22,7 +22,7 @@ from vampnet.studio import presets
 from vampnet.studio.controls import FOLLOWERS, LEVELS, MAX_SEED, NAMES, Request, follow, most_levels, read_request, whole_depth
 from vampnet.studio.mask_picture import picture
 from vampnet.studio.notices import notice, progress
-from vampnet.studio.players import find_take, keep_vamp
+from vampnet.studio.players import keep_vamp
 from vampnet.studio.session import Files, Session, Source, read_source
 from vampnet.studio.shelf import POLL_SECONDS, ModelShelf
 from vampnet.studio.text import language_of
@@ -108,14 +108,6 @@ class Handlers:
         if not isinstance(index, int) or not 0 <= index < len(self.examples):
             return notice("There is no such example: choose one of those shown.", "error")
         return self.choose(session, str(self.examples[index]))
-
-    def use_take(self, session: Session, event: gr.EventData) -> str:
-        """A take of this session becomes the source."""
-        try:
-            take = find_take(session, event.sound)
-            return self.choose(session, take["sound"], take["name"])
-        except ValueError as error:
-            return notice(str(error), "error")
 
     def track(self, session: Session) -> Any:
         """Tracks the beats of the source, which may take a while, and says what was found."""

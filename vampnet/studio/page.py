@@ -13,6 +13,7 @@ import gradio as gr
 from vampnet.pipeline import VampNet
 from vampnet.studio.chooser import Chooser
 from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, FOLLOWERS, LEVELS, MAX_SEED, Control, info_of
+from vampnet.studio.deck import Deck
 from vampnet.studio.handlers import AUDIO_ENDINGS, Handlers
 from vampnet.studio.presets import PRESETS, TOUCHED
 from vampnet.studio.recorder import Recorder
@@ -37,7 +38,6 @@ PICTURE_HTML = """
   </figcaption>
 </figure>
 """
-TAKES_HTML = '<div class="vs-takes"></div>'
 
 
 def build(model: VampNet | ModelShelf, examples: Path = EXAMPLES) -> tuple[gr.Blocks, dict[str, Any]]:
@@ -70,12 +70,9 @@ def build(model: VampNet | ModelShelf, examples: Path = EXAMPLES) -> tuple[gr.Bl
                     vamp = gr.Button("Vamp", variant="primary", elem_id="vamp", scale=3)
                     stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=80)
                 progress = gr.HTML("", elem_id="progress", apply_default_css=False)
-            takes = gr.HTML(
-                [], html_template=TAKES_HTML, js_on_load="VampStudio.takes(element, props, watch, trigger)", elem_id="takes",
-                apply_default_css=False,
-            )  # fmt: skip
+            deck = Deck(handlers)
         tell_of_model = _wire(
-            page, handlers, session, status, source, picture, chosen_preset, controls, dice, vamp, stop, progress, takes
+            page, handlers, session, status, source, picture, chosen_preset, controls, dice, vamp, stop, progress, deck
         )
         if chooser is not None:
             chooser.wire(page, session, tell_of_model)
@@ -199,7 +196,7 @@ def _widget(control: Control) -> Any:
 def _wire(
     page: gr.Blocks, handlers: Handlers, session: gr.State, status: gr.HTML, source: dict[str, Any], picture: gr.HTML,
     chosen_preset: gr.HTML, controls: dict[str, Any], dice: gr.Button, vamp: gr.Button, stop: gr.Button, progress: gr.HTML,
-    takes: gr.HTML,
+    deck: Deck,
 ) -> Callable[[Callable[..., Any]], None]:  # fmt: skip
     """Connects all but the chooser; returns what makes the page follow an exchange of the model."""
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -228,7 +225,7 @@ def _wire(
     itself = restoring.line.select(restoring.choose_itself, session, message, **quiet)
     recorded = recorder.html.upload(recorder.take, session, message, **quiet)
     picked = source["examples"].select(handlers.choose_example, session, message, **quiet)
-    reused = takes.select(handlers.use_take, session, message, **quiet)
+    reused, again = deck.wire(session, message)
     for brought in (uploaded, dropped):
         brought.then(restoring.restore, session, [restoring.line, *everything], **at_once)
     for other in (itself, recorded, picked, reused):
@@ -241,8 +238,9 @@ def _wire(
     dice.click(handlers.new_seed, None, controls["seed"], **at_once)
 
     buttons = [vamp, stop]
-    vamp.click(handlers.begin, [session, *everything], [progress, *buttons], **at_once).then(
-        handlers.vamp, session, [progress, takes, *buttons], concurrency_limit=1, concurrency_id="model", **quiet
-    ).then(handlers.catch_up, [session, *everything], [status, *followers, picture], **at_once)
+    for pressed in (vamp.click, again.then):
+        pressed(handlers.begin, [session, *everything], [progress, *buttons], **at_once).then(
+            handlers.vamp, session, [progress, deck.takes, *buttons], concurrency_limit=1, concurrency_id="model", **quiet
+        ).then(handlers.catch_up, [session, *everything], [status, *followers, picture], **at_once)
     stop.click(handlers.stop, session, [progress, *buttons], **at_once)
     return tell_of_model

@@ -2,47 +2,91 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from vampnet.bundle import write_bundle
+from vampnet.beats import BeatGrid
+from vampnet.bundle import SETTINGS, TOKENS, write_bundle
 from vampnet.studio.controls import DEFAULTS, Request
 from vampnet.studio.mask_picture import describe, pack_wave
 from vampnet.studio.presets import matching
 from vampnet.studio.session import Session, Source, envelope
+from vampnet.studio.text import say
 from vampnet.vamp import Vamp
+
+if TYPE_CHECKING:
+    from audiotools import AudioSignal
 
 WAVE_COLUMNS = 600
 
 
 def keep_vamp(session: Session, vamp: Vamp, request: Request, source: Source) -> dict[str, Any]:
-    """Writes the takes of a vamp into the session's folder and puts them before the earlier ones.
+    """Writes a vamp into a folder of the session and puts it before the earlier ones.
 
     Returns:
-        dict of plain data: `title`, `source`, `sentence`, `folder`, and `takes`: each `number`, `name`, `file` (the name to
-        download it under), `sound` (its path), `seconds` and `wave` (as `mask_picture.pack_wave`).
+        What the deck shows, as `deck_data`.
     """
     folder = session.new_folder()
-    takes, names = [], [f"{source.name}-take{index + 1}-seed{request.seed}" for index in range(len(vamp.takes))]
-    title = _title(request)
-    settings = write_bundle(vamp, folder, "wav", names, {"title": title, "source_name": source.name})
-    for index, (take, name) in enumerate(zip(vamp.takes, names, strict=True)):
-        path = folder / settings["files"][index]
-        takes.append(
-            {
-                "number": index + 1,
-                "name": name,
-                "file": path.name,
-                "sound": str(path),
-                "seconds": take.audio_data.shape[-1] / take.sample_rate,
-                "wave": pack_wave(envelope(take), WAVE_COLUMNS),
-            }  # fmt: skip
-        )
+    names = [f"{source.name}-take{index + 1}-seed{request.seed}" for index in range(len(vamp.takes))]
+    settings = write_bundle(vamp, folder, "wav", names, {"title": _title(request), "source_name": source.name})
+    start, end = source.bounds(request.bars)
     shown = {
-        "title": title, "source": source.name, "folder": str(folder), "takes": takes,
+        **deck_data(settings, vamp.source, vamp.takes, folder.name, folder, source.beats_between(start, end)),
+        "folder": str(folder),
         "sentence": f"{describe(vamp.mask, vamp.grid)[:-1]} · {request.sampling.steps} steps · seed {request.seed}",
     }  # fmt: skip
+    # So that the picture of the source and the deck know that they play the same music.
+    shown["source_track"]["alias"] = {"sound": str(source.path), "start": start / source.rate, "end": end / source.rate}
     session.add_vamp(shown)
     return shown
+
+
+def deck_data(
+    settings: dict[str, Any], source: AudioSignal | None, takes: Sequence[AudioSignal], name: str, folder: str | Path,
+    found: BeatGrid | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What `web/deck.js` needs to know of a vamp that lies in a folder as `bundle.write_bundle` writes it.
+
+    Args:
+        settings: as `write_bundle` returned them.
+        source, takes: (1, C, N) each, for their waveforms; without a source the deck has takes alone, as where it is private.
+        name: of the vamp, which tells it from others.
+        folder: put before the names of the files: a folder's path, or part of an address.
+        found: beats, if they are known and the settings have none.
+
+    Returns:
+        dict of plain data: `id`, `title`, `source` (its name), `settings`, `seconds`, `tempo` (0: unknown), `beats`,
+        `downbeats` (seconds), `source_track` (or None) and `takes`: each `number` (0: the source), `name`, `file` (the name to
+        download it under), `sound` (where it is), `seconds`, `wave` (as `mask_picture.pack_wave`) and `favourite`; and `files`:
+        `file` and `sound` of what else belongs to the vamp.
+    """
+    given = settings["beats"] or (asdict(found) if found is not None else asdict(BeatGrid()))
+    extra = settings["extra"]
+    source_name = extra.get("source_name") or settings["source"] or "clip"
+
+    def place(file: str) -> str:
+        return f"{folder}/{file}"
+
+    def track(number: int, file: str, title: str, signal: AudioSignal) -> dict[str, Any]:
+        return {
+            "number": number, "name": title, "file": file, "sound": place(file),
+            "seconds": signal.audio_data.shape[-1] / signal.sample_rate, "wave": pack_wave(envelope(signal), WAVE_COLUMNS),
+            "favourite": False,
+        }  # fmt: skip
+
+    rows = [
+        track(number, file, Path(file).stem, take)
+        for number, (file, take) in enumerate(zip(settings["files"], takes, strict=True), start=1)
+    ]
+    return {
+        "id": name, "title": extra.get("title", ""), "source": source_name, "settings": settings,
+        "seconds": settings["seconds"], "tempo": given["tempo"],
+        "beats": [round(time, 4) for time in given["beats"]], "downbeats": [round(time, 4) for time in given["downbeats"]],
+        "source_track": None if source is None else track(0, settings["source_file"], source_name, source),
+        "takes": rows, "files": [{"file": file, "sound": place(file)} for file in (SETTINGS, TOKENS)],
+    }  # fmt: skip
 
 
 def _title(request: Request) -> str:
@@ -65,14 +109,15 @@ def _title(request: Request) -> str:
     return ", ".join(parts) or "Nothing kept"
 
 
-def find_take(session: Session, sound: str) -> dict[str, Any]:
-    """The take of this session that lies at `sound`.
+def find_take(session: Session, vamp: Any, number: Any) -> dict[str, Any]:
+    """Take `number` of the session's vamp with that id; 0 is its source.
 
     Raises:
-        ValueError: there is none: the page is older than the session, or the path is somebody's invention.
+        ValueError: there is none: the page is older than the session, or it is somebody's invention.
     """
-    for vamp in session.vamps:
-        for take in vamp["takes"]:
-            if take["sound"] == sound:
-                return take
-    raise ValueError("That take is no longer here: vamp again to get new ones.")
+    for kept in session.vamps:
+        if kept["id"] == vamp:
+            for take in (kept["source_track"], *kept["takes"]):
+                if take is not None and take["number"] == number and not isinstance(number, bool):
+                    return take
+    raise ValueError(say("deck.no_take", session.language))

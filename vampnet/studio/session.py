@@ -29,6 +29,8 @@ ENVELOPE_HOP = 256
 """Samples per column of a stored envelope."""
 MAX_VAMPS = 8
 """Vamps whose takes a session keeps; the files of older ones are deleted."""
+MAX_FAVOURITES = 16
+"""Vamps with a favourite among their takes that it keeps beside those."""
 
 
 class Files:
@@ -154,13 +156,15 @@ class Session:
         return folder
 
     def add_vamp(self, vamp: dict[str, Any]) -> None:
-        """Puts a vamp before the others; the oldest goes, with its files, when there are too many."""
-        for old in self.vamps[MAX_VAMPS - 1 :]:
+        """Puts a vamp before the others; the oldest without a favourite go, with their files, when there are too many."""
+        plain = [old for old in self.vamps if not has_favourite(old)]
+        for old in plain[MAX_VAMPS - 1 :]:
             folder = Path(old["folder"])
             # A take that is the source now is still needed.
             if self.source is None or folder not in self.source.path.parents:
                 shutil.rmtree(folder, ignore_errors=True)
-        self.vamps = [vamp, *self.vamps[: MAX_VAMPS - 1]]
+        gone = [id(old) for old in plain[MAX_VAMPS - 1 :]]
+        self.vamps = [vamp, *(old for old in self.vamps if id(old) not in gone)]
 
     def close(self) -> None:
         """Stops what runs and deletes all files."""
@@ -168,6 +172,11 @@ class Session:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder, self.source, self.vamps, self.kept = None, None, [], {}
+
+
+def has_favourite(vamp: dict[str, Any]) -> bool:
+    """Whether a visitor has put a star on one of a vamp's takes."""
+    return any(take.get("favourite") for take in vamp["takes"])
 
 
 def read_source(session: Session, given: Any, name: str | None = None) -> Source:

@@ -1,14 +1,144 @@
-// Plays one clip at a time as a gapless loop: decoded once, looped by the audio clock.
+// Plays several loops in sync: decoded once, begun at one sample of the audio clock, each through a gain of its own.
+// Needs no other script. A track is {sound, start, end, seconds, alias}: the path of its file; where in it the loop begins and
+// ends, in seconds (0, 0 = the whole file); its length in seconds; and perhaps another track that is the same music.
 (() => {
   "use strict";
   const studio = (window.VampStudio = window.VampStudio || {});
   const RATE = 44100;
-  const FADE = 0.008;
-  const MOST_SECONDS = 1500;
+  // Seconds. All gains approach their targets exponentially with one time constant, so while one track gives way to another
+  // their gains always add up to what they were, however often and quickly somebody switches.
+  const TAU = 0.006;
+  const OPENING = 0.003;
+  // Seconds from a key to what it changes: the audio thread is up to this far ahead of what a script is told of it.
+  const AHEAD = 0.02;
+  const MOST_SECONDS = 1500; // of decoded sound: 530 MB
+
+  const modulo = (a, n) => ((a % n) + n) % n;
+
+  // Voices whose loops all began at the sample `origin`, so that they stay in phase. On any audio context, an offline one too.
+  // Tracks of different lengths each loop on their own length. `begin` is the sample at which the run is first heard.
+  studio.makeRun = (context, output, origin, begin) => {
+    const rate = context.sampleRate;
+    const bus = context.createGain();
+    const voices = new Map();
+    bus.gain.value = 0;
+    bus.gain.setTargetAtTime(1, begin / rate, OPENING);
+    bus.connect(output);
+
+    function add(key, buffer, level, frame = begin) {
+      const node = context.createBufferSource();
+      const gain = context.createGain();
+      node.buffer = buffer;
+      node.loop = true;
+      gain.gain.value = level;
+      node.connect(gain).connect(bus);
+      // Half a sample late, so that rounding cannot make it the sample before; the node begins at the next whole one.
+      node.start(frame / rate, modulo(frame - origin, buffer.length) / rate);
+      voices.set(key, { node, gain, frames: buffer.length });
+    }
+
+    function level(key, value, frame) {
+      voices.get(key)?.gain.gain.setTargetAtTime(value, frame / rate, TAU);
+    }
+
+    // Takes back the levels that were to come from a sample on.
+    function cancel(frame) {
+      for (const { gain } of voices.values()) gain.gain.cancelScheduledValues(frame / rate);
+    }
+
+    function drop(key, frame) {
+      const voice = voices.get(key);
+      if (!voice) return;
+      voices.delete(key);
+      voice.gain.gain.setTargetAtTime(0, frame / rate, TAU);
+      voice.node.onended = () => voice.gain.disconnect();
+      voice.node.stop(frame / rate + 16 * TAU);
+    }
+
+    function end(frame) {
+      bus.gain.setTargetAtTime(0, frame / rate, OPENING);
+      for (const { node } of voices.values()) node.stop(frame / rate + 16 * OPENING);
+      setTimeout(() => bus.disconnect(), 1000);
+    }
+
+    const has = (key) => voices.has(key);
+    const frames = (key) => voices.get(key)?.frames;
+    return { origin, add, level, cancel, drop, end, has, frames, keys: () => [...voices.keys()] };
+  };
+
+  // ---- what is decoded -----------------------------------------------------------------------------------------------------
+
   let context = null;
-  let current = null; // {key, node, gain, since, from, length}
-  let wanted = null; // the key that was asked for last, while it may still be loading
-  const buffers = new Map();
+  let master = null;
+  let loudness = 1;
+  let address = (path) => "gradio_api/file=" + path.split("/").map(encodeURIComponent).join("/").replace(/%3A/g, ":");
+  const store = new Map(); // key -> {promise, buffer}, the one used last at the end
+
+  const keyOf = (track) => (track ? `${track.sound}|${track.start || 0}|${track.end || 0}` : null);
+
+  function wake() {
+    if (!context) {
+      context = new AudioContext({ sampleRate: RATE });
+      master = context.createGain();
+      master.gain.value = loudness;
+      master.connect(context.destination);
+    }
+    return context.resume();
+  }
+
+  async function fetchSound(track) {
+    const answer = await fetch(address(track.sound));
+    if (!answer.ok) throw new Error(studio.say ? studio.say("deck.gone") : "The sound is no longer there.");
+    const whole = await context.decodeAudioData(await answer.arrayBuffer());
+    const first = Math.round((track.start || 0) * RATE);
+    const last = track.end ? Math.min(whole.length, Math.round(track.end * RATE)) : whole.length;
+    if (first === 0 && last === whole.length) return whole;
+    const part = context.createBuffer(whole.numberOfChannels, last - first, RATE);
+    for (let c = 0; c < whole.numberOfChannels; c++) part.copyToChannel(whole.getChannelData(c).subarray(first, last), c);
+    return part;
+  }
+
+  function decode(track) {
+    let entry = store.get(track.key);
+    if (entry) store.delete(track.key);
+    else {
+      entry = { promise: fetchSound(track), buffer: null };
+      entry.promise.then(
+        (buffer) => {
+          entry.buffer = buffer;
+          forget();
+        },
+        () => store.get(track.key) === entry && store.delete(track.key)
+      );
+    }
+    store.set(track.key, entry);
+    return entry.promise;
+  }
+
+  // What was not used for longest goes when too much is held, but nothing that is heard.
+  function forget() {
+    const needed = new Set(tracks.filter((track, i) => i === heard || i === wanted || track.solo).map((track) => track.key));
+    let seconds = 0;
+    for (const [key, { buffer }] of [...store].reverse()) {
+      seconds += buffer ? buffer.duration : 0;
+      if (seconds <= MOST_SECONDS || needed.has(key) || !buffer) continue;
+      store.delete(key);
+      if (run) run.drop(key, soon());
+    }
+  }
+
+  // ---- transport -----------------------------------------------------------------------------------------------------------
+
+  let tracks = [];
+  let owner = null;
+  let grid = { beats: [], downbeats: [] };
+  let heard = 0;
+  let wanted = null; // the index that was asked for and is not heard yet
+  let due = 0; // the timer that makes it the heard one
+  let playing = false;
+  let run = null;
+  let rest = 0; // samples that have passed, where it is paused
+  let asked = 0; // counts what was asked for, so that something slow does not undo something newer
   const listeners = new Map(); // function -> the element it serves
 
   function tell() {
@@ -17,158 +147,226 @@
       else listeners.delete(listener);
     }
   }
-  const address = (path) => "gradio_api/file=" + path.split("/").map(encodeURIComponent).join("/").replace(/%3A/g, ":");
 
-  function load(path) {
-    if (!buffers.has(path)) {
-      const decoded = fetch(address(path))
-        .then((answer) => {
-          if (!answer.ok) throw new Error("The sound is no longer there: vamp again.");
-          return answer.arrayBuffer();
-        })
-        .then((bytes) => context.decodeAudioData(bytes));
-      decoded.catch(() => buffers.delete(path));
-      buffers.set(path, decoded);
-      decoded.then(forget, () => {});
+  const soon = () => Math.ceil((context.currentTime + AHEAD) * RATE);
+  const find = (track) => tracks.findIndex((t) => t.key === keyOf(track) || (t.alias && keyOf(t.alias) === keyOf(track)));
+
+  // Several at once are averaged: they never clip.
+  function levelOf(index, chosen = heard, alone = false) {
+    const track = tracks[index];
+    const together = alone ? [] : tracks.filter((other) => other.solo && !other.muted);
+    const soloed = !alone && tracks.some((other) => other.solo);
+    if (track.muted || (soloed ? !track.solo : index !== chosen)) return 0;
+    return track.volume ** 2 / Math.max(1, together.length);
+  }
+
+  function applyLevels(frame = soon(), chosen = heard, alone = false) {
+    if (run) tracks.forEach((track, i) => run.level(track.key, levelOf(i, chosen, alone), frame));
+  }
+
+  function join(track) {
+    const entry = store.get(track.key);
+    if (run && entry && entry.buffer && !run.has(track.key)) run.add(track.key, entry.buffer, 0, soon());
+  }
+
+  // All others too, unless there is more of them than may be held: then only what is heard.
+  function joinOthers() {
+    if (tracks.reduce((sum, track) => sum + (track.seconds || 0), 0) > MOST_SECONDS) return;
+    const current = run;
+    for (const track of tracks) {
+      decode(track).then(() => run && run === current && tracks.includes(track) && join(track), () => {});
     }
-    return buffers.get(path);
   }
 
-  // The oldest go when more than some minutes are held.
-  async function forget() {
-    let seconds = 0;
-    for (const path of [...buffers.keys()].reverse()) {
-      seconds += (await buffers.get(path)).duration;
-      if (seconds > MOST_SECONDS && path !== wanted) buffers.delete(path);
-    }
+  function begin(passed) {
+    const frame = soon();
+    if (run) run.end(frame);
+    run = studio.makeRun(context, master, frame - passed, frame);
+    tracks.forEach((track, i) => {
+      const entry = store.get(track.key);
+      if (entry && entry.buffer) run.add(track.key, entry.buffer, levelOf(i), frame);
+    });
   }
 
-  function silence() {
-    if (!current) return;
-    const { node, gain } = current;
-    gain.gain.setTargetAtTime(0, context.currentTime, FADE / 3);
-    node.stop(context.currentTime + 2 * FADE);
-    current = null;
-  }
-
-  // track: {sound, start, end}, in seconds of the file; start and end are where it loops.
-  async function start(track, share = null) {
-    context = context || new AudioContext({ sampleRate: RATE });
-    wanted = keyOf(track);
+  // From where it was paused, or from a share of the heard track's length.
+  async function play(share = null) {
+    if (!tracks.length) return;
+    settle();
+    const ask = ++asked;
+    playing = true;
+    wake();
     tell();
-    context.resume();
     try {
-      const buffer = await load(track.sound);
-      if (wanted !== keyOf(track)) return;
-      const from = track.start || 0;
-      const length = (track.end || buffer.duration) - from;
-      // The same length as what plays now: go on at the same place, so that takes can be compared.
-      const kept = current && Math.abs(current.length - length) < 0.001 ? position() : 0;
-      const offset = (share === null ? kept : share) * length;
-      silence();
-      const node = context.createBufferSource();
-      const gain = context.createGain();
-      node.buffer = buffer;
-      node.loop = true;
-      node.loopStart = from;
-      node.loopEnd = from + length;
-      gain.gain.setValueAtTime(0, context.currentTime);
-      gain.gain.linearRampToValueAtTime(1, context.currentTime + FADE);
-      node.connect(gain).connect(context.destination);
-      node.start(0, from + offset);
-      current = { key: wanted, node, gain, since: context.currentTime - offset, length };
+      const buffers = await Promise.all(tracks.filter((track, i) => i === heard || track.solo).map(decode));
+      if (ask !== asked || !playing) return;
+      const length = store.get(tracks[heard].key)?.buffer?.length || buffers[0].length;
+      begin(share === null ? (run ? soon() - run.origin : rest) : Math.round(share * length));
+      joinOthers();
     } catch (error) {
-      wanted = null;
+      if (ask === asked) stop();
       throw error;
     } finally {
       tell();
     }
   }
 
-  const keyOf = (track) => (track ? `${track.sound}|${track.start || 0}|${track.end || 0}` : null);
-
-  // Where the loop is, 0 to 1.
-  function position() {
-    if (!current) return 0;
-    const passed = Math.max(0, context.currentTime - current.since);
-    return (passed % current.length) / current.length;
-  }
-
-  function stop() {
-    wanted = null;
-    silence();
+  function pause() {
+    settle();
+    asked++;
+    playing = false;
+    if (run) {
+      const frame = soon();
+      rest = frame - run.origin;
+      run.end(frame);
+      run = null;
+    }
     tell();
   }
 
-  studio.player = {
-    start,
-    stop,
-    position,
-    address,
-    isWanted: (track) => wanted !== null && wanted === keyOf(track),
-    isPlaying: (track) => current !== null && current.key === keyOf(track),
-    onChange: (element, listener) => listeners.set(listener, element),
-  };
+  function stop() {
+    pause();
+    rest = 0;
+  }
 
-  // A number of buttons that each stand for a choice.
-  studio.choices = (element, trigger, read) => {
-    element.addEventListener("click", (event) => {
-      const button = event.target.closest("button");
-      if (button) trigger("select", read(button.dataset));
-    });
-  };
+  // The sample at which the next beat or bar begins; soon where there are none.
+  function nextFrame(when) {
+    const frames = run.frames(tracks[heard].key);
+    const times = when === "bar" ? (grid.downbeats.length ? grid.downbeats : [0]) : grid.beats;
+    const first = soon();
+    if (when === "now" || !times.length || !frames) return first;
+    const passed = modulo(first - run.origin, frames);
+    const places = times.map((time) => Math.round(time * RATE)).filter((place) => place < frames);
+    const next = places.find((place) => place >= passed);
+    return first - passed + (next === undefined ? frames + places[0] : next);
+  }
 
-  studio.bytes = (text, kind) => {
-    const raw = atob(text);
-    const out = new Uint8Array(raw.length);
-    for (let i = 0; i < raw.length; i++) out[i] = raw.charCodeAt(i);
-    return new kind(out.buffer);
-  };
+  function settle() {
+    clearTimeout(due);
+    if (wanted === null) return;
+    if (run) run.cancel(soon());
+    wanted = null;
+  }
 
-  // A canvas as sharp as the screen; returns its context and its size in CSS pixels.
-  studio.prepare = (canvas) => {
-    const ratio = window.devicePixelRatio || 1;
-    const width = canvas.clientWidth;
-    const height = canvas.clientHeight;
-    const wide = Math.round(width * ratio);
-    const high = Math.round(height * ratio);
-    if (canvas.width !== wide) canvas.width = wide;
-    if (canvas.height !== high) canvas.height = high;
-    const pen = canvas.getContext("2d");
-    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    pen.clearRect(0, 0, width, height);
-    return { pen, width, height };
-  };
-
-  // A waveform; colour(i, n) gives that of column i.
-  studio.drawWave = (pen, wave, left, top, width, height, colour) => {
-    const n = wave.length / 2;
-    const middle = top + height / 2;
-    for (let x = 0; x < width; x++) {
-      const first = Math.floor((x * n) / width);
-      const last = Math.max(first + 1, Math.floor(((x + 1) * n) / width));
-      let low = 127;
-      let high = -128;
-      for (let i = first; i < last && i < n; i++) {
-        low = Math.min(low, wave[i]);
-        high = Math.max(high, wave[n + i]);
-      }
-      pen.fillStyle = colour(x / width);
-      const up = Math.max(0.5, (high / 127) * (height / 2));
-      const down = Math.max(0.5, (-low / 127) * (height / 2));
-      pen.fillRect(left + x, middle - up, 1, up + down);
+  // One track alone, at once ("now"), on the next "beat" or the next "bar"; if nothing plays, it begins to.
+  async function hear(index, when = "now") {
+    if (!tracks[index]) return;
+    settle();
+    const ask = ++asked;
+    if (!playing || !run) {
+      heard = index;
+      tracks.forEach((track) => (track.solo = false));
+      return play();
     }
-  };
-
-  // Moves a position line while its track plays.
-  studio.follow = (line, track, place) => {
-    const step = () => {
-      const playing = studio.player.isPlaying(track());
-      line.hidden = !playing;
-      if (!playing) return;
-      line.style.left = place(studio.player.position());
-      requestAnimationFrame(step);
+    const track = tracks[index];
+    wanted = index;
+    tell();
+    try {
+      await decode(track);
+    } catch (error) {
+      if (ask === asked) wanted = null;
+      tell();
+      throw error;
+    }
+    if (ask !== asked || !run) return;
+    join(track);
+    const frame = nextFrame(when);
+    applyLevels(frame, index, true);
+    const arrive = () => {
+      heard = index;
+      wanted = null;
+      tracks.forEach((other) => (other.solo = false));
+      tell();
     };
-    studio.player.onChange(line, () => requestAnimationFrame(step));
+    if (when === "now") arrive();
+    else due = setTimeout(arrive, Math.max(0, (frame / RATE - context.currentTime) * 1000));
+  }
+
+  // Other tracks in the place of those there are. Those in both play on; while it plays, a new one joins in phase, and one as
+  // long as what was heard goes on at the same place.
+  async function load(list, options = {}) {
+    const before = new Map(tracks.map((track) => [track.key, track]));
+    const key = tracks[wanted ?? heard]?.key;
+    const frames = run && run.frames(tracks[heard].key);
+    settle();
+    tracks = list.map((given) => {
+      const track = { ...given, key: keyOf(given) };
+      const { volume = 1, muted = false, solo = false } = before.get(track.key) || {};
+      return Object.assign(track, { volume, muted, solo });
+    });
+    owner = options.owner ?? null;
+    grid = { beats: options.beats || [], downbeats: options.downbeats || [] };
+    const same = tracks.findIndex((track) => track.key === key);
+    heard = options.heard ?? (same >= 0 ? same : Math.max(0, Math.min(heard, tracks.length - 1)));
+    if (!run) {
+      if (same < 0) rest = 0;
+      return playing ? play() : tell();
+    }
+    const ask = ++asked;
+    tell();
+    const buffer = await decode(tracks[heard]);
+    if (ask !== asked || !run) return;
+    if (buffer.length === frames) {
+      tracks.forEach(join);
+      const frame = soon();
+      applyLevels(frame);
+      for (const old of run.keys()) if (!tracks.some((track) => track.key === old)) run.drop(old, frame);
+    } else begin(0);
+    joinOthers();
+    tell();
+  }
+
+  // A track by itself, of the deck or not: what the picture of the source plays.
+  async function start(track, share = null) {
+    if (find(track) < 0) await load([track]);
+    const index = find(track);
+    if (index < 0) return;
+    if (share === null) return hear(index);
+    heard = index;
+    tracks.forEach((other) => (other.solo = false));
+    return play(share);
+  }
+
+  async function change(index, what, value) {
+    const track = tracks[index];
+    if (!track) return;
+    track[what] = value;
+    if (what === "solo" && value && run) {
+      await decode(track);
+      join(track);
+    }
+    applyLevels();
+    tell();
+  }
+
+  function setMaster(value) {
+    loudness = value ** 2;
+    if (master) master.gain.setTargetAtTime(loudness, context.currentTime + AHEAD, TAU);
+    tell();
+  }
+
+  // Where a track's loop is, 0 to 1, as it comes out of the loudspeaker.
+  function position(index = heard) {
+    const track = tracks[index];
+    const buffer = track && store.get(track.key)?.buffer;
+    const frames = buffer ? buffer.length : track ? Math.round((track.seconds || 0) * RATE) : 0;
+    if (!frames) return 0;
+    if (!run) return modulo(rest, frames) / frames;
+    const now = (context.currentTime - (context.outputLatency || 0)) * RATE;
+    return modulo(Math.max(0, now - run.origin), frames) / frames;
+  }
+
+  studio.player = {
+    load, hear, play, pause, stop, start, position,
+    mute: (index, on) => change(index, "muted", on),
+    solo: (index, on) => change(index, "solo", on),
+    volume: (index, value) => change(index, "volume", value), // 0 to 1
+    master: setMaster, // 0 to 1
+    state: () => ({ tracks, owner, heard, wanted, playing, running: run !== null, loudness: Math.sqrt(loudness) }),
+    isWanted: (track) => playing && find(track) >= 0 && find(track) === (wanted ?? heard),
+    isPlaying: (track) => run !== null && find(track) >= 0 && find(track) === heard,
+    onChange: (element, listener) => listeners.set(listener, element),
+    address: (path) => address(path),
+    setAddress: (found) => (address = found), // path -> URL, for pages that are not Gradio's
+    output: () => ({ context, node: master, run }), // for who wants to look at or record what is heard
   };
 })();

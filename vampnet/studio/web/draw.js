@@ -1,0 +1,119 @@
+// What several scripts draw with, and the zip of a vamp. Needs player.js for the position line, and nothing else.
+(() => {
+  "use strict";
+  const studio = (window.VampStudio = window.VampStudio || {});
+
+  // A number of buttons that each stand for a choice.
+  studio.choices = (element, trigger, read) => {
+    element.addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (button) trigger("select", read(button.dataset));
+    });
+  };
+
+  studio.bytes = (text, kind) => {
+    const raw = atob(text);
+    const out = new Uint8Array(raw.length);
+    for (let i = 0; i < raw.length; i++) out[i] = raw.charCodeAt(i);
+    return new kind(out.buffer);
+  };
+
+  // A canvas as sharp as the screen; returns its context and its size in CSS pixels.
+  studio.prepare = (canvas) => {
+    const ratio = window.devicePixelRatio || 1;
+    const width = canvas.clientWidth;
+    const height = canvas.clientHeight;
+    const wide = Math.round(width * ratio);
+    const high = Math.round(height * ratio);
+    if (canvas.width !== wide) canvas.width = wide;
+    if (canvas.height !== high) canvas.height = high;
+    const pen = canvas.getContext("2d");
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.clearRect(0, 0, width, height);
+    return { pen, width, height };
+  };
+
+  // A waveform; colour(i, n) gives that of column i.
+  studio.drawWave = (pen, wave, left, top, width, height, colour) => {
+    const n = wave.length / 2;
+    const middle = top + height / 2;
+    for (let x = 0; x < width; x++) {
+      const first = Math.floor((x * n) / width);
+      const last = Math.max(first + 1, Math.floor(((x + 1) * n) / width));
+      let low = 127;
+      let high = -128;
+      for (let i = first; i < last && i < n; i++) {
+        low = Math.min(low, wave[i]);
+        high = Math.max(high, wave[n + i]);
+      }
+      pen.fillStyle = colour(x / width);
+      const up = Math.max(0.5, (high / 127) * (height / 2));
+      const down = Math.max(0.5, (-low / 127) * (height / 2));
+      pen.fillRect(left + x, middle - up, 1, up + down);
+    }
+  };
+
+  // Moves a position line while its track plays.
+  studio.follow = (line, track, place) => {
+    let moving = false;
+    const step = () => {
+      moving = studio.player.isPlaying(track());
+      line.hidden = !moving;
+      if (!moving) return;
+      line.style.left = place(studio.player.position());
+      requestAnimationFrame(step);
+    };
+    studio.player.onChange(line, () => moving || requestAnimationFrame(step));
+  };
+
+  // ---- zip -----------------------------------------------------------------------------------------------------------------
+
+  const TABLE = Uint32Array.from({ length: 256 }, (_, n) => {
+    for (let bit = 0; bit < 8; bit++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1;
+    return n;
+  });
+
+  function checksum(bytes) {
+    let sum = 0xffffffff;
+    for (let i = 0; i < bytes.length; i++) sum = TABLE[(sum ^ bytes[i]) & 255] ^ (sum >>> 8);
+    return (sum ^ 0xffffffff) >>> 0;
+  }
+
+  // Numbers of so many bytes each, the lowest byte first.
+  function packed(...pairs) {
+    const out = new DataView(new ArrayBuffer(pairs.reduce((sum, [, size]) => sum + size, 0)));
+    let at = 0;
+    for (const [value, size] of pairs) {
+      if (size === 2) out.setUint16(at, value, true);
+      else out.setUint32(at, value, true);
+      at += size;
+    }
+    return out.buffer;
+  }
+
+  // [{name, url}] -> a Blob: an archive without compression, since sound has little to gain. One file at a time is in memory.
+  studio.zip = async (files) => {
+    const parts = [];
+    const entries = [];
+    let place = 0;
+    const moment = new Date();
+    const time = (moment.getHours() << 11) | (moment.getMinutes() << 5) | (moment.getSeconds() >> 1);
+    const day = ((moment.getFullYear() - 1980) << 9) | ((moment.getMonth() + 1) << 5) | moment.getDate();
+    for (const { name, url } of files) {
+      const answer = await fetch(url);
+      if (!answer.ok) throw new Error(studio.say("deck.gone"));
+      const blob = await answer.blob();
+      const title = new TextEncoder().encode(name);
+      const sum = checksum(new Uint8Array(await blob.arrayBuffer()));
+      // Version 2.0, names in UTF-8, stored; then what is the same in both headers.
+      const shared = [[20, 2], [0x800, 2], [0, 2], [time, 2], [day, 2], [sum, 4], [blob.size, 4], [blob.size, 4], [title.length, 2]];
+      parts.push(packed([0x04034b50, 4], ...shared, [0, 2]), title, blob);
+      entries.push(packed([0x02014b50, 4], [20, 2], ...shared, [0, 2], [0, 2], [0, 2], [0, 2], [0, 4], [place, 4]), title);
+      place += 30 + title.length + blob.size;
+    }
+    const size = entries.reduce((sum, part) => sum + part.byteLength, 0);
+    const n = files.length;
+    const end = packed([0x06054b50, 4], [0, 2], [0, 2], [n, 2], [n, 2], [size, 4], [place, 4], [0, 2]);
+    return new Blob([...parts, ...entries, end], { type: "application/zip" });
+  };
+})();
