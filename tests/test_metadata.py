@@ -56,12 +56,12 @@ def test_what_is_exported_carries_its_settings(music: np.ndarray, tmp_path: Path
     source = (torch.from_numpy(music[:, :44_100]), RATE)
     vamp = tiny_vampnet().vamp(source, Prompt(periodic=3), Sampling(steps=2, fine_steps=1), 2, 9, loop=True)
     saved = vamp.save(tmp_path, "flac", "song")
-    kept = write_bundle(vamp, tmp_path / "bundle", "ogg", extra={"source_name": "My song"}, kind="comp")
+    kept = write_bundle(vamp, tmp_path / "bundle", "ogg", extra={"source_name": "My song"})
     first, second = (metadata.read(path) for path in saved)
     assert (first.prompt, first.sampling, first.seed, first.take, second.take) == (vamp.prompt, vamp.sampling, 9, 1, 2)
     assert first.loop and first.takes == 2 and first.source_hash == metadata.hash_of(vamp.source) and first.kind == "take"
     other = metadata.read(tmp_path / "bundle" / kept["files"][1])
-    assert other == dataclasses.replace(second, source="My song", kind="comp")
+    assert other == dataclasses.replace(second, source="My song")
 
 
 def test_a_hash_tells_clips_apart_and_survives_a_file(tmp_path: Path) -> None:

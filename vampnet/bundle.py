@@ -31,7 +31,7 @@ def write_bundle(
     format: str = "flac",
     names: Sequence[str] | None = None,
     extra: dict[str, Any] | None = None,
-    kind: str = "take",
+    comments: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Writes a vamp into a folder, which is made if it is missing.
 
@@ -39,7 +39,7 @@ def write_bundle(
         format: "wav", "flac" (both 24 bit) or "ogg".
         names: of the takes' files without their ending; by default take-1, take-2, ...
         extra: plain values that are kept beside the settings; its `source_name` goes into the takes' files too.
-        kind: of the takes, as in `metadata.Origin`.
+        comments: what travels in each take's file; by default `Vamp.comments`.
 
     Returns:
         What stands in `vamp.json`: `Vamp.settings()`, `version`, `grid`, `files` (names of the takes), `source_file`, `extra`.
@@ -51,12 +51,12 @@ def write_bundle(
     if format not in FORMATS:
         raise ValueError(f"Takes are written as {', '.join(FORMATS)}, not as '{format}'.")
     names = [f"take-{number}" for number in range(1, len(vamp.takes) + 1)] if names is None else list(names)
-    if len(names) != len(vamp.takes):
-        raise ValueError(f"{len(vamp.takes)} takes need as many names, not {len(names)}.")
+    if len(names) != len(vamp.takes) or (comments is not None and len(comments) != len(vamp.takes)):
+        raise ValueError(f"{len(vamp.takes)} takes need as many names and comments, not {len(names)}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     source = audio.save(vamp.source, folder / f"{SOURCE}.{format}")
-    comments = vamp.comments(str((extra or {}).get("source_name", "")), kind)
+    comments = vamp.comments(str((extra or {}).get("source_name", ""))) if comments is None else list(comments)
     paths = [
         audio.save(take, folder / f"{name}.{format}", comment=comment)
         for take, name, comment in zip(vamp.takes, names, comments, strict=True)

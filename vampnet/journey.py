@@ -113,6 +113,7 @@ class Journey:
         self.rounds: dict[int, Round] = {}
         self._made = 0
         self._heard: tuple[str, Clip] | None = None
+        self._hash = ""
 
     # ---- the tree -----------------------------------------------------------------------------------------------------
 
@@ -194,7 +195,8 @@ class Journey:
         extra = {
             "title": f"Round {number}", "source_name": self.name, "codec": model.codec_id, "number": number, "parent": parent,
         }  # fmt: skip
-        told = bundle.write_bundle(vamp, folder, "flac", [f"{self.name}-round{number}-seed{self.seed}"], extra)
+        comment = self._comment(prompt, sampling, len(path), model.name)
+        told = bundle.write_bundle(vamp, folder, "flac", [f"{self.name}-round{number}-seed{self.seed}"], extra, [comment])
         self._made = number
         self.rounds[number] = Round(number, parent, path, seed, prompt, sampling, folder, folder / told["files"][0])
         if on_step is not None:
@@ -208,7 +210,7 @@ class Journey:
             clip = model.listen(
                 self.source, loop=self.loop, bars=self.bars, beats=self.beats, track=track, on_step=on_step, cancelled=cancelled
             )  # fmt: skip
-            self._heard = codec, clip
+            self._heard, self._hash = (codec, clip), metadata.hash_of(clip.signal)
         return self._heard[1]
 
     def _parent(self, model: VampNet, clip: Clip, number: int) -> tuple[AudioSignal, Tensor]:
@@ -260,15 +262,16 @@ class Journey:
             joined.append(sound if last else self._join(sound, follows, rate))
         return audio.limit(audio.make_signal(torch.cat(joined, dim=-1), rate), loop=self.loop)
 
-    def comment(self, to: int, *, source_hash: str | None = None) -> str:
-        """What travels in the exported file: the settings of its last round, and the seed of the journey."""
+    def comment(self, to: int) -> str:
+        """What travels in the exported file: what its last round was asked for, and the seed of the journey."""
         path = self.path(to)
         last = path[-1]
+        return self._comment(last.prompt, last.sampling, len(path), bundle.read_settings(last.folder)["model"])
+
+    def _comment(self, prompt: Prompt, sampling: Sampling, rounds: int, model: str) -> str:
         return metadata.write(
             metadata.Origin(
-                last.prompt, last.sampling, self.seed, 1, self.loop, self.bars, "journey", len(path),
-                bundle.read_settings(last.folder)["model"], self.name,
-                metadata.hash_of(self.read(path[0].number).source) if source_hash is None else source_hash,
+                prompt, sampling, self.seed, 1, self.loop, self.bars, "journey", rounds, model, self.name, self._hash
             )  # fmt: skip
         )
 

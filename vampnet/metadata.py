@@ -75,7 +75,7 @@ def hash_of(signal: AudioSignal) -> str:
     return hashlib.sha256(head + samples.astype("<i8").tobytes()).hexdigest()[:32]
 
 
-def origin_of(vamp: Vamp, take: int = 1, kind: str = "take", source: str = "", source_hash: str | None = None) -> Origin:
+def origin_of(vamp: Vamp, take: int = 1, source: str = "", source_hash: str | None = None) -> Origin:
     """What a take of a vamp is to say about itself.
 
     Args:
@@ -87,7 +87,7 @@ def origin_of(vamp: Vamp, take: int = 1, kind: str = "take", source: str = "", s
     path = vamp.source.path_to_file
     found = hash_of(vamp.source) if source_hash is None else source_hash
     return Origin(
-        vamp.prompt, vamp.sampling, vamp.seed, len(vamp.takes), vamp.loop, vamp.bars, kind, take, vamp.model,
+        vamp.prompt, vamp.sampling, vamp.seed, len(vamp.takes), vamp.loop, vamp.bars, "take", take, vamp.model,
         source or (Path(path).stem if path else ""), found,
     )  # fmt: skip
 

@@ -109,16 +109,15 @@ class Vamp:
             "beats": None if self.beats is None else dataclasses.asdict(self.beats),
         }
 
-    def comments(self, source: str = "", kind: str = "take") -> list[str]:
+    def comments(self, source: str = "") -> list[str]:
         """What travels in the file of each take: all that made it (`vampnet.metadata`).
 
         Args:
             source: name of the source; by default that of its file.
-            kind: as in `metadata.Origin`.
         """
         found = metadata.hash_of(self.source)
         numbers = range(1, len(self.takes) + 1)
-        return [metadata.write(metadata.origin_of(self, number, kind, source, found)) for number in numbers]
+        return [metadata.write(metadata.origin_of(self, number, source, found)) for number in numbers]
 
     def save(self, folder: str | Path, format: str = "wav", name: str = "") -> list[Path]:
         """Writes the takes as take-1, take-2, ... and the settings as vamp.json.

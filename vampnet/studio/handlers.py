@@ -161,11 +161,11 @@ class Handlers:
         except ValueError as error:
             problem = problem or str(error)
         if problem:
-            return notice(problem, "error"), *_buttons(running=False)
+            return notice(problem, "error"), *buttons_of(running=False)
         session.stop.clear()
         session.request = request, session.source
         waiting = "Waiting for the model" if self.shelf.loaded else "Loading the model"
-        return progress(f"{waiting} …"), *_buttons(running=True)
+        return progress(f"{waiting} …"), *buttons_of(running=True)
 
     def stop(self, session: Session) -> tuple[Any, Any, Any]:
         """Ends the session's vamp before its next step: (progress line, Vamp button, Stop button)."""
@@ -176,7 +176,7 @@ class Handlers:
             # `vamp` says so: an answer from here could arrive after its last word.
             return gr.skip(), gr.skip(), gr.skip()
         session.request = None  # it still waits in line, and will find that there is nothing to do
-        return notice(STOPPED, "ready"), *_buttons(running=False)
+        return notice(STOPPED, "ready"), *buttons_of(running=False)
 
     def vamp(self, session: Session) -> Iterator[tuple[Any, Any, Any, Any]]:
         """Makes the takes that `begin` was asked for: (progress line, takes, Vamp button, Stop button), again and again.
@@ -250,7 +250,7 @@ class Handlers:
     def _end(self, session: Session, request: Request, outcome: Future[None]) -> tuple[Any, Any, Any, Any]:
         """What is shown when a vamp has ended, well or not."""
         error = outcome.exception()
-        buttons = _buttons(running=False)
+        buttons = buttons_of(running=False)
         if error is None:
             made = "1 take is" if request.takes == 1 else f"{request.takes} takes are"
             return notice(f"Done: {made} ready.", "ready"), list(session.vamps), *buttons
@@ -277,7 +277,8 @@ def latest(steps: queue.Queue[tuple[str, int, int]]) -> tuple[str, int, int] | N
     return (f"{words} {done} of {of}" if of > 1 else f"{words} …"), done, of
 
 
-def _buttons(running: bool) -> tuple[Any, Any]:
+def buttons_of(running: bool) -> tuple[Any, Any]:
+    """The Vamp and the Stop button while a vamp runs, or while none does."""
     return gr.update(interactive=not running), gr.update(interactive=running)
 
 

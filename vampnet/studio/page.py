@@ -12,9 +12,11 @@ import gradio as gr
 
 from vampnet.pipeline import VampNet
 from vampnet.studio.chooser import Chooser
+from vampnet.studio.comp_room import Comping
 from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, FOLLOWERS, LEVELS, MAX_SEED, Control, info_of
 from vampnet.studio.deck import Deck
 from vampnet.studio.handlers import AUDIO_ENDINGS, Handlers
+from vampnet.studio.journey_room import JourneyRoom
 from vampnet.studio.presets import PRESETS, TOUCHED
 from vampnet.studio.recorder import Recorder
 from vampnet.studio.restoring import Restoring
@@ -68,11 +70,16 @@ def build(model: VampNet | ModelShelf, examples: Path = EXAMPLES) -> tuple[gr.Bl
             with gr.Column(elem_id="action"):
                 with gr.Row(elem_id="buttons"):
                     vamp = gr.Button("Vamp", variant="primary", elem_id="vamp", scale=3)
+                    journeys = JourneyRoom(handlers)
                     stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=80)
                 progress = gr.HTML("", elem_id="progress", apply_default_css=False)
-            deck = Deck(handlers)
+                journeys.strip.render()
+            with gr.Column(elem_id="decks"):
+                deck = Deck(handlers)
+                comping = Comping(handlers)
         tell_of_model = _wire(
-            page, handlers, session, status, source, picture, chosen_preset, controls, dice, vamp, stop, progress, deck
+            page, handlers, session, status, source, picture, chosen_preset, controls, dice, vamp, stop, progress, deck,
+            journeys, comping,
         )
         if chooser is not None:
             chooser.wire(page, session, tell_of_model)
@@ -196,7 +203,7 @@ def _widget(control: Control) -> Any:
 def _wire(
     page: gr.Blocks, handlers: Handlers, session: gr.State, status: gr.HTML, source: dict[str, Any], picture: gr.HTML,
     chosen_preset: gr.HTML, controls: dict[str, Any], dice: gr.Button, vamp: gr.Button, stop: gr.Button, progress: gr.HTML,
-    deck: Deck,
+    deck: Deck, journeys: JourneyRoom, comping: Comping,
 ) -> Callable[[Callable[..., Any]], None]:  # fmt: skip
     """Connects all but the chooser; returns what makes the page follow an exchange of the model."""
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -226,11 +233,13 @@ def _wire(
     recorded = recorder.html.upload(recorder.take, session, message, **quiet)
     picked = source["examples"].select(handlers.choose_example, session, message, **quiet)
     reused, again = deck.wire(session, message)
+    gone_on = journeys.wire(session, everything, message, progress, vamp, stop)
+    comping.wire(session, progress, vamp, stop, deck.takes)
     for brought in (uploaded, dropped):
         brought.then(restoring.restore, session, [restoring.line, *everything], **at_once)
-    for other in (itself, recorded, picked, reused):
+    for other in (itself, recorded, picked, reused, gone_on):
         other.then(restoring.clear, session, restoring.line, **at_once)
-    for chosen in (uploaded, dropped, itself, recorded, picked, reused):
+    for chosen in (uploaded, dropped, itself, recorded, picked, reused, gone_on):
         tracked = chosen.then(**drawing).then(handlers.track, session, message, concurrency_limit=4, **quiet)
         tracked.then(**drawing).then(recorder.tell, session, recorder.html, **at_once)
 
