@@ -12,7 +12,7 @@ from vampnet.studio.players import find_take
 from vampnet.studio.session import MAX_FAVOURITES, Session, has_favourite
 from vampnet.studio.text import say
 
-SCRIPTS = ("text.js", "player.js", "draw.js", "deck.js")
+SCRIPTS = ("text.js", "player.js", "parts.js", "track.js", "deck.js")
 STYLES = ("deck.css",)
 """The files in `web/` with which the deck works on a page without Gradio, after `text.script()`."""
 TAKES_HTML = '<div class="vs-takes"></div>'

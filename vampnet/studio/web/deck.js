@@ -1,5 +1,5 @@
-// The loop deck: the source and all takes of a vamp in sync, one click or key apart. With text.js, player.js and draw.js it
-// works on any page:
+// The loop deck: the source and all takes of a vamp in sync, one click or key apart. With text.js, player.js, parts.js,
+// track.js and deck.css it works on any page:
 //   VampStudio.deck.mount(element, {vamp, address(path) -> URL, readOnly})   on a page without Gradio
 //   VampStudio.deck.connect(element, props, watch, trigger)                  on the studio's page
 //   VampStudio.deck.addAction({name, label, title, run(vamp, take), source})  a button for the chosen take; `source`: for the
@@ -15,33 +15,16 @@
   const actions = [];
   const vampActions = [];
   let deck = null; // the one on this page
-  let when = "now";
+  let when = "now"; // one is switched to
 
   const say = (key, values) => studio.say(`deck.${key}`, values);
-
-  function make(tag, className, text, attributes = {}) {
-    const element = document.createElement(tag);
-    if (className) element.className = className;
-    if (text) element.textContent = text;
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    return element;
-  }
-
-  function button(className, text, run, attributes = {}) {
-    const element = make("button", className, text, { type: "button", ...attributes });
-    element.addEventListener("click", run);
-    return element;
-  }
-
-  function slider(name, value, change) {
-    const element = make("input", "vs-volume", "", { type: "range", min: 0, max: 100, step: 1, "aria-label": name, title: name });
-    element.value = Math.round(value * 100);
-    element.addEventListener("input", () => change(element.value / 100));
-    return element;
-  }
-
+  const make = (...given) => studio.make(...given);
+  const button = (...given) => studio.button(...given);
   const titleOf = (vamp) => say("title", { title: vamp.title, source: vamp.source });
   const nameOf = (take) => (take.number ? say("take", { number: take.number }) : say("source"));
+  const tracksOf = (vamp) => [...(vamp.source_track ? [vamp.source_track] : []), ...vamp.takes];
+  const textOf = ({ label }, ...given) => (typeof label === "function" ? label(...given) : label);
+  const marks = ({ name, title }) => ({ "data-action": name, ...(title ? { title } : {}) });
 
   // In words, how a vamp was made.
   function storyOf({ settings }) {
@@ -51,386 +34,361 @@
     return say("story", { share: shown, kbps: settings.kept_kbps.toFixed(1), steps, seed: settings.seed, model: settings.model });
   }
 
-  function mount(element, { vamp = null, address = null, readOnly = false, trigger = null } = {}) {
-    if (address) studio.player.setAddress(address);
-    const { player } = studio;
-    let vamps = vamp ? [vamp] : [];
-    let shown = null; // the vamp on the deck
-    let chosen = 0; // the index of the row in front
-    let rows = []; // {take, ...elements}
-    let moving = false;
+  class Deck {
+    constructor(element, { vamp = null, address = null, readOnly = false, trigger = null } = {}) {
+      if (address) studio.player.setAddress(address);
+      Object.assign(this, { vamps: [], readOnly, trigger });
+      this.shown = null; // the vamp on the deck
+      this.chosen = 0; // the index of the row in front
+      this.rows = []; // {take, wave, ...elements}
+      this.moving = false;
+      this.build();
+      element.append(this.root);
+      studio.player.onChange(this.root, () => this.update());
+      matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTimeout(() => this.redraw(), 100));
+      this.show(vamp ? [vamp] : []);
+    }
 
-    const root = make("section", "vs-deck", "", { "aria-label": say("name") });
-    const title = make("h2");
-    const story = make("p", "vs-aside");
-    const vampBar = make("div", "vs-actions");
-    const play = button("vs-play", "", () => (state().on ? player.pause() : attempt(() => hear(chosen, true))));
-    const restart = button("vs-flat", say("restart"), again, { title: say("restart.hint") });
-    const clock = make("span", "vs-clock", "", { role: "timer", "aria-live": "off" });
-    const switches = make("div", "vs-switch", "", { role: "radiogroup", "aria-label": say("switch"), title: say("switch.hint") });
-    const master = slider(say("master"), player.state().loudness, player.master);
-    const list = make("div", "vs-tracks", "", { role: "group", "aria-label": say("tracks") });
-    const takeBar = make("div", "vs-actions vs-take-actions");
-    const note = make("p", "vs-notice vs-deck-note", "", { role: "status" });
-    const hints = make("p", "vs-hints");
-    const shelf = make("div", "vs-shelf");
+    // ---- layout ----------------------------------------------------------------------------------------------------------
 
-    // ---- what plays ----------------------------------------------------------------------------------------------------------
+    build() {
+      this.root = make("section", "vs-deck", "", { "aria-label": say("name") });
+      this.title = make("h2");
+      this.story = make("p", "vs-aside");
+      this.vampBar = make("div", "vs-actions");
+      this.list = make("div", "vs-tracks", "", { role: "group", "aria-label": say("tracks") });
+      this.takeBar = make("div", "vs-actions vs-take-actions");
+      this.note = make("p", "vs-notice vs-deck-note", "", { role: "status" });
+      this.shelf = make("div", "vs-shelf");
+      const words = make("div");
+      words.append(this.title, this.story);
+      const head = make("header", "vs-deck-head");
+      head.append(words, this.vampBar);
+      this.root.append(head, this.buildTransport(), this.list, this.takeBar, this.note, this.buildHints(), this.shelf);
+    }
 
-    const state = () => {
-      const found = player.state();
-      const mine = Boolean(shown) && found.owner === shown.id;
-      return { ...found, mine, on: mine && found.playing };
-    };
+    buildTransport() {
+      const { player } = studio;
+      const bar = make("div", "vs-transport");
+      this.play = button("vs-play", "", () => this.toggle());
+      const restart = button("vs-flat", say("restart"), () => this.restart(), { title: say("restart.hint") });
+      this.clock = make("span", "vs-clock", "", { role: "timer", "aria-live": "off" });
+      const named = { role: "radiogroup", "aria-label": say("switch"), title: say("switch.hint") };
+      this.switches = make("div", "vs-switch", "", named);
+      const loud = make("label", "vs-master");
+      loud.append(make("span", "vs-aside", say("master")), studio.fader(say("master"), player.state().loudness, player.master));
+      bar.append(this.play, restart, this.clock, this.switches, loud);
+      return bar;
+    }
 
-    const track = ({ sound, seconds, alias }) => ({ sound, seconds, alias });
-    const lend = (heard) =>
-      player.load(rows.map(({ take }) => track(take)), { owner: shown.id, beats: shown.beats, downbeats: shown.downbeats, heard });
-
-    // Errors are said on the deck; nothing else changes.
-    async function attempt(work) {
-      note.textContent = "";
-      try {
-        await work();
-      } catch (error) {
-        note.textContent = error.message;
+    buildSwitches() {
+      const steady = this.shown.beats.length > 0;
+      if (!steady) when = "now";
+      this.switches.replaceChildren(make("span", "vs-aside", say("switch")));
+      for (const value of ["now", "beat", "bar"]) {
+        const label = make("label");
+        const input = make("input", "", "", { type: "radio", name: "vs-switch", value });
+        input.checked = value === when;
+        input.disabled = value !== "now" && !steady;
+        if (input.disabled) label.title = say("no_beats");
+        input.addEventListener("change", () => (when = value));
+        label.append(input, make("span", "", say(`switch.${value}`)));
+        this.switches.append(label);
       }
-      update();
     }
 
-    async function hear(index, resume = false) {
-      if (!rows[index]) return;
-      chosen = index;
-      update();
-      const { mine, on } = state();
-      if (!mine) {
-        player.stop();
-        await lend(index);
+    buildHints() {
+      const hints = make("p", "vs-hints");
+      const keys = { 0: "source", "1–8": "takes", [say("space")]: "play", R: "restart", M: "mute", S: "solo", F: "favourite" };
+      for (const [key, what] of Object.entries(keys)) {
+        if (key === "F" && this.readOnly) continue;
+        const hint = make("span");
+        hint.append(make("kbd", "", key), ` ${say(`key.${what}`)}`);
+        hints.append(hint);
       }
-      await (resume && !on ? player.play() : player.hear(index, when));
+      return hints;
     }
 
-    function again() {
-      if (shown) attempt(async () => (state().mine ? player.play(0) : hear(chosen)));
-    }
-
-    const switchTo = (index) => attempt(() => hear(index));
-
-    // A click on the wave: the track that is heard already jumps there, another one is heard from where all of them are.
-    function touch(index, share) {
-      const { mine, on, heard, wanted } = state();
-      if (mine && on && (wanted ?? heard) === index) attempt(() => player.play(share));
-      else switchTo(index);
-    }
-
-    // ---- rows ----------------------------------------------------------------------------------------------------------------
-
-    function makeRow(take, index) {
-      const name = nameOf(take);
-      const row = { take, wave: studio.bytes(take.wave, Int8Array) };
-      row.root = make("article", `vs-track ${take.number ? "vs-take" : "vs-original"}`);
-      row.name = button("vs-name", "", () => switchTo(index), { title: say("hear.hint", { key: take.number }) });
-      row.name.append(make("kbd", "", String(take.number), { "aria-hidden": "true" }), make("b", "", name));
-      row.name.setAttribute("aria-label", say("hear", { name }));
-      row.stage = make("div", "vs-stage");
-      row.canvas = make("canvas", "", "", { role: "img", "aria-label": say("wave", { name, seconds: take.seconds.toFixed(1) }) });
-      row.head = make("div", "vs-head");
-      row.stage.append(row.canvas, row.head);
-      row.stage.addEventListener("click", (event) => touch(index, event.offsetX / row.stage.clientWidth));
-      row.mute = button("vs-key", "M", () => toggle(index, "muted"), { title: say("mute.hint"), "aria-label": say("mute", { name }) });
-      row.solo = button("vs-key", "S", () => toggle(index, "solo"), { title: say("solo.hint"), "aria-label": say("solo", { name }) });
-      row.volume = slider(say("volume", { name }), 1, (value) => ready().then(() => player.volume(index, value)));
-      row.star = button("vs-key vs-star", "", () => favour(index), { title: say("favourite.hint"), "aria-label": say("favourite", { name }) });
-      row.root.append(row.name, row.stage, row.mute, row.solo, row.volume, row.star);
-      row.star.hidden = readOnly || !take.number;
-      new ResizeObserver(() => draw(row)).observe(row.canvas);
+    buildRow(take, index) {
+      const row = studio.track(take, nameOf(take), {
+        hear: () => this.switchTo(index), touch: (share) => this.touch(index, share), draw: () => this.draw(row),
+        mute: () => this.mark(index, "mute", "muted"), solo: () => this.mark(index, "solo", "solo"),
+        volume: (value) => this.set(index, "volume", value), favour: () => this.favour(index),
+      });
+      row.star.hidden = this.readOnly || !take.number;
       return row;
     }
 
-    const ready = async () => state().mine || lend(chosen);
+    // ---- what plays ------------------------------------------------------------------------------------------------------
 
-    function toggle(index, what) {
-      attempt(async () => {
-        await ready();
-        await (what === "solo" ? player.solo : player.mute)(index, !state().tracks[index][what]);
+    state() {
+      const found = studio.player.state();
+      const mine = Boolean(this.shown) && found.owner === this.shown.id;
+      const front = mine && found.playing ? (found.wanted ?? found.heard) : this.chosen;
+      return { ...found, mine, front, on: mine && found.playing };
+    }
+
+    // Gives the player the tracks of the deck; by default it goes on with what is heard.
+    lend(heard) {
+      const { id, beats, downbeats } = this.shown;
+      const tracks = this.rows.map(({ take: { sound, seconds, alias } }) => ({ sound, seconds, alias }));
+      return studio.player.load(tracks, { owner: id, beats, downbeats, heard });
+    }
+
+    // What goes wrong is said on the deck; nothing else changes.
+    async attempt(work) {
+      this.note.textContent = "";
+      try {
+        await work();
+      } catch (error) {
+        this.note.textContent = error.message;
+      }
+      this.update();
+    }
+
+    switchTo(index) {
+      if (!this.rows[index]) return;
+      this.chosen = index;
+      this.update();
+      this.attempt(async () => {
+        if (!this.state().mine) await this.lend(index);
+        await studio.player.hear(index, when);
       });
     }
 
-    function favour(index) {
-      const { take } = rows[index];
-      if (readOnly || !take.number) return;
+    toggle() {
+      const { mine, on } = this.state();
+      if (on) studio.player.pause();
+      else if (!mine) this.switchTo(this.chosen);
+      else this.attempt(() => studio.player.play());
+    }
+
+    restart() {
+      if (this.state().mine) this.attempt(() => studio.player.play(0));
+      else this.switchTo(this.chosen);
+    }
+
+    // On the wave: what is heard already jumps there, another one is heard from where all of them are.
+    touch(index, share) {
+      const { on, front } = this.state();
+      if (on && front === index) this.attempt(() => studio.player.play(share));
+      else this.switchTo(index);
+    }
+
+    set(index, what, value) {
+      return this.attempt(async () => {
+        if (!this.state().mine) await this.lend(this.chosen);
+        await studio.player[what](index, value);
+      });
+    }
+
+    mark(index, what, property) {
+      const { mine, tracks } = this.state();
+      this.set(index, what, !(mine && tracks[index][property]));
+    }
+
+    favour(index) {
+      const { take } = this.rows[index];
+      if (this.readOnly || !take.number) return;
       take.favourite = !take.favourite;
-      fire("favourite", { vamp: shown.id, take: take.number, on: take.favourite });
-      update();
-      drawShelf();
+      this.fire("favourite", { vamp: this.shown.id, take: take.number, on: take.favourite });
+      this.update();
+      this.drawShelf();
     }
 
-    function draw(row) {
-      if (!row.canvas.clientWidth) return;
-      const { pen, width, height } = studio.prepare(row.canvas);
-      const style = getComputedStyle(row.root);
-      const colour = (name) => style.getPropertyValue(name).trim();
-      const bars = new Set(shown.downbeats);
-      const { seconds } = row.take;
-      const fine = shown.beats.length * 5 < width;
-      for (const time of shown.beats) {
-        if (time >= seconds || !(fine || bars.has(time))) continue;
-        pen.fillStyle = colour(bars.has(time) ? "--vs-bar" : "--vs-beat");
-        pen.fillRect(Math.round((time / seconds) * width), 0, bars.has(time) ? 1.5 : 1, height);
-      }
-      const wave = colour(row.root.classList.contains("vs-on") ? "--vs-accent-line" : "--vs-wave");
-      studio.drawWave(pen, row.wave, 0, 2, width, height - 4, () => wave);
+    fire(action, details = {}) {
+      if (this.trigger) this.trigger("select", { action, ...details });
     }
 
-    // ---- buttons -------------------------------------------------------------------------------------------------------------
-
-    function drawActions() {
-      const row = rows[chosen];
-      vampBar.replaceChildren(button("vs-flat", say("all"), downloadAll, { title: say("all.hint") }));
-      vampBar.append(...vampActions.map((action) => button("vs-flat", textOf(action, shown), () => attempt(() => action.run(shown)), marks(action))));
-      takeBar.replaceChildren();
-      if (!row) return;
-      const { take } = row;
-      const name = nameOf(take);
-      const download = make("a", "vs-flat", say("download"), { "aria-label": say("download.label", { name }) });
-      download.href = player.address(take.sound);
-      download.download = take.file;
-      takeBar.append(make("b", "", name), download);
-      const place = { vamp: shown.id, take: take.number };
-      const tell = (action) => () => {
-        fire(action, place);
-        document.getElementById("picture")?.scrollIntoView({ behavior: "smooth", block: "center" });
-      };
-      if (!readOnly) {
-        takeBar.append(button("vs-flat", say("use"), tell("use"), { title: say("use.hint") }));
-        takeBar.append(button("vs-flat", say("again"), () => fire("again", place), { title: say("again.hint") }));
-      }
-      for (const action of actions) {
-        if (!take.number && !action.source) continue;
-        takeBar.append(button("vs-flat", textOf(action, shown, take), () => attempt(() => action.run(shown, take)), marks(action)));
-      }
-    }
-
-    const textOf = ({ label }, ...given) => (typeof label === "function" ? label(...given) : label);
-    const marks = ({ name, title: hint }) => ({ "data-action": name, ...(hint ? { title: hint } : {}) });
-
-    async function downloadAll() {
-      const press = vampBar.firstChild;
-      press.disabled = true;
-      press.textContent = say("packing");
-      await attempt(async () => {
-        const files = [...rows.map(({ take }) => take), ...(shown.files || [])];
-        const made = await studio.zip(files.map(({ file, sound }) => ({ name: file, url: player.address(sound) })));
-        const link = make("a", "", "", { download: `${shown.source}-vamp-seed${shown.settings.seed}.zip` });
-        link.href = URL.createObjectURL(made);
-        link.click();
-        setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-      });
-      press.disabled = false;
-      press.textContent = say("all");
-    }
-
-    const fire = (action, details = {}) => trigger && trigger("select", { action, ...details });
-
-    function drawShelf() {
-      const stars = vamps.flatMap((one) => one.takes.filter((take) => take.favourite).map((take) => [one, take]));
-      const lists = [];
-      const section = (name, buttons) => {
-        const box = make("div", "vs-shelf-list");
-        box.append(make("h3", "", name), ...buttons);
-        lists.push(box);
-      };
-      if (stars.length) {
-        section(say("favourites"), stars.map(([one, take]) =>
-          button("vs-chip", `★ ${nameOf(take)} · ${titleOf(one)}`, () => choose(one.id, take.number, true))
-        ));
-      }
-      if (vamps.length > 1) {
-        section(say("vamps"), vamps.map((one) => {
-          const count = one.takes.length === 1 ? say("count.one") : say("count", { count: one.takes.length });
-          const text = `${titleOf(one)} · ${count} · ${say("seed", { seed: one.settings.seed })}`;
-          return button("vs-chip vs-vamp", text, () => choose(one.id), { title: storyOf(one), "aria-pressed": String(one === shown) });
-        }));
-      }
-      shelf.replaceChildren(...lists);
-    }
-
-    // ---- what is shown -------------------------------------------------------------------------------------------------------
-
-    function drawTransport() {
-      switches.replaceChildren(make("span", "vs-aside", say("switch")));
-      for (const [value, possible] of [["now", true], ["beat", shown.beats.length > 0], ["bar", shown.beats.length > 0]]) {
-        const label = make("label", "");
-        const input = make("input", "", "", { type: "radio", name: "vs-switch", value });
-        input.checked = value === when;
-        input.disabled = !possible;
-        if (!possible) label.title = say("no_beats");
-        input.addEventListener("change", () => (when = value));
-        label.append(input, make("span", "", say(`switch.${value}`)));
-        switches.append(label);
-      }
-      if (!shown.beats.length) when = "now";
-    }
-
-    function tick() {
-      const { mine, running, heard } = state();
-      rows.forEach((row, i) => (row.head.style.left = `${(mine ? player.position(i) : 0) * 100}%`));
-      const front = rows[mine ? heard : chosen];
-      if (front) {
-        const at = (mine ? player.position(heard) : 0) * front.take.seconds;
-        const beat = shown.beats.filter((time) => time <= at + 1e-3).length;
-        const bar = shown.downbeats.filter((time) => time <= at + 1e-3).length;
-        const within = bar ? shown.beats.filter((time) => time <= at + 1e-3 && time >= shown.downbeats[bar - 1] - 1e-3).length : beat;
-        const time = say("clock", { at: at.toFixed(1), seconds: front.take.seconds.toFixed(1) });
-        const tempo = shown.tempo ? ` · ${say("tempo", { tempo: Math.round(shown.tempo) })}` : "";
-        clock.textContent = time + (shown.beats.length ? ` · ${say("bar", { bar, beat: within })}` : "") + tempo;
-      }
-      moving = mine && running;
-      if (moving) requestAnimationFrame(tick);
-    }
-
-    function update() {
-      if (!shown) return;
-      const { mine, on, heard, wanted, tracks, running } = state();
-      if (mine && running) chosen = wanted ?? heard;
-      const soloed = mine && tracks.some((one) => one.solo);
-      play.textContent = on ? say("pause") : say("play");
-      play.classList.toggle("vs-on", on);
-      rows.forEach((row, i) => {
-        const one = mine ? tracks[i] : { muted: false, solo: false, volume: 1 };
-        const front = i === (mine && running ? heard : chosen);
-        const sounds = !one.muted && (soloed ? one.solo : front);
-        row.name.setAttribute("aria-pressed", String(front));
-        row.mute.setAttribute("aria-pressed", String(one.muted));
-        row.solo.setAttribute("aria-pressed", String(one.solo));
-        row.star.setAttribute("aria-pressed", String(Boolean(row.take.favourite)));
-        row.star.textContent = row.take.favourite ? "★" : "☆";
-        if (document.activeElement !== row.volume) row.volume.value = Math.round(one.volume * 100);
-        const looks = [front, sounds, i === wanted, mine].join();
-        if (row.looks === looks) return;
-        row.looks = looks;
-        row.root.classList.toggle("vs-on", sounds);
-        row.root.classList.toggle("vs-front", front);
-        row.root.classList.toggle("vs-waits", mine && i === wanted && i !== heard);
-        draw(row);
-      });
-      const marked = `${shown.id}/${chosen}`;
-      if (takeBar.dataset.for !== marked) {
-        takeBar.dataset.for = marked;
-        drawActions();
-      }
-      if (!moving) tick();
-    }
-
-    // Puts a vamp on the deck. What plays goes on with it, in phase if it is as long.
-    function present(next, index = null) {
-      const { owner, playing } = player.state();
-      if (shown !== next || rows.some((row, i) => row.take.sound !== tracksOf(next)[i]?.sound) || rows.length !== tracksOf(next).length) {
-        const other = !shown || shown.id !== next.id;
-        shown = next;
-        if (other) chosen = Math.min(Math.max(chosen, next.source_track ? 1 : 0), tracksOf(next).length - 1);
-        const old = rows;
-        rows = tracksOf(next).map((take, i) => old.find((row, j) => i === j && row.take.sound === take.sound) || makeRow(take, i));
-        rows.forEach((row, i) => {
-          row.take = tracksOf(next)[i];
-          row.looks = null;
-        });
-        list.replaceChildren(...rows.map((row) => row.root));
-        title.textContent = titleOf(next);
-        story.textContent = storyOf(next);
-        takeBar.dataset.for = "";
-        drawTransport();
-        if (index !== null) chosen = index;
-        if (playing || owner !== null) attempt(() => lend(other && index === null ? undefined : (index ?? undefined)));
-      } else if (index !== null) chosen = index;
-      update();
-      drawShelf();
-    }
-
-    const tracksOf = (one) => [...(one.source_track ? [one.source_track] : []), ...one.takes];
-
-    function choose(id, number = null, listen = false) {
-      const next = vamps.find((one) => one.id === id);
-      if (!next) return;
-      const index = number === null ? null : tracksOf(next).findIndex((take) => take.number === number);
-      present(next, index);
-      fire("choose", { vamp: id, take: number });
-      if (listen && index >= 0) switchTo(index);
-    }
-
-    // The session's vamps, the newest first; a new one goes on the deck.
-    function show(list) {
-      const known = new Set(vamps.map((one) => one.id));
-      vamps = list;
-      root.hidden = !vamps.length;
-      if (!vamps.length) return;
-      const kept = shown && vamps.find((one) => one.id === shown.id);
-      present(kept && known.has(vamps[0].id) ? kept : vamps[0]);
-    }
-
-    // ---- keys ----------------------------------------------------------------------------------------------------------------
-
-    function press(key) {
-      if (!shown) return false;
-      const front = () => (state().mine ? (state().wanted ?? state().heard) : chosen);
-      if (/^[0-8]$/.test(key)) {
-        const index = rows.findIndex((row) => row.take.number === Number(key));
-        if (index >= 0) switchTo(index);
-        return index >= 0;
-      }
-      const does = {
-        " ": () => play.click(), r: again, f: () => favour(front()),
-        m: () => toggle(front(), "muted"), s: () => toggle(front(), "solo"),
+    // Whether the key was of use.
+    press(key) {
+      if (!this.shown || !this.root.isConnected) return false;
+      const { front } = this.state();
+      const found = /^[0-8]$/.test(key) ? this.rows.findIndex(({ take }) => take.number === Number(key)) : -1;
+      const does = found >= 0 ? () => this.switchTo(found) : {
+        " ": () => this.toggle(), r: () => this.restart(), f: () => this.favour(front),
+        m: () => this.mark(front, "mute", "muted"), s: () => this.mark(front, "solo", "solo"),
       }[key.toLowerCase()];
       if (does) does();
       return Boolean(does);
     }
 
-    const top = make("header", "vs-deck-head");
-    const words = make("div");
-    words.append(title, story);
-    top.append(words, vampBar);
-    const loud = make("label", "vs-master");
-    loud.append(make("span", "vs-aside", say("master")), master);
-    const bar = make("div", "vs-transport");
-    bar.append(play, restart, clock, switches, loud);
-    for (const [key, what] of [["0", "source"], ["1–8", "takes"], [say("space"), "play"], ["R", "restart"], ["M", "mute"], ["S", "solo"], ["F", "favourite"]]) {
-      if (key === "F" && readOnly) continue;
-      const hint = make("span");
-      hint.append(make("kbd", "", key), ` ${say(`key.${what}`)}`);
-      hints.append(hint);
+    // ---- what is shown ---------------------------------------------------------------------------------------------------
+
+    // The session's vamps, the newest first; a new one goes on the deck.
+    show(vamps) {
+      const known = new Set(this.vamps.map((one) => one.id));
+      this.vamps = vamps;
+      this.root.hidden = !vamps.length;
+      if (!vamps.length) return;
+      const kept = vamps.find((one) => this.shown && one.id === this.shown.id);
+      this.present(kept && known.has(vamps[0].id) ? kept : vamps[0]);
     }
-    root.append(top, bar, list, takeBar, note, hints, shelf);
-    element.append(root);
-    player.onChange(root, update);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTimeout(() => rows.forEach(draw), 100));
 
-    deck = { root, show, choose, press, fire, current: () => (shown ? { vamp: shown, take: rows[chosen]?.take ?? null } : null),
-      refresh: () => shown && drawActions() };
-    show(vamps);
-    return deck;
+    // Puts a vamp on the deck, and one of its tracks in front. What plays goes on with it, in phase if it is as long.
+    present(vamp, index = null) {
+      const other = !this.shown || this.shown.id !== vamp.id;
+      const takes = tracksOf(vamp);
+      const sounds = (list) => list.map((take) => take.sound).join("\n");
+      const fresh = other || sounds(takes) !== sounds(this.rows.map((row) => row.take));
+      const bars = other || this.shown.beats.length !== vamp.beats.length;
+      this.shown = vamp;
+      if (index !== null) this.chosen = index;
+      else if (other) this.chosen = Math.min(Math.max(this.chosen, vamp.source_track ? 1 : 0), takes.length - 1);
+      if (fresh) {
+        const old = this.rows;
+        this.rows = takes.map((take, i) => (old[i]?.take.sound === take.sound ? old[i] : this.buildRow(take, i)));
+        this.list.replaceChildren(...this.rows.map((row) => row.root));
+        this.title.textContent = titleOf(vamp);
+        this.story.textContent = storyOf(vamp);
+        this.takeBar.dataset.for = "";
+        const { playing, owner } = studio.player.state();
+        if (playing || owner !== null) this.attempt(() => this.lend(index ?? undefined));
+      }
+      if (bars) this.buildSwitches();
+      this.rows.forEach((row, i) => Object.assign(row, { take: takes[i], looks: null }));
+      this.update();
+      this.drawShelf();
+    }
+
+    choose(id, number = null, listen = false) {
+      const vamp = this.vamps.find((one) => one.id === id);
+      if (!vamp) return;
+      const index = number === null ? -1 : tracksOf(vamp).findIndex((take) => take.number === number);
+      this.present(vamp, index < 0 ? null : index);
+      this.fire("choose", { vamp: id, take: number });
+      if (listen && index >= 0) this.switchTo(index);
+    }
+
+    update() {
+      if (!this.shown) return;
+      const { mine, on, heard, wanted, tracks, front } = this.state();
+      if (on) this.chosen = front;
+      const soloed = mine && tracks.some((one) => one.solo);
+      this.play.textContent = on ? say("pause") : say("play");
+      this.rows.forEach((row, i) => {
+        const one = (mine && tracks[i]) || { muted: false, solo: false, volume: 1 };
+        const first = i === (on && wanted !== null ? heard : front);
+        const sounds = !one.muted && (soloed ? one.solo : first);
+        row.name.setAttribute("aria-pressed", String(first));
+        row.mute.setAttribute("aria-pressed", String(one.muted));
+        row.solo.setAttribute("aria-pressed", String(one.solo));
+        row.star.setAttribute("aria-pressed", String(Boolean(row.take.favourite)));
+        row.star.textContent = row.take.favourite ? "★" : "☆";
+        if (document.activeElement !== row.volume) row.volume.value = Math.round(one.volume * 100);
+        row.root.classList.toggle("vs-on", sounds);
+        row.root.classList.toggle("vs-front", first);
+        row.root.classList.toggle("vs-waits", on && i === wanted && i !== heard);
+        if (row.looks !== sounds) this.draw(row);
+        row.looks = sounds;
+      });
+      const marked = `${this.shown.id}/${this.chosen}`;
+      if (this.takeBar.dataset.for !== marked) this.drawActions();
+      this.takeBar.dataset.for = marked;
+      if (!this.moving) this.move();
+    }
+
+    // Position lines and clock, as long as it plays.
+    move() {
+      const { mine, running, heard, front } = this.state();
+      this.rows.forEach((row, i) => (row.head.style.left = `${(mine ? studio.player.position(i) : 0) * 100}%`));
+      const row = this.rows[mine && running ? heard : front];
+      if (row) this.tell((mine ? studio.player.position(this.rows.indexOf(row)) : 0) * row.take.seconds, row.take.seconds);
+      this.moving = mine && running && this.root.isConnected;
+      if (this.moving) requestAnimationFrame(() => this.move());
+    }
+
+    tell(at, seconds) {
+      const { beats, downbeats, tempo } = this.shown;
+      const passed = (times, from = -1) => times.filter((time) => time <= at + 1e-3 && time >= from - 1e-3).length;
+      const parts = [say("clock", { at: at.toFixed(1), seconds: seconds.toFixed(1) })];
+      const bar = passed(downbeats);
+      if (beats.length) parts.push(say("bar", { bar, beat: passed(beats, bar ? downbeats[bar - 1] : -1) }));
+      if (tempo) parts.push(say("tempo", { tempo: Math.round(tempo) }));
+      const text = parts.join(" · ");
+      if (this.clock.textContent !== text) this.clock.textContent = text;
+    }
+
+    redraw() {
+      this.rows.forEach((row) => this.draw(row));
+    }
+
+    draw(row) {
+      studio.drawTrack(row, this.shown);
+    }
+
+    // ---- buttons ---------------------------------------------------------------------------------------------------------
+
+    drawActions() {
+      const { shown, readOnly } = this;
+      const added = (action, ...given) =>
+        button("vs-flat", textOf(action, ...given), () => this.attempt(() => action.run(...given)), marks(action));
+      const all = button("vs-flat", say("all"), () => this.downloadAll(all), { title: say("all.hint") });
+      this.vampBar.replaceChildren(all, ...vampActions.map((action) => added(action, shown)));
+      const { take } = this.rows[this.chosen];
+      const name = nameOf(take);
+      const link = make("a", "vs-flat", say("download"), { "aria-label": say("download.label", { name }), download: take.file });
+      link.href = studio.player.address(take.sound);
+      this.takeBar.replaceChildren(make("b", "", name), link);
+      if (!readOnly) {
+        for (const what of ["use", "again"]) {
+          const run = () => this.reuse(what, take);
+          this.takeBar.append(button("vs-flat", say(what), run, { title: say(`${what}.hint`), "data-action": what }));
+        }
+      }
+      const fitting = actions.filter((action) => take.number || action.source);
+      this.takeBar.append(...fitting.map((action) => added(action, shown, take)));
+    }
+
+    reuse(action, take) {
+      this.fire(action, { vamp: this.shown.id, take: take.number });
+      document.getElementById("picture")?.scrollIntoView({ behavior: "smooth", block: "center" });
+    }
+
+    async downloadAll(press) {
+      const { shown } = this;
+      press.disabled = true;
+      press.textContent = say("packing");
+      await this.attempt(async () => {
+        const files = [...tracksOf(shown), ...(shown.files || [])];
+        const made = await studio.zip(files.map(({ file, sound }) => ({ name: file, url: studio.player.address(sound) })));
+        studio.save(made, `${shown.source}-vamp-seed${shown.settings.seed}.zip`);
+      });
+      press.disabled = false;
+      press.textContent = say("all");
+    }
+
+    drawShelf() {
+      const stars = this.vamps.flatMap((one) => one.takes.filter((take) => take.favourite).map((take) => [one, take]));
+      const section = (name, buttons) => {
+        const box = make("div", "vs-shelf-list");
+        box.append(make("h3", "", say(name)), ...buttons);
+        return box;
+      };
+      const favourites = stars.map(([one, take]) =>
+        button("vs-chip", `★ ${nameOf(take)} · ${titleOf(one)}`, () => this.choose(one.id, take.number, true))
+      );
+      const vamps = this.vamps.map((one) => {
+        const count = one.takes.length === 1 ? say("count.one") : say("count", { count: one.takes.length });
+        const text = `${titleOf(one)} · ${count} · ${say("seed", { seed: one.settings.seed })}`;
+        const marks = { title: storyOf(one), "aria-pressed": String(one.id === this.shown.id) };
+        return button("vs-chip vs-vamp", text, () => this.choose(one.id), marks);
+      });
+      this.shelf.replaceChildren();
+      if (favourites.length) this.shelf.append(section("favourites", favourites));
+      if (vamps.length > 1) this.shelf.append(section("vamps", vamps));
+    }
   }
-
-  // Not while somebody types, and not where the key has a meaning of its own.
-  function typing(event) {
-    const { target, key } = event;
-    if (!(target instanceof Element)) return false;
-    if (target.closest("textarea, select, [contenteditable]:not([contenteditable=false]), [role=textbox], [role=combobox]")) return true;
-    const input = target.closest("input");
-    if (input && !["range", "checkbox", "radio", "button"].includes(input.type)) return true;
-    const own = target.closest("button, a, summary, input[type=checkbox], input[type=radio], [role=tab], [role=button], audio, video");
-    return key === " " && Boolean(own) && (own.matches(":focus-visible") || !deck.root.contains(own));
-  }
-
-  document.addEventListener("keydown", (event) => {
-    if (!deck || !deck.root.isConnected || event.defaultPrevented || event.isComposing || event.repeat) return;
-    if (event.ctrlKey || event.altKey || event.metaKey || typing(event)) return;
-    if (deck.press(event.key)) event.preventDefault();
-  });
 
   const add = (where) => (action) => {
     where.push(action);
-    if (deck) deck.refresh();
+    if (deck && deck.shown) deck.drawActions();
+  };
+
+  const mount = (element, options) => {
+    if (!deck) studio.keys((key) => deck.press(key));
+    deck = new Deck(element, options);
+    return deck;
   };
 
   studio.deck = {
@@ -443,7 +401,7 @@
     },
     addAction: add(actions),
     addVampAction: add(vampActions),
-    current: () => (deck ? deck.current() : null),
+    current: () => (deck && deck.shown ? { vamp: deck.shown, take: deck.rows[deck.chosen]?.take ?? null } : null),
     fire: (action, details) => deck && deck.fire(action, details),
     choose: (id, number) => deck && deck.choose(id, number),
   };

@@ -32,7 +32,6 @@
       node.loop = true;
       gain.gain.value = level;
       node.connect(gain).connect(bus);
-      // Half a sample late, so that rounding cannot make it the sample before; the node begins at the next whole one.
       node.start(frame / rate, modulo(frame - origin, buffer.length) / rate);
       voices.set(key, { node, gain, frames: buffer.length });
     }
@@ -138,6 +137,8 @@
   let playing = false;
   let run = null;
   let rest = 0; // samples that have passed, where it is paused
+  let loading = Promise.resolve();
+  let loads = 0;
   let asked = 0; // counts what was asked for, so that something slow does not undo something newer
   const listeners = new Map(); // function -> the element it serves
 
@@ -149,7 +150,9 @@
   }
 
   const soon = () => Math.ceil((context.currentTime + AHEAD) * RATE);
-  const find = (track) => tracks.findIndex((t) => t.key === keyOf(track) || (t.alias && keyOf(t.alias) === keyOf(track)));
+  const names = (track) => [keyOf(track), keyOf(track.alias)].filter(Boolean);
+  const alike = (one, other) => names(one).some((name) => names(other).includes(name));
+  const find = (track) => (track ? tracks.findIndex((one) => alike(one, track)) : -1);
 
   // Several at once are averaged: they never clip.
   function levelOf(index, chosen = heard, alone = false) {
@@ -252,6 +255,8 @@
     if (!tracks[index]) return;
     settle();
     const ask = ++asked;
+    await loading.catch(() => {});
+    if (ask !== asked) return;
     if (!playing || !run) {
       heard = index;
       tracks.forEach((track) => (track.solo = false));
@@ -282,37 +287,43 @@
   }
 
   // Other tracks in the place of those there are. Those in both play on; while it plays, a new one joins in phase, and one as
-  // long as what was heard goes on at the same place.
-  async function load(list, options = {}) {
+  // long as what was heard goes on at the same place. Options: owner (whose they are), beats, downbeats (seconds), heard.
+  function load(list, options = {}) {
     const before = new Map(tracks.map((track) => [track.key, track]));
-    const key = tracks[wanted ?? heard]?.key;
+    const last = tracks[wanted ?? heard];
     const frames = run && run.frames(tracks[heard].key);
     settle();
     tracks = list.map((given) => {
-      const track = { ...given, key: keyOf(given) };
-      const { volume = 1, muted = false, solo = false } = before.get(track.key) || {};
-      return Object.assign(track, { volume, muted, solo });
+      const { volume = 1, muted = false, solo = false } = before.get(keyOf(given)) || {};
+      return { ...given, key: keyOf(given), volume, muted, solo };
     });
     owner = options.owner ?? null;
     grid = { beats: options.beats || [], downbeats: options.downbeats || [] };
-    const same = tracks.findIndex((track) => track.key === key);
+    const same = last ? tracks.findIndex((track) => alike(track, last)) : -1;
     heard = options.heard ?? (same >= 0 ? same : Math.max(0, Math.min(heard, tracks.length - 1)));
-    if (!run) {
-      if (same < 0) rest = 0;
-      return playing ? play() : tell();
+    if (!run && same < 0) rest = 0;
+    tell();
+    loading = run ? replace(run, frames, ++loads) : Promise.resolve();
+    return run || !playing ? loading : play();
+  }
+
+  // The second half of it: the new tracks take over from the old ones.
+  async function replace(old, frames, load) {
+    try {
+      const buffer = await decode(tracks[heard]);
+      if (load !== loads || run !== old) return;
+      if (buffer.length === frames) {
+        tracks.forEach(join);
+        const frame = soon();
+        applyLevels(frame);
+        for (const key of run.keys()) if (!tracks.some((track) => track.key === key)) run.drop(key, frame);
+      } else begin(0);
+      joinOthers();
+      tell();
+    } catch (error) {
+      if (load === loads) stop();
+      throw error;
     }
-    const ask = ++asked;
-    tell();
-    const buffer = await decode(tracks[heard]);
-    if (ask !== asked || !run) return;
-    if (buffer.length === frames) {
-      tracks.forEach(join);
-      const frame = soon();
-      applyLevels(frame);
-      for (const old of run.keys()) if (!tracks.some((track) => track.key === old)) run.drop(old, frame);
-    } else begin(0);
-    joinOthers();
-    tell();
   }
 
   // A track by itself, of the deck or not: what the picture of the source plays.

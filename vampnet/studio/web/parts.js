@@ -1,7 +1,56 @@
-// What several scripts draw with, and the zip of a vamp. Needs player.js for the position line, and nothing else.
+// What several scripts are made of: elements, waveforms, keys, the zip of a vamp.
 (() => {
   "use strict";
   const studio = (window.VampStudio = window.VampStudio || {});
+
+  studio.make = (tag, className, text, attributes = {}) => {
+    const element = document.createElement(tag);
+    if (className) element.className = className;
+    if (text) element.textContent = text;
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    return element;
+  };
+
+  studio.button = (className, text, run, attributes = {}) => {
+    const element = studio.make("button", className, text, { type: "button", ...attributes });
+    element.addEventListener("click", run);
+    return element;
+  };
+
+  // A slider from 0 to 1.
+  studio.fader = (name, value, change) => {
+    const element = studio.make("input", "vs-volume", "", { type: "range", min: 0, max: 100, "aria-label": name, title: name });
+    element.value = Math.round(value * 100);
+    element.addEventListener("input", () => change(element.value / 100));
+    return element;
+  };
+
+  // Whether a key belongs to where it is pressed: to a field that somebody types in, or to a button that Space presses. A
+  // button that was clicked and has no visible focus gives Space away.
+  function taken({ target, key }) {
+    if (!(target instanceof Element)) return false;
+    const fields = "textarea, select, [contenteditable]:not([contenteditable=false]), [role=textbox], [role=combobox]";
+    if (target.closest(fields)) return true;
+    const input = target.closest("input");
+    if (input && !["range", "checkbox", "radio", "button"].includes(input.type)) return true;
+    const own = target.closest("button, a, summary, input, audio, video, [role=tab], [role=button]");
+    return key === " " && Boolean(own) && own.type !== "range" && own.matches(":focus-visible");
+  }
+
+  // press(key) -> whether the key was of use. For the whole page.
+  studio.keys = (press) => {
+    let held = false; // a space that was of use must not press a button when it is let go
+    document.addEventListener("keydown", (event) => {
+      const { ctrlKey, altKey, metaKey, defaultPrevented, isComposing } = event;
+      if (ctrlKey || altKey || metaKey || defaultPrevented || isComposing || taken(event)) return;
+      if (event.repeat ? held : press(event.key)) event.preventDefault();
+      held = event.defaultPrevented;
+    });
+    document.addEventListener("keyup", (event) => {
+      if (held && event.key === " ") event.preventDefault();
+      held = false;
+    });
+  };
 
   // A number of buttons that each stand for a choice.
   studio.choices = (element, trigger, read) => {
@@ -106,14 +155,23 @@
       const title = new TextEncoder().encode(name);
       const sum = checksum(new Uint8Array(await blob.arrayBuffer()));
       // Version 2.0, names in UTF-8, stored; then what is the same in both headers.
-      const shared = [[20, 2], [0x800, 2], [0, 2], [time, 2], [day, 2], [sum, 4], [blob.size, 4], [blob.size, 4], [title.length, 2]];
+      const { size } = blob;
+      const shared = [[20, 2], [0x800, 2], [0, 2], [time, 2], [day, 2], [sum, 4], [size, 4], [size, 4], [title.length, 2]];
       parts.push(packed([0x04034b50, 4], ...shared, [0, 2]), title, blob);
       entries.push(packed([0x02014b50, 4], [20, 2], ...shared, [0, 2], [0, 2], [0, 2], [0, 2], [0, 4], [place, 4]), title);
-      place += 30 + title.length + blob.size;
+      place += 30 + title.length + size;
     }
     const size = entries.reduce((sum, part) => sum + part.byteLength, 0);
     const n = files.length;
     const end = packed([0x06054b50, 4], [0, 2], [0, 2], [n, 2], [n, 2], [size, 4], [place, 4], [0, 2]);
     return new Blob([...parts, ...entries, end], { type: "application/zip" });
+  };
+
+  // Gives a Blob to the visitor as a file.
+  studio.save = (blob, name) => {
+    const link = studio.make("a", "", "", { download: name });
+    link.href = URL.createObjectURL(blob);
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   };
 })();
