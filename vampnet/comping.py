@@ -28,10 +28,11 @@ JOIN_SECONDS = 0.25
 PARTS = 8
 """Equal parts of a clip without beats."""
 MAX_PARTS = 64
+FEW_BARS = 4
 
 
 def part_times(samples: int, rate: int, beats: BeatGrid | None) -> list[float]:
-    """Where the parts of a clip begin and end: its bars; in a clip of less than two its beats; without beats 8 equal parts.
+    """Where the parts of a clip begin and end: its bars; in a clip of less than four its beats; without beats 8 equal parts.
 
     Args:
         samples, rate: length of the clip, and Hz.
@@ -44,12 +45,13 @@ def part_times(samples: int, rate: int, beats: BeatGrid | None) -> list[float]:
     if beats is not None and len(beats.beats) > 1:
         first, bar = loops.bar_line(beats)
         beat = bar / beats.beats_per_bar
-        for step in (bar, beat):
-            times = _lines(seconds, first, step)
-            if len(times) > 2:
-                while len(times) - 1 > MAX_PARTS:
-                    times = [*times[:-1:2], times[-1]]
-                return times
+        times = _lines(seconds, first, bar)
+        if len(times) - 1 < FEW_BARS:
+            times = _lines(seconds, first, beat)
+        while len(times) - 1 > MAX_PARTS:
+            times = [*times[:-1:2], times[-1]]
+        if len(times) > 2:
+            return times
     return [seconds * i / PARTS for i in range(PARTS + 1)]
 
 
@@ -111,20 +113,22 @@ def joins(
     """The mask of what is made anew: around every bound where the take changes; in a ring also where its end meets its start.
 
     Args:
-        seconds: how wide, half of it before the bound and half after; at least one time step on each side.
+        seconds: how wide, half of it before the bound and half after; at least one time step on each side, and at most a third
+            of the part there, so that no part that was chosen is made anew as a whole.
 
     Returns:
         (1, levels, T) bool, True = regenerate; all False where one take plays throughout.
     """
-    steps = bounds[-1]
+    steps, lengths = bounds[-1], [end - start for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
     mask = torch.zeros(1, levels, steps, dtype=torch.bool)
     reach = max(1, round(seconds * grid.tokens_per_second / 2))
-    places = [bound for bound, before, after in zip(bounds[1:-1], choice[:-1], choice[1:], strict=True) if before != after]
-    for place in places:
-        mask[..., max(0, place - reach) : place + reach] = True
+    sides = [min(reach, max(1, length // 3)) for length in lengths]
+    for part, place in enumerate(bounds[1:-1]):
+        if choice[part] != choice[part + 1]:
+            mask[..., place - sides[part] : place + sides[part + 1]] = True
     if loop and choice[0] != choice[-1]:
-        mask[..., :reach] = True
-        mask[..., max(0, steps - reach) :] = True
+        mask[..., : sides[0]] = True
+        mask[..., steps - sides[-1] :] = True
     return mask
 
 

@@ -131,9 +131,9 @@ class Comping:
         origin = metadata.origin_of(result, 1, shown["source"], None if told is None else told.source_hash)
         comment = metadata.write(dataclasses.replace(origin, kind="comp", takes=len(vamp.takes)))
         path = folder / settings["source_file"]
-        source = Source(path, f"{shown['source']}-comp", samples, rate, envelope(vamp.source), _beats_of(shown))
+        source = Source(path, shown["source"], samples, rate, envelope(vamp.source), _beats_of(shown))
         title = say("comp.title", session.language, title=shown["title"])
-        kept = keep_vamp(session, result, request, source, title, [comment])
+        kept = keep_vamp(session, result, request, source, title, "comp", [comment])
         kept["source_track"]["alias"] = shown["source_track"].get("alias")
 
 

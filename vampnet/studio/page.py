@@ -73,8 +73,8 @@ def build(model: VampNet | ModelShelf, examples: Path = EXAMPLES) -> tuple[gr.Bl
                     journeys = JourneyRoom(handlers)
                     stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=80)
                 progress = gr.HTML("", elem_id="progress", apply_default_css=False)
-                journeys.strip.render()
             with gr.Column(elem_id="decks"):
+                journeys.strip.render()
                 deck = Deck(handlers)
                 comping = Comping(handlers)
         tell_of_model = _wire(

@@ -76,18 +76,14 @@
       if (round) head.append(make("span", { text: round.parent ? say("from", { number: round.parent }) : say("from.source") }));
       const play = press("", () => toggle(journey, number), { className: "vs-play" });
       const canvas = make("canvas", { ariaHidden: "true" });
+      const small = (key, run) => press(say(key), run, { title: say(`${key}.hint`), ariaLabel: `${say(key)}: ${name}` });
       const row = make("div", { className: "vs-round-row" }, play);
-      if (current) row.append(make("em", { text: say("here") }));
-      else row.append(press(say("back"), tell("back"), { title: say("back.hint"), ariaLabel: `${say("back")}: ${name}` }));
+      row.append(current ? make("em", { text: say("here") }) : small("back", tell("back")));
       const more = make("div", { className: "vs-round-row" });
       if (!running) {
-        more.append(press(say("branch"), tell("branch"), { title: say("branch.hint"), ariaLabel: `${say("branch")}: ${name}` }));
-        if (round) {
-          more.append(
-            press(say("use"), () => trigger("apply", place), { ariaLabel: `${say("use")}: ${name}` }),
-            press(say("remove"), tell("remove"), { title: say("remove.hint"), ariaLabel: `${say("remove")}: ${name}` })
-          );
-        }
+        row.append(small("branch", tell("branch")));
+        if (round) more.append(small("use", () => trigger("apply", place)), small("remove", tell("remove")));
+        more.querySelectorAll("button").forEach((button) => (button.className = "vs-link"));
       }
       item.append(head, ...(round && round.wave ? [canvas] : []), row, more);
       const wave = round && round.wave ? studio.bytes(round.wave, Int8Array) : null;
