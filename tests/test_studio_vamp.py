@@ -89,23 +89,6 @@ def test_a_new_vamp_comes_before_the_earlier_ones(handlers: Handlers, session: S
     assert [vamp["title"] for vamp in session.vamps] == ["P 5", "Vary"]
 
 
-def test_a_take_becomes_the_source(handlers: Handlers, session: Session, tmp_path: Path) -> None:
-    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-    run_vamp(handlers, session)
-    take = session.vamps[0]["takes"][0]
-    assert "noise-take1-seed0" in handlers.use_take(session, SimpleNamespace(sound=take["sound"]))
-    assert session.source.name == "noise-take1-seed0" and session.source.samples == SAMPLE_RATE // 2
-
-
-def test_nobody_gets_at_another_ones_take_or_file(handlers: Handlers, session: Session, tmp_path: Path) -> None:
-    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-    run_vamp(handlers, session)
-    stranger = Session(handlers.files)
-    for path in (session.vamps[0]["takes"][0]["sound"], str(short_clip(tmp_path / "secret.wav")), None):
-        assert "no longer here" in handlers.use_take(stranger, SimpleNamespace(sound=path))
-    assert stranger.source is None
-
-
 def test_without_a_source_vamp_says_so_and_changes_nothing(handlers: Handlers, session: Session) -> None:
     line, vamp, stop = handlers.begin(session, *values())
     assert "no audio yet" in line and vamp["interactive"] and not stop["interactive"]

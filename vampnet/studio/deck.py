@@ -43,8 +43,9 @@ class Deck:
             Two events: a take became the source; and it is to be vamped at once.
         """
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        inputs = [session, self._uses, self._agains]
-        self.takes.select(self.act, inputs, [message, self.takes, self._uses, self._agains], **quiet)
+        outputs = [message, self.takes, self._uses, self._agains]
+        # "multiple": what is pressed while an earlier press is still on its way must not be lost.
+        self.takes.select(self.act, [session, self._uses, self._agains], outputs, trigger_mode="multiple", **quiet)
         return self._uses.change(lambda: None, **quiet), self._agains.change(lambda: None, queue=False, **quiet)
 
     def act(self, session: Session, uses: int, agains: int, event: gr.EventData) -> list[Any]:

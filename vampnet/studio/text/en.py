@@ -112,7 +112,7 @@ TEXT: dict[str, str] = {
     "deck.key.mute": "mute",
     "deck.key.solo": "solo",
     "deck.key.favourite": "favourite",
-    "deck.gone": "The sound is no longer there: vamp again.",
+    "deck.gone": "The sound could not be loaded: try once more, or vamp again.",
     "deck.no_take": "That take is no longer here: vamp again to get new ones.",
     "deck.busy": "A vamp is being made: wait for it or stop it, then vamp again from a take.",
     "deck.full": "That is {most} vamps with favourites already: take the star off one of them first.",

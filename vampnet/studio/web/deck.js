@@ -6,7 +6,7 @@
 //     source too, which is take number 0. `label` is text or a function (vamp, take) -> text.
 //   VampStudio.deck.addVampAction({name, label, title, run(vamp)})           a button for the vamp
 //   VampStudio.deck.current() -> {vamp, take} or null
-//   VampStudio.deck.fire(action, details)    tells Python: a "select" event of the component with {action, ...details}
+//   VampStudio.deck.fire(action, details)    tells Python: a "select" event with {action, ...details}
 //   VampStudio.deck.choose(vampId, number)   puts a vamp on the deck, and a take of it in front
 // What a vamp is: see vampnet/studio/players.py. Built as elements, never as markup: names come from visitors.
 (() => {
@@ -18,20 +18,18 @@
   let when = "now"; // one is switched to
 
   const say = (key, values) => studio.say(`deck.${key}`, values);
-  const make = (...given) => studio.make(...given);
+  const make = (...given) => studio.make(...given); // parts.js may come later than this file
   const button = (...given) => studio.button(...given);
   const titleOf = (vamp) => say("title", { title: vamp.title, source: vamp.source });
   const nameOf = (take) => (take.number ? say("take", { number: take.number }) : say("source"));
   const tracksOf = (vamp) => [...(vamp.source_track ? [vamp.source_track] : []), ...vamp.takes];
   const textOf = ({ label }, ...given) => (typeof label === "function" ? label(...given) : label);
-  const marks = ({ name, title }) => ({ "data-action": name, ...(title ? { title } : {}) });
 
   // In words, how a vamp was made.
-  function storyOf({ settings }) {
-    const share = 100 * settings.kept_share;
-    const shown = share === 0 || share === 100 || (share >= 1 && share <= 99) ? share.toFixed(0) : share.toFixed(1);
-    const { steps } = settings.sampling;
-    return say("story", { share: shown, kbps: settings.kept_kbps.toFixed(1), steps, seed: settings.seed, model: settings.model });
+  function storyOf({ settings: { kept_share, kept_kbps, sampling, seed, model } }) {
+    const share = 100 * kept_share;
+    const digits = share === 0 || share === 100 || (share >= 1 && share <= 99) ? 0 : 1;
+    return say("story", { share: share.toFixed(digits), kbps: kept_kbps.toFixed(1), steps: sampling.steps, seed, model });
   }
 
   class Deck {
@@ -45,7 +43,8 @@
       this.build();
       element.append(this.root);
       studio.player.onChange(this.root, () => this.update());
-      matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTimeout(() => this.redraw(), 100));
+      const redraw = () => setTimeout(() => this.rows.forEach((row) => studio.drawTrack(row, this.shown)), 100);
+      matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
       this.show(vamp ? [vamp] : []);
     }
 
@@ -70,7 +69,7 @@
     buildTransport() {
       const { player } = studio;
       const bar = make("div", "vs-transport");
-      this.play = button("vs-play", "", () => this.toggle());
+      this.play = button("vs-play", say("play"), () => this.toggle());
       const restart = button("vs-flat", say("restart"), () => this.restart(), { title: say("restart.hint") });
       this.clock = make("span", "vs-clock", "", { role: "timer", "aria-live": "off" });
       const named = { role: "radiogroup", "aria-label": say("switch"), title: say("switch.hint") };
@@ -111,8 +110,9 @@
 
     buildRow(take, index) {
       const row = studio.track(take, nameOf(take), {
-        hear: () => this.switchTo(index), touch: (share) => this.touch(index, share), draw: () => this.draw(row),
-        mute: () => this.mark(index, "mute", "muted"), solo: () => this.mark(index, "solo", "solo"),
+        hear: () => this.switchTo(index), touch: (share) => this.touch(index, share),
+        draw: () => studio.drawTrack(row, this.shown), mute: () => this.mark(index, "mute", "muted"),
+        solo: () => this.mark(index, "solo", "solo"),
         volume: (value) => this.set(index, "volume", value), favour: () => this.favour(index),
       });
       row.star.hidden = this.readOnly || !take.number;
@@ -197,7 +197,7 @@
     }
 
     fire(action, details = {}) {
-      if (this.trigger) this.trigger("select", { action, ...details });
+      this.trigger?.("select", { action, ...details });
     }
 
     // Whether the key was of use.
@@ -279,7 +279,7 @@
         row.root.classList.toggle("vs-on", sounds);
         row.root.classList.toggle("vs-front", first);
         row.root.classList.toggle("vs-waits", on && i === wanted && i !== heard);
-        if (row.looks !== sounds) this.draw(row);
+        if (row.looks !== sounds) studio.drawTrack(row, this.shown);
         row.looks = sounds;
       });
       const marked = `${this.shown.id}/${this.chosen}`;
@@ -309,32 +309,25 @@
       if (this.clock.textContent !== text) this.clock.textContent = text;
     }
 
-    redraw() {
-      this.rows.forEach((row) => this.draw(row));
-    }
-
-    draw(row) {
-      studio.drawTrack(row, this.shown);
-    }
-
     // ---- buttons ---------------------------------------------------------------------------------------------------------
 
     drawActions() {
       const { shown, readOnly } = this;
-      const added = (action, ...given) =>
-        button("vs-flat", textOf(action, ...given), () => this.attempt(() => action.run(...given)), marks(action));
+      const added = (action, ...given) => {
+        const run = () => this.attempt(() => action.run(...given));
+        return button("vs-flat", textOf(action, ...given), run, { "data-action": action.name, title: action.title || "" });
+      };
       const all = button("vs-flat", say("all"), () => this.downloadAll(all), { title: say("all.hint") });
       this.vampBar.replaceChildren(all, ...vampActions.map((action) => added(action, shown)));
       const { take } = this.rows[this.chosen];
       const name = nameOf(take);
-      const link = make("a", "vs-flat", say("download"), { "aria-label": say("download.label", { name }), download: take.file });
-      link.href = studio.player.address(take.sound);
+      const href = studio.player.address(take.sound);
+      const marks = { "aria-label": say("download.label", { name }), download: take.file, href };
+      const link = make("a", "vs-flat", say("download"), marks);
       this.takeBar.replaceChildren(make("b", "", name), link);
-      if (!readOnly) {
-        for (const what of ["use", "again"]) {
-          const run = () => this.reuse(what, take);
-          this.takeBar.append(button("vs-flat", say(what), run, { title: say(`${what}.hint`), "data-action": what }));
-        }
+      for (const what of readOnly ? [] : ["use", "again"]) {
+        const run = () => this.reuse(what, take);
+        this.takeBar.append(button("vs-flat", say(what), run, { title: say(`${what}.hint`), "data-action": what }));
       }
       const fitting = actions.filter((action) => take.number || action.source);
       this.takeBar.append(...fitting.map((action) => added(action, shown, take)));
@@ -361,9 +354,8 @@
     drawShelf() {
       const stars = this.vamps.flatMap((one) => one.takes.filter((take) => take.favourite).map((take) => [one, take]));
       const section = (name, buttons) => {
-        const box = make("div", "vs-shelf-list");
+        const box = this.shelf.appendChild(make("div", "vs-shelf-list"));
         box.append(make("h3", "", say(name)), ...buttons);
-        return box;
       };
       const favourites = stars.map(([one, take]) =>
         button("vs-chip", `★ ${nameOf(take)} · ${titleOf(one)}`, () => this.choose(one.id, take.number, true))
@@ -375,8 +367,8 @@
         return button("vs-chip vs-vamp", text, () => this.choose(one.id), marks);
       });
       this.shelf.replaceChildren();
-      if (favourites.length) this.shelf.append(section("favourites", favourites));
-      if (vamps.length > 1) this.shelf.append(section("vamps", vamps));
+      if (favourites.length) section("favourites", favourites);
+      if (vamps.length > 1) section("vamps", vamps);
     }
   }
 

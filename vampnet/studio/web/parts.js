@@ -26,22 +26,26 @@
   };
 
   // Whether a key belongs to where it is pressed: to a field that somebody types in, or to a button that Space presses. A
-  // button that was clicked and has no visible focus gives Space away.
+  // button that only has the focus since it was clicked gives Space away.
+  const PRESSED = "button, a, summary, input, audio, video, [role=tab], [role=button]";
+  let clicked = null;
   function taken({ target, key }) {
     if (!(target instanceof Element)) return false;
     const fields = "textarea, select, [contenteditable]:not([contenteditable=false]), [role=textbox], [role=combobox]";
     if (target.closest(fields)) return true;
     const input = target.closest("input");
     if (input && !["range", "checkbox", "radio", "button"].includes(input.type)) return true;
-    const own = target.closest("button, a, summary, input, audio, video, [role=tab], [role=button]");
-    return key === " " && Boolean(own) && own.type !== "range" && own.matches(":focus-visible");
+    const own = target.closest(PRESSED);
+    return key === " " && Boolean(own) && own.type !== "range" && own !== clicked;
   }
 
   // press(key) -> whether the key was of use. For the whole page.
   studio.keys = (press) => {
+    document.addEventListener("pointerdown", ({ target }) => (clicked = target.closest(PRESSED)));
     let held = false; // a space that was of use must not press a button when it is let go
     document.addEventListener("keydown", (event) => {
       const { ctrlKey, altKey, metaKey, defaultPrevented, isComposing } = event;
+      if (event.key === "Tab") clicked = null;
       if (ctrlKey || altKey || metaKey || defaultPrevented || isComposing || taken(event)) return;
       if (event.repeat ? held : press(event.key)) event.preventDefault();
       held = event.defaultPrevented;

@@ -10,8 +10,9 @@
   const TAU = 0.006;
   const OPENING = 0.003;
   // Seconds from a key to what it changes: the audio thread is up to this far ahead of what a script is told of it.
-  const AHEAD = 0.02;
-  const MOST_SECONDS = 1500; // of decoded sound: 530 MB
+  const AHEAD = 0.03;
+  const MARGIN = 0.012; // what must be left of it when a voice was told to begin: a late one would be out of phase
+  let most = 1500; // seconds of decoded sound that are held: 530 MB
 
   const modulo = (a, n) => ((a % n) + n) % n;
 
@@ -33,7 +34,7 @@
       gain.gain.value = level;
       node.connect(gain).connect(bus);
       node.start(frame / rate, modulo(frame - origin, buffer.length) / rate);
-      voices.set(key, { node, gain, frames: buffer.length });
+      voices.set(key, { node, gain, frames: buffer.length, from: frame });
     }
 
     function level(key, value, frame) {
@@ -54,15 +55,17 @@
       voice.node.stop(frame / rate + 16 * TAU);
     }
 
-    function end(frame) {
+    function end(frame, unheard = false) {
+      if (unheard) bus.disconnect();
       bus.gain.setTargetAtTime(0, frame / rate, OPENING);
       for (const { node } of voices.values()) node.stop(frame / rate + 16 * OPENING);
       setTimeout(() => bus.disconnect(), 1000);
     }
 
-    const has = (key) => voices.has(key);
-    const frames = (key) => voices.get(key)?.frames;
-    return { origin, add, level, cancel, drop, end, has, frames, keys: () => [...voices.keys()] };
+    return {
+      origin, add, level, cancel, drop, end, has: (key) => voices.has(key), keys: () => [...voices.keys()],
+      frames: (key) => voices.get(key)?.frames, from: (key) => voices.get(key)?.from ?? 0,
+    };
   };
 
   // ---- what is decoded -----------------------------------------------------------------------------------------------------
@@ -74,21 +77,20 @@
   const store = new Map(); // key -> {promise, buffer}, the one used last at the end
 
   const keyOf = (track) => (track ? `${track.sound}|${track.start || 0}|${track.end || 0}` : null);
-
   function wake() {
-    if (!context) {
-      context = new AudioContext({ sampleRate: RATE });
-      master = context.createGain();
-      master.gain.value = loudness;
-      master.connect(context.destination);
-    }
-    return context.resume();
+    if (context) return context.resume();
+    context = new AudioContext({ sampleRate: RATE });
+    master = context.createGain();
+    master.gain.value = loudness;
+    master.connect(context.destination);
   }
 
   async function fetchSound(track) {
-    const answer = await fetch(address(track.sound));
-    if (!answer.ok) throw new Error(studio.say ? studio.say("deck.gone") : "The sound is no longer there.");
-    const whole = await context.decodeAudioData(await answer.arrayBuffer());
+    const answer = await fetch(address(track.sound)).catch(() => null);
+    const bytes = answer && answer.ok ? await answer.arrayBuffer() : new ArrayBuffer(0);
+    const whole = await context.decodeAudioData(bytes).catch(() => {
+      throw new Error(studio.say ? studio.say("deck.gone") : `${track.sound} could not be loaded.`);
+    });
     const first = Math.round((track.start || 0) * RATE);
     const last = track.end ? Math.min(whole.length, Math.round(track.end * RATE)) : whole.length;
     if (first === 0 && last === whole.length) return whole;
@@ -116,11 +118,11 @@
 
   // What was not used for longest goes when too much is held, but nothing that is heard.
   function forget() {
-    const needed = new Set(tracks.filter((track, i) => i === heard || i === wanted || track.solo).map((track) => track.key));
+    const needed = new Set(tracks.filter((one, i) => i === heard || i === wanted || one.solo).map((one) => one.key));
     let seconds = 0;
     for (const [key, { buffer }] of [...store].reverse()) {
       seconds += buffer ? buffer.duration : 0;
-      if (seconds <= MOST_SECONDS || needed.has(key) || !buffer) continue;
+      if (seconds <= most || needed.has(key) || !buffer) continue;
       store.delete(key);
       if (run) run.drop(key, soon());
     }
@@ -143,13 +145,11 @@
   const listeners = new Map(); // function -> the element it serves
 
   function tell() {
-    for (const [listener, element] of [...listeners]) {
-      if (element.isConnected) listener();
-      else listeners.delete(listener);
-    }
+    for (const [listener, { isConnected }] of [...listeners]) isConnected ? listener() : listeners.delete(listener);
   }
 
-  const soon = () => Math.ceil((context.currentTime + AHEAD) * RATE);
+  const soon = (lead = AHEAD) => Math.ceil((context.currentTime + lead) * RATE);
+  const inTime = (frame) => frame / RATE - context.currentTime >= MARGIN;
   const names = (track) => [keyOf(track), keyOf(track.alias)].filter(Boolean);
   const alike = (one, other) => names(one).some((name) => names(other).includes(name));
   const find = (track) => (track ? tracks.findIndex((one) => alike(one, track)) : -1);
@@ -163,32 +163,50 @@
     return track.volume ** 2 / Math.max(1, together.length);
   }
 
-  function applyLevels(frame = soon(), chosen = heard, alone = false) {
-    if (run) tracks.forEach((track, i) => run.level(track.key, levelOf(i, chosen, alone), frame));
+  // At a sample, or as soon as all that is to be heard has begun.
+  function applyLevels(frame = soon()) {
+    if (!run) return;
+    const levels = tracks.map((_, i) => levelOf(i));
+    const at = Math.max(frame, ...tracks.map((track, i) => (levels[i] ? run.from(track.key) : 0)));
+    tracks.forEach((track, i) => run.level(track.key, levels[i], at));
   }
 
+  // Lets a decoded track run along, unheard.
   function join(track) {
-    const entry = store.get(track.key);
-    if (run && entry && entry.buffer && !run.has(track.key)) run.add(track.key, entry.buffer, 0, soon());
+    const buffer = store.get(track.key)?.buffer;
+    if (!run || !buffer || run.has(track.key)) return;
+    for (let lead = 2 * AHEAD, frame = 0; !frame || (!inTime(frame) && lead < 2); lead *= 2) {
+      if (frame) run.drop(track.key, frame);
+      frame = soon(lead);
+      run.add(track.key, buffer, 0, frame);
+    }
   }
 
   // All others too, unless there is more of them than may be held: then only what is heard.
   function joinOthers() {
-    if (tracks.reduce((sum, track) => sum + (track.seconds || 0), 0) > MOST_SECONDS) return;
+    if (tracks.reduce((sum, track) => sum + (track.seconds || 0), 0) > most) return;
     const current = run;
     for (const track of tracks) {
       decode(track).then(() => run && run === current && tracks.includes(track) && join(track), () => {});
     }
   }
 
+  // A new run, of which so many samples have passed; the old one gives way to it.
   function begin(passed) {
-    const frame = soon();
-    if (run) run.end(frame);
-    run = studio.makeRun(context, master, frame - passed, frame);
-    tracks.forEach((track, i) => {
-      const entry = store.get(track.key);
-      if (entry && entry.buffer) run.add(track.key, entry.buffer, levelOf(i), frame);
-    });
+    for (let lead = AHEAD; ; lead *= 2) {
+      const frame = soon(lead);
+      const made = studio.makeRun(context, master, frame - passed, frame);
+      tracks.forEach(({ key }, i) => {
+        const buffer = store.get(key)?.buffer;
+        if (buffer) made.add(key, buffer, levelOf(i), frame);
+      });
+      if (inTime(frame) || lead > 1) {
+        if (run) run.end(frame);
+        run = made;
+        return;
+      }
+      made.end(frame, true);
+    }
   }
 
   // From where it was paused, or from a share of the heard track's length.
@@ -231,11 +249,10 @@
     rest = 0;
   }
 
-  // The sample at which the next beat or bar begins; soon where there are none.
-  function nextFrame(when) {
+  // The sample at which the next beat or bar begins, from `first` on; `first` where there are none.
+  function nextFrame(when, first) {
     const frames = run.frames(tracks[heard].key);
     const times = when === "bar" ? (grid.downbeats.length ? grid.downbeats : [0]) : grid.beats;
-    const first = soon();
     if (when === "now" || !times.length || !frames) return first;
     const passed = modulo(first - run.origin, frames);
     const places = times.map((time) => Math.round(time * RATE)).filter((place) => place < frames);
@@ -274,8 +291,8 @@
     }
     if (ask !== asked || !run) return;
     join(track);
-    const frame = nextFrame(when);
-    applyLevels(frame, index, true);
+    const frame = nextFrame(when, Math.max(soon(), run.from(track.key)));
+    tracks.forEach((other, i) => run.level(other.key, levelOf(i, index, true), frame));
     const arrive = () => {
       heard = index;
       wanted = null;
@@ -314,7 +331,7 @@
       if (load !== loads || run !== old) return;
       if (buffer.length === frames) {
         tracks.forEach(join);
-        const frame = soon();
+        const frame = Math.max(soon(), run.from(tracks[heard].key));
         applyLevels(frame);
         for (const key of run.keys()) if (!tracks.some((track) => track.key === key)) run.drop(key, frame);
       } else begin(0);
@@ -359,11 +376,10 @@
   function position(index = heard) {
     const track = tracks[index];
     const buffer = track && store.get(track.key)?.buffer;
-    const frames = buffer ? buffer.length : track ? Math.round((track.seconds || 0) * RATE) : 0;
+    const frames = buffer ? buffer.length : Math.round((track?.seconds || 0) * RATE);
     if (!frames) return 0;
     if (!run) return modulo(rest, frames) / frames;
-    const now = (context.currentTime - (context.outputLatency || 0)) * RATE;
-    return modulo(Math.max(0, now - run.origin), frames) / frames;
+    return modulo((context.currentTime - (context.outputLatency || 0)) * RATE - run.origin, frames) / frames;
   }
 
   studio.player = {
@@ -378,6 +394,7 @@
     onChange: (element, listener) => listeners.set(listener, element),
     address: (path) => address(path),
     setAddress: (found) => (address = found), // path -> URL, for pages that are not Gradio's
+    hold: (seconds) => (most = seconds), // of decoded sound, at most
     output: () => ({ context, node: master, run }), // for who wants to look at or record what is heard
   };
 })();
