@@ -85,7 +85,8 @@ def test_the_model_is_free_between_rounds(room: JourneyRoom, source: Session, ha
     assert "1 take is ready" in run_vamp(handlers, stranger)[-1][0] and strip_value(stranger) is None
     # Meanwhile this visitor cannot begin a vamp, and a second page cannot begin a round.
     assert all("value" not in part for part in handlers.begin(source, *values()))
-    assert handlers.stop(source)[1]["interactive"] and room.halt(source)[1]["running"] is False
+    told = room.stop(source)
+    assert "Stopped after one round" in told[0] and told[1]["interactive"] and told[4]["running"] is False
     (late,) = room.round(source, *values())
     assert late[4]["running"] is False and source.request is None
     stranger.close()
@@ -100,7 +101,7 @@ def test_stop_ends_a_round_and_keeps_those_before(room: JourneyRoom, source: Ses
         source.stop.set()
     assert any("Stopping" in str(step[0]) for step in told)
     assert told[-1][4]["running"] is False and len(told[-1][4]["journeys"][0]["rounds"]) == 1
-    assert "Stopped after 1 round" in told[-1][0] and source.request is None
+    assert "Stopped after one round" in told[-1][0] and source.request is None
     assert "Stopped after 2" in travel(room, source, 1)[0]
 
 

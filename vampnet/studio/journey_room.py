@@ -105,7 +105,7 @@ class JourneyRoom:
         self.strip.submit(
             self.round, given, shown, concurrency_limit=1, concurrency_id="model", trigger_mode="multiple", **quiet
         )  # fmt: skip
-        stop.click(self.halt, session, [self.button, self.strip], queue=False, **quiet)
+        stop.click(self.stop, session, shown, queue=False, **quiet)
         self.strip.download(self.export, session, [progress_line, self.strip], concurrency_limit=2, **quiet)
         return self.strip.apply(self.use, session, message, **quiet)
 
@@ -160,13 +160,16 @@ class JourneyRoom:
         del travels.all[MAX_JOURNEYS:]
         return travels.all[0]
 
-    def halt(self, session: Session) -> list[Any]:
-        """Stop was pressed: [Vamp on, strip]. A round that runs says by itself when it has ended."""
+    def stop(self, session: Session) -> list[Any]:
+        """Stop was pressed: [progress, Vamp, Stop, Vamp on, strip]. A round that runs says by itself when it has ended."""
         travels = travels_of(session)
-        if not travels.running or session.running:
-            return [gr.skip(), gr.skip()]
+        between = travels.running and not session.running
+        told = self.handlers.stop(session)
+        if not between:
+            return [*told, gr.skip(), gr.skip()]
         travels.running = False
-        return _off(session)
+        travels.all[0].journey.rest()
+        return [self._end(session), *told[1:], *_off(session)]
 
     def act(self, session: Session, event: gr.EventData, *values: Any) -> list[Any]:
         """What a button of the strip asks for: as `begin`."""
@@ -272,7 +275,10 @@ class JourneyRoom:
 
     def _end(self, session: Session) -> str:
         travel = travels_of(session).all[0]
-        return notice(say("journey.stopped", session.language, count=len(travel.journey.path(travel.current))), "ready")
+        count = len(travel.journey.path(travel.current))
+        if not count:
+            return notice(STOPPED, "ready")
+        return notice(say("journey.stopped.one" if count == 1 else "journey.stopped", session.language, count=count), "ready")
 
     # ---- what comes of it ---------------------------------------------------------------------------------------------
 

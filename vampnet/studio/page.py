@@ -251,5 +251,4 @@ def _wire(
         pressed(handlers.begin, [session, *everything], [progress, *buttons], **at_once).then(
             handlers.vamp, session, [progress, deck.takes, *buttons], concurrency_limit=1, concurrency_id="model", **quiet
         ).then(handlers.catch_up, [session, *everything], [status, *followers, picture], **at_once)
-    stop.click(handlers.stop, session, [progress, *buttons], **at_once)
     return tell_of_model

@@ -122,6 +122,7 @@ TEXT: dict[str, str] = {
     "journey.next": "Round {number} is next …",
     "journey.full": "A journey has room for {most} rounds: export it, or take rounds away.",
     "journey.stopped": "Stopped after {count} rounds: play them, go back, branch, or export the way.",
+    "journey.stopped.one": "Stopped after one round: play it, vamp on from it, branch, or export the way.",
     "journey.exported": "The journey is one file of {seconds} s: download it beneath.",
     "journey.lost": "That journey is no longer here: press Vamp on to begin another.",
     "journey.name": "Journey",

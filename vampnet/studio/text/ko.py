@@ -122,6 +122,7 @@ TEXT: dict[str, str] = {
     "journey.next": "다음은 라운드 {number} …",
     "journey.full": "여정 하나에는 {most}라운드까지 담을 수 있습니다. 내보내거나 라운드를 지우세요.",
     "journey.stopped": "{count}라운드에서 멈췄습니다. 듣고, 돌아가고, 갈래를 내고, 내보낼 수 있습니다.",
+    "journey.stopped.one": "한 라운드에서 멈췄습니다. 듣고, 이어 가고, 갈래를 내고, 내보낼 수 있습니다.",
     "journey.exported": "여정을 {seconds}초짜리 파일 하나로 만들었습니다. 아래에서 내려받으세요.",
     "journey.lost": "그 여정은 더 이상 없습니다. 계속 뱀프를 눌러 새로 시작하세요.",
     "journey.name": "여정",
