@@ -112,7 +112,7 @@ def test_a_comp_over_takes_and_settings_that_come_back(page: Any, clip: Path, tm
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Take 2"
     page.keyboard.press("ArrowRight")
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Take 1"
-    page.wait_for_selector(".vs-comp :text('1 join')")
+    page.wait_for_selector(".vs-comp :text('2 joins')")
     page.get_by_role("button", name="Make comp").click()
     page.wait_for_selector("#progress :text('The comp is on the deck')")
     page.wait_for_selector(".vs-deck h2:has-text('Comp of')")

@@ -53,7 +53,7 @@ class Comping:
 
     def open(self, session: Session, event: gr.EventData) -> dict[str, Any] | None:
         """The grid of a vamp for the page: `vamp` (its id), `rows` (numbers of the takes, 0 the source), `times` (seconds, one
-        more than there are parts) and `kind` ("bars", "beats" or "parts"); None closes it."""
+        more than there are parts), `kind` ("bars", "beats" or "parts") and `loop`; None closes it."""
         shown = _vamp_of(session, getattr(event, "vamp", None))
         if shown is None:
             return None
@@ -64,7 +64,10 @@ class Comping:
         if grid is not None and len(times) > 2 and (times[2] - times[1]) < 0.75 * grid.beats_per_bar * 60 / grid.tempo:
             kind = "beats"
         rows = [0, *(take["number"] for take in shown["takes"])]
-        return {"vamp": shown["id"], "rows": rows, "times": [round(time, 3) for time in times], "kind": kind}
+        return {
+            "vamp": shown["id"], "rows": rows, "times": [round(time, 3) for time in times], "kind": kind,
+            "loop": bool(shown["settings"]["loop"]),
+        }  # fmt: skip
 
     def begin(self, session: Session, event: gr.EventData) -> list[Any]:
         """Checks what is asked for before it waits in line: [progress, Vamp, Stop]."""

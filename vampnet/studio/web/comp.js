@@ -17,7 +17,7 @@
 
   studio.comp = (element, props, watch, trigger) => {
     const root = element.querySelector(".vs-comp");
-    let grid = null; // {vamp, rows, times, kind}
+    let grid = null; // {vamp, rows, times, kind, loop}
     let choice = [];
     let cells = []; // by part, then by row
     let line = null;
@@ -30,7 +30,8 @@
           cell.tabIndex = on ? 0 : -1;
         })
       );
-      const joins = choice.slice(1).filter((take, i) => take !== choice[i]).length;
+      const seam = grid.loop && choice[0] !== choice[choice.length - 1];
+      const joins = choice.slice(1).filter((take, i) => take !== choice[i]).length + seam;
       line.textContent = joins ? say(joins === 1 ? "joins.one" : "joins", { count: joins }) : say("joins.none");
     }
 

@@ -78,13 +78,14 @@
       const canvas = make("canvas", { ariaHidden: "true" });
       const small = (key, run) => press(say(key), run, { title: say(`${key}.hint`), ariaLabel: `${say(key)}: ${name}` });
       const row = make("div", { className: "vs-round-row" }, play);
-      row.append(current ? make("em", { text: say("here") }) : small("back", tell("back")));
+      if (!current) row.append(small("back", tell("back")));
       const more = make("div", { className: "vs-round-row" });
       if (!running) {
         row.append(small("branch", tell("branch")));
         if (round) more.append(small("use", () => trigger("apply", place)), small("remove", tell("remove")));
         more.querySelectorAll("button").forEach((button) => (button.className = "vs-link"));
       }
+      if (current) more.append(make("em", { text: say("here") }));
       item.append(head, ...(round && round.wave ? [canvas] : []), row, more);
       const wave = round && round.wave ? studio.bytes(round.wave, Int8Array) : null;
       const update = () => {
