@@ -57,6 +57,16 @@ def test_the_deck_is_told_all_about_a_vamp(vamped: dict[str, Any]) -> None:
     assert all(Path(extra["sound"]).is_file() for extra in vamped["files"])
 
 
+def test_beats_that_are_found_after_the_takes_come_to_the_deck(
+    deck: Deck, handlers: Handlers, session: Session, tmp_path: Path
+) -> None:
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
+    run_vamp(handlers, session)
+    assert session.vamps[0]["beats"] == [] and session.vamps[0]["tempo"] == 0 and is_skip(deck.late_beats(session))
+    session.source.track()
+    assert deck.late_beats(session)[0]["beats"] == list(BEATS.beats) and is_skip(deck.late_beats(session))
+
+
 def test_a_stored_vamp_shows_the_same_and_keeps_a_private_source_to_itself(vamped: dict[str, Any]) -> None:
     folder = Path(vamped["folder"])
     kept = read_bundle(folder)

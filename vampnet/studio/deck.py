@@ -8,13 +8,14 @@ import gradio as gr
 
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.notices import notice
-from vampnet.studio.players import find_take
+from vampnet.studio.players import find_take, told_beats
 from vampnet.studio.session import MAX_FAVOURITES, Session, has_favourite
 from vampnet.studio.text import say
 
 SCRIPTS = ("text.js", "player.js", "parts.js", "track.js", "deck.js")
 STYLES = ("deck.css",)
-"""The files in `web/` with which the deck works on a page without Gradio, after `text.script()`."""
+"""The files in `web/` with which the deck works on a page without Gradio, after `text.script()`; the page itself gives the
+colours that `style.css` names --vs-*, and a class "dark" where it is dark."""
 TAKES_HTML = '<div class="vs-takes"></div>'
 
 
@@ -67,6 +68,19 @@ class Deck:
         if session.source is before:  # it could not be read
             return [told, *nothing[1:]]
         return [told, gr.skip(), uses + 1, agains + (action == "again")]
+
+    def late_beats(self, session: Session) -> Any:
+        """The takes, if the beats of their source were found after them; to be called when a source was tracked."""
+        source, found = session.source, False
+        if source is None or source.grid is None or not source.grid.beats:
+            return gr.skip()
+        for vamp in session.vamps:
+            alias = (vamp["source_track"] or {}).get("alias")
+            if alias and not vamp["beats"] and alias["sound"] == str(source.path):
+                start, end = (round(alias[edge] * source.rate) for edge in ("start", "end"))
+                vamp.update(told_beats(source.beats_between(start, end)))
+                found = True
+        return list(session.vamps) if found else gr.skip()
 
     def _favour(self, session: Session, vamp: Any, number: Any, on: bool) -> list[Any]:
         """Puts a star on a take or takes it off."""

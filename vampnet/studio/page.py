@@ -242,6 +242,7 @@ def _wire(
     for chosen in (uploaded, dropped, itself, recorded, picked, reused, gone_on):
         tracked = chosen.then(**drawing).then(handlers.track, session, message, concurrency_limit=4, **quiet)
         tracked.then(**drawing).then(recorder.tell, session, recorder.html, **at_once)
+        tracked.then(deck.late_beats, session, deck.takes, **quiet)
 
     chosen_preset.select(handlers.use_preset, session, [controls[name] for name in TOUCHED], **at_once)
     dice.click(handlers.new_seed, None, controls["seed"], **at_once)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +70,7 @@ def deck_data(
         download it under), `sound` (where it is), `seconds`, `wave` (as `mask_picture.pack_wave`) and `favourite`; and `files`:
         `file` and `sound` of what else belongs to the vamp.
     """
-    given = settings["beats"] or (asdict(found) if found is not None else asdict(BeatGrid()))
+    given = settings["beats"]
     extra = settings["extra"]
     source_name = extra.get("source_name") or settings["source"] or "clip"
 
@@ -91,10 +90,18 @@ def deck_data(
     ]
     return {
         "id": name, "title": extra.get("title", ""), "source": source_name, "settings": settings,
-        "seconds": settings["seconds"], "tempo": given["tempo"],
-        "beats": [round(time, 4) for time in given["beats"]], "downbeats": [round(time, 4) for time in given["downbeats"]],
+        "seconds": settings["seconds"], **told_beats(found if given is None else BeatGrid(**given)),
         "source_track": None if source is None else track(0, settings["source_file"], source_name, source),
         "takes": rows, "files": [{"file": file, "sound": place(file)} for file in (SETTINGS, TOKENS)],
+    }  # fmt: skip
+
+
+def told_beats(grid: BeatGrid | None) -> dict[str, Any]:
+    """`tempo`, `beats` and `downbeats` as `deck_data` tells them."""
+    grid = grid or BeatGrid()
+    return {
+        "tempo": grid.tempo, "beats": [round(time, 4) for time in grid.beats],
+        "downbeats": [round(time, 4) for time in grid.downbeats],
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@
 //   VampStudio.deck.addVampAction({name, label, title, run(vamp)})           a button for the vamp
 //   VampStudio.deck.current() -> {vamp, take} or null
 //   VampStudio.deck.fire(action, details)    tells Python: a "select" event with {action, ...details}
-//   VampStudio.deck.choose(vampId, number)   puts a vamp on the deck, and a take of it in front
+//   VampStudio.deck.choose(vampId, number)   puts a vamp on the deck, and a take of it in front; refresh() draws the buttons
 // What a vamp is: see vampnet/studio/players.py. Built as elements, never as markup: names come from visitors.
 (() => {
   "use strict";
@@ -242,10 +242,10 @@
         this.title.textContent = titleOf(vamp);
         this.story.textContent = storyOf(vamp);
         this.takeBar.dataset.for = "";
-        const { playing, owner } = studio.player.state();
-        if (playing || owner !== null) this.attempt(() => this.lend(index ?? undefined));
       }
       if (bars) this.buildSwitches();
+      const { playing, owner } = studio.player.state();
+      if ((fresh || bars) && (playing || owner !== null)) this.attempt(() => this.lend(index ?? undefined));
       this.rows.forEach((row, i) => Object.assign(row, { take: takes[i], looks: null }));
       this.update();
       this.drawShelf();
@@ -329,8 +329,7 @@
         const run = () => this.reuse(what, take);
         this.takeBar.append(button("vs-flat", say(what), run, { title: say(`${what}.hint`), "data-action": what }));
       }
-      const fitting = actions.filter((action) => take.number || action.source);
-      this.takeBar.append(...fitting.map((action) => added(action, shown, take)));
+      this.takeBar.append(...actions.filter((one) => take.number || one.source).map((one) => added(one, shown, take)));
     }
 
     reuse(action, take) {
@@ -374,7 +373,7 @@
 
   const add = (where) => (action) => {
     where.push(action);
-    if (deck && deck.shown) deck.drawActions();
+    studio.deck.refresh();
   };
 
   const mount = (element, options) => {
@@ -394,7 +393,8 @@
     addAction: add(actions),
     addVampAction: add(vampActions),
     current: () => (deck && deck.shown ? { vamp: deck.shown, take: deck.rows[deck.chosen]?.take ?? null } : null),
-    fire: (action, details) => deck && deck.fire(action, details),
-    choose: (id, number) => deck && deck.choose(id, number),
+    fire: (action, details) => deck?.fire(action, details),
+    choose: (id, number) => deck?.choose(id, number),
+    refresh: () => deck?.shown && deck.drawActions(), // the texts of the buttons
   };
 })();
