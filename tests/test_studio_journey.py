@@ -53,7 +53,7 @@ def travel(room: JourneyRoom, session: Session, rounds: int, **changes: Any) -> 
     told = room.begin(session, *values(**changes))
     for _ in range(rounds):
         assert told[4]["running"]
-        told = list(room.round(session, *values(**changes)))[-1]
+        told = list(room.round(session, event(ask=told[4]["ask"]), *values(**changes)))[-1]
     return room.act(session, event(do="end"), *values()) if told[4]["running"] else told
 
 
@@ -78,7 +78,8 @@ def test_rounds_follow_each_other_and_go_on_where_they_stopped(room: JourneyRoom
 
 def test_the_model_is_free_between_rounds(room: JourneyRoom, source: Session, handlers: Handlers, tmp_path: Path) -> None:
     room.begin(source, *values())
-    told = list(room.round(source, *values()))[-1]
+    assert list(room.round(source, event(ask=7), *values())) == [], "nobody has asked for that one"
+    told = list(room.round(source, event(ask=1), *values()))[-1]
     assert told[4]["running"] and told[4]["ask"] == 2 and not source.running
     stranger = Session(handlers.files)
     handlers.choose(stranger, str(short_clip(tmp_path / "other.wav")))
@@ -87,16 +88,17 @@ def test_the_model_is_free_between_rounds(room: JourneyRoom, source: Session, ha
     assert all("value" not in part for part in handlers.begin(source, *values()))
     told = room.stop(source)
     assert "Stopped after one round" in told[0] and told[1]["interactive"] and told[4]["running"] is False
-    (late,) = room.round(source, *values())
-    assert late[4]["running"] is False and source.request is None
+    (late,) = room.round(source, event(ask=2), *values())
+    assert "Stopped after one round" in late[0] and late[1]["interactive"] and late[4]["running"] is False
+    assert source.request is None
     stranger.close()
 
 
 def test_stop_ends_a_round_and_keeps_those_before(room: JourneyRoom, source: Session) -> None:
     travel(room, source, 1)
-    room.begin(source, *values(steps=60))
+    ask = room.begin(source, *values(steps=60))[4]["ask"]
     told = []
-    for step in room.round(source, *values(steps=60)):
+    for step in room.round(source, event(ask=ask), *values(steps=60)):
         told.append(step)
         source.stop.set()
     assert any("Stopping" in str(step[0]) for step in told)
@@ -111,7 +113,7 @@ def test_going_back_branching_and_taking_away(room: JourneyRoom, source: Session
     assert shown["current"] == 1 and [one["here"] for one in shown["rounds"]] == [True, False]
     told = room.act(source, event(do="branch", journey=name, round=0), *values())
     assert told[4]["running"] and source.request is not None
-    list(room.round(source, *values()))
+    list(room.round(source, event(ask=told[4]["ask"]), *values()))
     room.act(source, event(do="end"), *values())
     (shown,) = strip_value(source)["journeys"]
     assert shown["current"] == 3 and shown["rounds"][2]["parent"] == 0
@@ -127,8 +129,8 @@ def test_a_journey_steers_by_the_controls_and_ends_when_it_is_full(
 ) -> None:
     monkeypatch.setattr(journey_room, "MAX_ROUNDS", 2)
     room.begin(source, *values())
-    list(room.round(source, *values(periodic=3)))
-    told = list(room.round(source, *values(seed=None)))[-1]  # an emptied field: as before
+    list(room.round(source, event(ask=1), *values(periodic=3)))
+    told = list(room.round(source, event(ask=2), *values(seed=None)))[-1]  # an emptied field: as before
     assert "room for 2 rounds" in told[0] and told[4]["running"] is False
     assert [one.prompt.periodic for one in travels_of(source).all[0].journey.rounds.values()] == [3, 3]
     assert "room for 2 rounds" in room.begin(source, *values())[0] and source.request is None

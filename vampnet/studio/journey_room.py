@@ -217,15 +217,17 @@ class JourneyRoom:
 
     # ---- a round ------------------------------------------------------------------------------------------------------
 
-    def round(self, session: Session, *values: Any) -> Iterator[list[Any]]:
-        """Makes the round that `begin` asked for: [progress, Vamp, Stop, Vamp on, strip], again and again.
+    def round(self, session: Session, event: gr.EventData, *values: Any) -> Iterator[list[Any]]:
+        """Makes the round number `event.ask` of those asked for: [progress, Vamp, Stop, Vamp on, strip], again and again.
 
         The controls are read for every round, so that a journey can be steered while it goes on.
         """
         travels = travels_of(session)
-        if session.request is None or session.running or not travels.running or not travels.all:
-            if not travels.running:
-                yield [gr.skip(), gr.skip(), gr.skip(), *_off(session)]
+        if session.request is None and not travels.running and travels.all:
+            # It was stopped while this waited in line. What Stop has said may have been overtaken by the round before.
+            yield [self._end(session), *buttons_of(False), *_off(session)]
+            return
+        if session.running or not travels.running or getattr(event, "ask", None) != travels.ask:
             return
         travel = travels.all[0]
         travel.request = self._steered(travel, values)

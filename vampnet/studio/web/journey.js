@@ -193,7 +193,7 @@
         return;
       }
       made += 1;
-      trigger("submit", {});
+      trigger("submit", { ask: value.ask });
     }
 
     player.onChange(root, () => cards.forEach((update) => update()));
