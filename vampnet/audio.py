@@ -252,13 +252,16 @@ def _resample(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------------------------- saving
 
 
-def save(signal: AudioSignal, path: str | Path, format: str | None = None, subtype: str | None = None) -> Path:
+def save(
+    signal: AudioSignal, path: str | Path, format: str | None = None, subtype: str | None = None, comment: str = ""
+) -> Path:
     """Writes the first item of `signal` (B, C, N) to `path`, whole or not at all; returns the path.
 
     Args:
         format: "WAV", "FLAC" or "OGG"; by default from the path's ending.
         subtype: as libsndfile names it; by default 24 bit for WAV and FLAC and Vorbis for OGG. "FLOAT" keeps what lies beyond
             full scale in a WAV file; the others clip it.
+        comment: text that travels in the file, such as `metadata.write` gives.
 
     Raises:
         AudioError: a format or subtype that cannot be written.
@@ -278,6 +281,8 @@ def save(signal: AudioSignal, path: str | Path, format: str | None = None, subty
     part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
         with soundfile.SoundFile(part, "w", int(signal.sample_rate), frames.shape[1], subtype, format=format) as file:
+            if comment:
+                file.comment, file.software = comment, "VampNet"
             # libsndfile's Vorbis encoder keeps a whole write on its stack, so long audio goes in pieces.
             for start in range(0, len(frames), _BLOCK_FRAMES):
                 file.write(np.ascontiguousarray(frames[start : start + _BLOCK_FRAMES]))

@@ -50,7 +50,7 @@ class BeatGrid:
         beats: seconds, rising; empty where there is no beat.
         downbeats: seconds, rising; those of the beats that begin a bar.
         tempo: beats a minute, from the median distance of beats; 0 with fewer than two.
-        engine: "beat-this" or "librosa": which one tracked them.
+        engine: "beat-this" or "librosa": which one tracked them; "metronome": nobody had to.
         note: a sentence for the user: which engine, and why.
     """
 

@@ -31,16 +31,19 @@ def write_bundle(
     format: str = "flac",
     names: Sequence[str] | None = None,
     extra: dict[str, Any] | None = None,
+    *,
     private: bool = False,
+    comments: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Writes a vamp into a folder, which is made if it is missing.
 
     Args:
         format: "wav", "flac" (both 24 bit) or "ogg".
         names: of the takes' files without their ending; by default take-1, take-2, ...
-        extra: plain values that are kept beside the settings.
+        extra: plain values that are kept beside the settings; its `source_name` goes into the takes' files too.
         private: leave out what gives the source away: its sound, its name, its beats, and all tokens, since those of the takes
             are the source's own wherever the mask kept them. Such a folder has settings and takes, and no whole vamp.
+        comments: what travels in each take's file; by default `Vamp.comments`, and nothing if private.
 
     Returns:
         What stands in `vamp.json`: `Vamp.settings()`, `version`, `grid`, `files` (names of the takes), `source_file` (None if
@@ -53,12 +56,18 @@ def write_bundle(
     if format not in FORMATS:
         raise ValueError(f"Takes are written as {', '.join(FORMATS)}, not as '{format}'.")
     names = [f"take-{number}" for number in range(1, len(vamp.takes) + 1)] if names is None else list(names)
-    if len(names) != len(vamp.takes):
-        raise ValueError(f"{len(vamp.takes)} takes need as many names, not {len(names)}.")
+    if len(names) != len(vamp.takes) or (comments is not None and len(comments) != len(vamp.takes)):
+        raise ValueError(f"{len(vamp.takes)} takes need as many names and comments, not {len(names)}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     source = None if private else audio.save(vamp.source, folder / f"{SOURCE}.{format}").name
-    paths = [audio.save(take, folder / f"{name}.{format}") for take, name in zip(vamp.takes, names, strict=True)]
+    if comments is None:
+        given = vamp.comments(str((extra or {}).get("source_name", "")))
+        comments = [None] * len(names) if private else given
+    paths = [
+        audio.save(take, folder / f"{name}.{format}", comment=comment)
+        for take, name, comment in zip(vamp.takes, names, comments, strict=True)
+    ]
     if not private:
         tensors = {"tokens": vamp.tokens, "source_tokens": vamp.source_tokens}
         tensors = {name: value.to(torch.int16).contiguous() for name, value in tensors.items()}

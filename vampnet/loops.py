@@ -141,8 +141,8 @@ def bars(signal: AudioSignal, grid: BeatGrid, bars: int | None = None, at: float
     seconds = samples / rate
     if len(grid.beats) < 2:
         raise ValueError("No steady beat was found in the audio, so it has no bars: leave bars out to use its whole length.")
-    first, bar = _bar_line(grid)
-    whole = _whole_bars(seconds, bar)
+    first, bar = bar_line(grid)
+    whole = whole_bars(seconds, bar)
     if whole and at is None and bars in (None, whole):
         return 0, samples
     if whole > LOOP_BARS or not _starts_on_beat(grid, bar):
@@ -193,7 +193,7 @@ def _too_few(wanted: int, room: int, at: float | None) -> str:
     return f"The audio holds {held}{place}, and {wanted} {'was' if wanted == 1 else 'were'} wanted: {advice}."
 
 
-def _bar_line(grid: BeatGrid) -> tuple[float, float]:
+def bar_line(grid: BeatGrid) -> tuple[float, float]:
     """Seconds of the first downbeat and of a bar, over the whole clip."""
     beats = np.asarray(grid.beats)
     usual = float(np.median(np.diff(beats)))
@@ -204,7 +204,7 @@ def _bar_line(grid: BeatGrid) -> tuple[float, float]:
     return float(first), period * grid.beats_per_bar
 
 
-def _whole_bars(seconds: float, bar: float) -> int:
+def whole_bars(seconds: float, bar: float) -> int:
     """How many bars the clip is if it is whole bars within the tolerances, 0 if it is not."""
     count = round(seconds / bar)
     off = abs(seconds / bar - count)

@@ -305,7 +305,7 @@ class VampNet:
         track = prompt.needs_beats and mask is None
         clip = self.listen(source, loop=loop, bars=bars, beats=beats, track=track, on_step=on_step, cancelled=cancelled)
         painted, extend = mask is not None, tuple(float(value) for value in extend)
-        mask = mask if painted else self._mask_of_clip(clip, prompt, seed)
+        mask = mask if painted else self.mask_of_clip(clip, prompt, seed)
         if any(extend):
             clip = longer(clip, extend, self.codec)
             mask = mask if painted else clip.extension.mask(mask)
@@ -392,6 +392,18 @@ class VampNet:
         """What a mask (1, K, T) bool keeps of a clip, as sound; see `kept.kept_sound`."""
         return kept_sound(self.codec, clip, mask)
 
+    def mask_of_clip(self, clip: Clip, prompt: Prompt, seed: int) -> Tensor:
+        """`mask` for a clip of `listen`: the times of a ring are turned into those of its whole time steps.
+
+        Raises:
+            ValueError: as `mask`.
+        """
+        length = clip.signal.audio_data.shape[-1]
+        stretch = self.grid.tokens_to_samples(clip.tokens.shape[-1]) / length if clip.loop else 1.0
+        onsets = [time * stretch for time in _onsets(clip.signal)] if prompt.needs_onsets else None
+        times = None if clip.beats is None else [time * stretch for time in clip.beats.beats]
+        return self.mask(clip.tokens, prompt, None, times, onsets, seed)
+
     # ---- parts of these -----------------------------------------------------------------------------------------------
 
     def _encode(self, mono: AudioSignal, loop: bool) -> Tensor:
@@ -399,14 +411,6 @@ class VampNet:
         if loop:
             wave = ring_resample(wave, whole_steps(wave.shape[-1], self.grid.hop))
         return self.codec.encode(wave.to(self.device), loop=loop).cpu()
-
-    def _mask_of_clip(self, clip: Clip, prompt: Prompt, seed: int) -> Tensor:
-        """`mask`, with the times of a ring turned into those of its whole time steps."""
-        length = clip.signal.audio_data.shape[-1]
-        stretch = self.grid.tokens_to_samples(clip.tokens.shape[-1]) / length if clip.loop else 1.0
-        onsets = [time * stretch for time in _onsets(clip.signal)] if prompt.needs_onsets else None
-        times = None if clip.beats is None else [time * stretch for time in clip.beats.beats]
-        return self.mask(clip.tokens, prompt, None, times, onsets, seed)
 
     def _track(self, signal: AudioSignal) -> BeatGrid:
         return beats.track(signal, device=self.device if self.device.type == "cuda" else "cpu")

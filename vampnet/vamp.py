@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from vampnet import audio
+from vampnet import audio, metadata
 from vampnet.beats import BeatGrid
 from vampnet.config import Prompt, Sampling, TokenGrid
 from vampnet.prompt import kept_kbps, kept_share
@@ -119,6 +119,16 @@ class Vamp:
             "beats": None if self.beats is None else dataclasses.asdict(self.beats),
         }
 
+    def comments(self, source: str = "") -> list[str]:
+        """What travels in the file of each take: all that made it (`vampnet.metadata`).
+
+        Args:
+            source: name of the source; by default that of its file.
+        """
+        found = metadata.hash_of(self.source)
+        numbers = range(1, len(self.takes) + 1)
+        return [metadata.write(metadata.origin_of(self, number, source, found)) for number in numbers]
+
     def save(self, folder: str | Path, format: str = "wav", name: str = "") -> list[Path]:
         """Writes the takes as take-1, take-2, ... and the settings as vamp.json.
 
@@ -139,8 +149,10 @@ class Vamp:
             raise ValueError(f"Takes are written as {', '.join(FORMATS)}, not as '{format}'.")
         folder, prefix = Path(folder), f"{name}-" if name else ""
         folder.mkdir(parents=True, exist_ok=True)
+        comments = self.comments()
         paths = [
-            audio.save(take, folder / f"{prefix}take-{number}.{format}") for number, take in enumerate(self.takes, start=1)
+            audio.save(take, folder / f"{prefix}take-{number}.{format}", comment=comments[number - 1])
+            for number, take in enumerate(self.takes, start=1)
         ]
         text = json.dumps({**self.settings(), "files": [path.name for path in paths]}, indent=2, ensure_ascii=False)
         (folder / f"{prefix}vamp.json").write_text(text + "\n", encoding="utf-8")

@@ -211,11 +211,11 @@ class Handlers:
         except ValueError as error:
             problem = problem or str(error)
         if problem:
-            return notice(problem, "error"), *_buttons(running=False)
+            return notice(problem, "error"), *buttons_of(running=False)
         session.stop.clear()
         session.request = request, session.source
         waiting = "Waiting for the model" if self.shelf.loaded else "Loading the model"
-        return progress(f"{waiting} …"), *_buttons(running=True)
+        return progress(f"{waiting} …"), *buttons_of(running=True)
 
     def stop(self, session: Session) -> tuple[Any, Any, Any]:
         """Ends the session's vamp before its next step: (progress line, Vamp button, Stop button)."""
@@ -226,7 +226,7 @@ class Handlers:
             # `vamp` says so: an answer from here could arrive after its last word.
             return gr.skip(), gr.skip(), gr.skip()
         session.request = None  # it still waits in line, and will find that there is nothing to do
-        return notice(STOPPED, "ready"), *_buttons(running=False)
+        return notice(STOPPED, "ready"), *buttons_of(running=False)
 
     def vamp(self, session: Session) -> Iterator[tuple[Any, Any, Any, Any]]:
         """Makes the takes that `begin` was asked for: (progress line, takes, Vamp button, Stop button), again and again.
@@ -249,7 +249,7 @@ class Handlers:
             stopping = False
             while worker.is_alive():
                 worker.join(0.05)
-                line = _latest(steps)
+                line = latest(steps)
                 if session.stop.is_set() and not stopping:
                     stopping = True
                     yield progress("Stopping …"), gr.skip(), gr.skip(), gr.update(interactive=False)
@@ -298,7 +298,7 @@ class Handlers:
     def _end(self, session: Session, request: Request, outcome: Future[None]) -> tuple[Any, Any, Any, Any]:
         """What is shown when a vamp has ended, well or not."""
         error = outcome.exception()
-        buttons = _buttons(running=False)
+        buttons = buttons_of(running=False)
         if error is None:
             made = "1 take is" if request.takes == 1 else f"{request.takes} takes are"
             return notice(f"Done: {made} ready.", "ready"), list(session.vamps), *buttons
@@ -335,7 +335,7 @@ def _kept(model: VampNet, request: Request, source: Source) -> AudioSignal:
     return model.hear_kept(model.listen(source.path, **options), mask)
 
 
-def _latest(steps: queue.Queue[tuple[str, int, int]]) -> tuple[str, int, int] | None:
+def latest(steps: queue.Queue[tuple[str, int, int]]) -> tuple[str, int, int] | None:
     """What the newest of the waiting reports says: (words, steps done, of how many); None if there is none."""
     newest = None
     while not steps.empty():
@@ -349,7 +349,8 @@ def _latest(steps: queue.Queue[tuple[str, int, int]]) -> tuple[str, int, int] | 
     return (f"{words} {done} of {of}" if of > 1 else f"{words} …"), done, of
 
 
-def _buttons(running: bool) -> tuple[Any, Any]:
+def buttons_of(running: bool) -> tuple[Any, Any]:
+    """The Vamp and the Stop button while a vamp runs, or while none does."""
     return gr.update(interactive=not running), gr.update(interactive=running)
 
 

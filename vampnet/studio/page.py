@@ -13,12 +13,16 @@ import gradio as gr
 from vampnet.gallery import Gallery
 from vampnet.pipeline import VampNet
 from vampnet.studio.chooser import Chooser
+from vampnet.studio.comp_room import Comping
 from vampnet.studio.controls import FOLLOWERS, LEVELS, NAMES
 from vampnet.studio.deck import Deck
 from vampnet.studio.handlers import AUDIO_ENDINGS, Handlers
 from vampnet.studio.harp import Harp
+from vampnet.studio.journey_room import JourneyRoom
 from vampnet.studio.programs import Programs
 from vampnet.studio.prompts import Prompts
+from vampnet.studio.recorder import Recorder
+from vampnet.studio.restoring import Restoring
 from vampnet.studio.results import keep_tidy
 from vampnet.studio.session import Session
 from vampnet.studio.sharing import Sharing
@@ -58,16 +62,20 @@ def build(
             with gr.Column(elem_id="action"):
                 with gr.Row(elem_id="buttons"):
                     vamp = gr.Button("Vamp", variant="primary", elem_id="vamp", scale=3)
+                    journeys = JourneyRoom(handlers)
                     stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=80)
                 progress = gr.HTML("", elem_id="progress", apply_default_css=False)
-            deck = Deck(handlers)
+            with gr.Column(elem_id="decks"):
+                journeys.strip.render()
+                deck = Deck(handlers)
+                comping = Comping(handlers)
             sharing = Sharing(handlers, gallery) if gallery is not None else None
         # Before the page's own events, which would take the names of the endpoints.
         programs = Programs(handlers, gallery)
         programs.add()
         Harp(programs).add()
         tell_of_model = _wire(
-            page, handlers, session, status, source, token_map, prompts, vamp, stop, progress, deck, sharing
+            page, handlers, session, status, source, token_map, prompts, vamp, stop, progress, deck, sharing, journeys, comping
         )
         if chooser is not None:
             chooser.wire(page, session, tell_of_model)
@@ -115,11 +123,7 @@ def _source(handlers: Handlers) -> dict[str, Any]:
                     label="Sound file", show_label=False, container=False, file_types=types, height=148, elem_id="upload"
                 )
             with gr.Tab("Record"):
-                # Not editable: what is trimmed there would not be trimmed in the picture.
-                found["record"] = gr.Audio(
-                    sources=["microphone"], type="filepath", label="Record with the microphone", buttons=[], editable=False,
-                    elem_id="record",
-                )  # fmt: skip
+                found["recorder"] = Recorder(handlers)
             with gr.Tab("Examples", visible=bool(handlers.examples)):
                 chips = "".join(
                     f'<button type="button" data-index="{i}">{html.escape(_words(path.stem))}</button>'
@@ -130,6 +134,7 @@ def _source(handlers: Handlers) -> dict[str, Any]:
                     js_on_load="VampStudio.choices(element, trigger, (data) => ({index: Number(data.index)}))",
                 )  # fmt: skip
         found["message"] = gr.HTML("", elem_id="message", apply_default_css=False)
+        found["restoring"] = Restoring(handlers)
     return found
 
 
@@ -145,6 +150,7 @@ def _words(name: str) -> str:
 def _wire(
     page: gr.Blocks, handlers: Handlers, session: gr.State, status: gr.HTML, source: dict[str, Any], token_map: TokenMap,
     prompts: Prompts, vamp: gr.Button, stop: gr.Button, progress: gr.HTML, deck: Deck, sharing: Sharing | None,
+    journeys: JourneyRoom, comping: Comping,
 ) -> Callable[[Callable[..., Any]], None]:  # fmt: skip
     """Connects all but the chooser; returns what makes the page follow an exchange of the model."""
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -171,17 +177,24 @@ def _wire(
 
     # A file that was read leaves its field, so that the next one can be dropped there, the same one too.
     read: dict[str, Any] = {"outputs": [message, source["upload"]], **quiet, "concurrency_limit": 4}
+    restoring, recorder = source["restoring"], source["recorder"]
     uploaded = source["upload"].upload(
-        lambda own, given: (handlers.choose(own, given), None), [session, source["upload"]], **read
+        lambda own, given: (restoring.choose(own, given), None), [session, source["upload"]], **read
     )
-    recorded = source["record"].stop_recording(
-        lambda own, given: handlers.choose(own, given, "recording"), [session, source["record"]], message, **quiet
-    )
+    dropped = restoring.drop.upload(restoring.choose_dropped, session, message, **quiet, concurrency_limit=4)
+    itself = restoring.line.select(restoring.choose_itself, session, message, **quiet)
+    recorded = recorder.html.upload(recorder.take, session, message, **quiet)
     picked = source["examples"].select(handlers.choose_example, session, message, **quiet)
     reused, again = deck.wire(session, message)
-    for chosen in (uploaded, recorded, picked, reused):
+    gone_on = journeys.wire(session, everything, message, progress, vamp, stop)
+    comping.wire(session, progress, vamp, stop, deck.takes)
+    for brought in (uploaded, dropped):
+        brought.then(restoring.restore, session, [restoring.line, *everything], **at_once)
+    for other in (itself, recorded, picked, reused, gone_on):
+        other.then(restoring.clear, session, restoring.line, **at_once)
+    for chosen in (uploaded, dropped, itself, recorded, picked, reused, gone_on):
         tracked = chosen.then(**drawing).then(handlers.track, session, message, concurrency_limit=4, **quiet)
-        tracked.then(**drawing)
+        tracked.then(**drawing).then(recorder.tell, session, recorder.html, **at_once)
         tracked.then(deck.late_beats, session, deck.takes, **quiet)
 
     prompts.wire(handlers, session, message, drawing)
@@ -192,5 +205,4 @@ def _wire(
         pressed(handlers.begin, [session, *everything], [progress, *buttons], **at_once).then(
             handlers.vamp, session, [progress, deck.takes, *buttons], concurrency_limit=1, concurrency_id="model", **quiet
         ).then(handlers.catch_up, [session, *everything], [status, *followers, picture], **at_once)
-    stop.click(handlers.stop, session, [progress, *buttons], **at_once)
     return tell_of_model

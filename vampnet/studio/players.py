@@ -21,15 +21,24 @@ if TYPE_CHECKING:
 WAVE_COLUMNS = 600
 
 
-def keep_vamp(session: Session, vamp: Vamp, request: Request, source: Source) -> dict[str, Any]:
+def keep_vamp(
+    session: Session, vamp: Vamp, request: Request, source: Source, title: str = "", kind: str = "take",
+    comments: Sequence[str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Writes a vamp into a folder of the session and puts it before the earlier ones.
+
+    Args:
+        kind: of the takes, in the names of their files.
+        title: by default the preset that was asked for, or the prompt in a few words.
+        comments: as in `bundle.write_bundle`.
 
     Returns:
         What the deck shows, as `deck_data`.
     """
     folder = session.new_folder()
-    names = [f"{source.name}-take{index + 1}-seed{request.seed}" for index in range(len(vamp.takes))]
-    settings = write_bundle(vamp, folder, "wav", names, {"title": _title(request), "source_name": source.name})
+    names = [f"{source.name}-{kind}{index + 1}-seed{request.seed}" for index in range(len(vamp.takes))]
+    extra = {"title": title or _title(request), "source_name": source.name}
+    settings = write_bundle(vamp, folder, "wav", names, extra, comments=comments)
     start, end = source.bounds(request.bars)
     shown = {
         **deck_data(settings, vamp.source, vamp.takes, folder.name, folder, source.beats_between(start, end)),

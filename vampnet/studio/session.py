@@ -130,6 +130,7 @@ class Session:
         model_version, shape: of the model that the visitor's page knows of, as in `ModelShelf`.
         awaits_model: whether the visitor has asked for another and was not told yet what came of it.
         language: of the visitor's browser, as in `text.LANGUAGES`.
+        kept: what rooms of the page keep for the visitor, by their names.
     """
 
     def __init__(self, files: Files) -> None:
@@ -141,6 +142,7 @@ class Session:
         self.stop = threading.Event()
         self.model_version, self.shape, self.awaits_model = 0, Shape(), False
         self.language = text.DEFAULT
+        self.kept: dict[str, Any] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         return Session(self._files)
@@ -179,7 +181,7 @@ class Session:
         self.stop.set()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder, self.source, self.vamps = None, None, []
+        self._folder, self.source, self.vamps, self.kept = None, None, [], {}
 
 
 def has_favourite(vamp: dict[str, Any]) -> bool:

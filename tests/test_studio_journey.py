@@ -1,0 +1,305 @@
+"""Journeys, comps, recordings and restored settings without a browser: what the handlers do, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import studio_tools
+import torch
+from gradio.utils import get_upload_folder
+from studio_tools import run_vamp, short_clip, values
+
+from vampnet import audio, metadata
+from vampnet.bundle import read_bundle
+from vampnet.config import SAMPLE_RATE, Prompt, Sampling
+from vampnet.studio import journey_room
+from vampnet.studio.comp_room import Comping
+from vampnet.studio.controls import NAMES, read_request
+from vampnet.studio.handlers import Handlers
+from vampnet.studio.journey_room import JourneyRoom, strip_value, travels_of
+from vampnet.studio.recorder import Recorder, metronome, samples_of, whole_bars
+from vampnet.studio.restoring import Restoring, control_values
+from vampnet.studio.session import Session
+from vampnet.studio.shelf import Shape
+from vampnet.studio.uploads import uploaded
+
+handlers, session, known_beats = studio_tools.handlers, studio_tools.session, studio_tools.known_beats
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def event(**given: Any) -> SimpleNamespace:
+    return SimpleNamespace(**given)
+
+
+@pytest.fixture
+def room(handlers: Handlers) -> JourneyRoom:
+    return JourneyRoom(handlers)
+
+
+@pytest.fixture
+def source(handlers: Handlers, session: Session, tmp_path: Path) -> Session:
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
+    return session
+
+
+def travel(room: JourneyRoom, session: Session, rounds: int, **changes: Any) -> list[Any]:
+    """Vamps on for some rounds, as the browser does, and stops: what the page was told last."""
+    told = room.begin(session, *values(**changes))
+    for _ in range(rounds):
+        assert told[4]["running"]
+        told = list(room.round(session, event(ask=told[4]["ask"]), *values(**changes)))[-1]
+    return room.act(session, event(do="end"), *values()) if told[4]["running"] else told
+
+
+# ---------------------------------------------------------------------------------------------------------------- journey
+
+
+def test_rounds_follow_each_other_and_go_on_where_they_stopped(room: JourneyRoom, source: Session) -> None:
+    told = travel(room, source, 2)
+    assert "Stopped after 2 rounds" in told[0] and told[1]["interactive"] and not told[2]["interactive"]
+    (shown,) = told[4]["journeys"]
+    assert [(one["number"], one["parent"], one["here"]) for one in shown["rounds"]] == [(1, 0, True), (2, 1, True)]
+    assert shown["current"] == 2 and shown["seconds"] == 0.5 and all(one["wave"] for one in shown["rounds"])
+    assert json.loads(json.dumps(told[4])) == told[4] and source.request is None
+    # Other settings are taken along; another seed is another journey.
+    assert [one["parent"] for one in travel(room, source, 1, periodic=3)[4]["journeys"][0]["rounds"]] == [0, 1, 2]
+    journeys = travel(room, source, 1, seed=5)[4]["journeys"]
+    assert [len(one["rounds"]) for one in journeys] == [1, 3] and [one["seed"] for one in journeys] == [5, 0]
+    before = travels_of(source).all[1].journey.folder
+    travel(room, source, 1, seed=6)
+    assert not before.exists() and len(travels_of(source).all) == journey_room.MAX_JOURNEYS
+
+
+def test_the_model_is_free_between_rounds(room: JourneyRoom, source: Session, handlers: Handlers, tmp_path: Path) -> None:
+    room.begin(source, *values())
+    assert list(room.round(source, event(ask=7), *values())) == [], "nobody has asked for that one"
+    told = list(room.round(source, event(ask=1), *values()))[-1]
+    assert told[4]["running"] and told[4]["ask"] == 2 and not source.running
+    stranger = Session(handlers.files)
+    handlers.choose(stranger, str(short_clip(tmp_path / "other.wav")))
+    assert "1 take is ready" in run_vamp(handlers, stranger)[-1][0] and strip_value(stranger) is None
+    # Meanwhile this visitor cannot begin a vamp, and a second page cannot begin a round.
+    assert all("value" not in part for part in handlers.begin(source, *values()))
+    told = room.stop(source)
+    assert "Stopped after one round" in told[0] and told[1]["interactive"] and told[4]["running"] is False
+    (late,) = room.round(source, event(ask=2), *values())
+    assert "Stopped after one round" in late[0] and late[1]["interactive"] and late[4]["running"] is False
+    assert source.request is None
+    stranger.close()
+
+
+def test_stop_ends_a_round_and_keeps_those_before(room: JourneyRoom, source: Session) -> None:
+    travel(room, source, 1)
+    ask = room.begin(source, *values(steps=60))[4]["ask"]
+    told = []
+    for step in room.round(source, event(ask=ask), *values(steps=60)):
+        told.append(step)
+        source.stop.set()
+    assert any("Stopping" in str(step[0]) for step in told)
+    assert told[-1][4]["running"] is False and len(told[-1][4]["journeys"][0]["rounds"]) == 1
+    assert "Stopped after one round" in told[-1][0] and source.request is None
+    assert "Stopped after 2" in travel(room, source, 1)[0]
+
+
+def test_going_back_branching_and_taking_away(room: JourneyRoom, source: Session) -> None:
+    name = travel(room, source, 2)[4]["journeys"][0]["id"]
+    (shown,) = room.act(source, event(do="back", journey=name, round=1), *values())[4]["journeys"]
+    assert shown["current"] == 1 and [one["here"] for one in shown["rounds"]] == [True, False]
+    told = room.act(source, event(do="branch", journey=name, round=0), *values())
+    assert told[4]["running"] and source.request is not None
+    list(room.round(source, event(ask=told[4]["ask"]), *values()))
+    room.act(source, event(do="end"), *values())
+    (shown,) = strip_value(source)["journeys"]
+    assert shown["current"] == 3 and shown["rounds"][2]["parent"] == 0
+    told = room.act(source, event(do="remove", journey=name, round=1), *values())
+    assert [one["number"] for one in told[4]["journeys"][0]["rounds"]] == [3]
+    for wrong in ({"round": 1}, {"round": 99}, {"round": "3"}, {"round": True}, {"journey": "../x"}, {"journey": None}):
+        refused = room.act(source, event(**{"do": "back", "journey": name, "round": 3, **wrong}), *values())
+        assert "no longer here" in refused[0]
+
+
+def test_a_journey_steers_by_the_controls_and_ends_when_it_is_full(
+    room: JourneyRoom, source: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journey_room, "MAX_ROUNDS", 2)
+    room.begin(source, *values())
+    list(room.round(source, event(ask=1), *values(periodic=3)))
+    told = list(room.round(source, event(ask=2), *values(seed=None)))[-1]  # an emptied field: as before
+    assert "room for 2 rounds" in told[0] and told[4]["running"] is False
+    assert [one.prompt.periodic for one in travels_of(source).all[0].journey.rounds.values()] == [3, 3]
+    assert "room for 2 rounds" in room.begin(source, *values())[0] and source.request is None
+
+
+def test_an_export_is_one_file_of_the_way(room: JourneyRoom, source: Session) -> None:
+    name = travel(room, source, 2)[4]["journeys"][0]["id"]
+    for source_too, repeats, parts in ((False, 1, 2), (True, 4, 12)):
+        asked = event(journey=name, round=2, source=source_too, repeats=repeats)
+        told, strip = room.export(source, asked)
+        file = strip["journeys"][0]["file"]
+        sound = soundfile.info(file["sound"])
+        assert sound.frames == parts * SAMPLE_RATE // 2 and sound.format == "FLAC" and f"{parts / 2:.1f} s" in told
+        assert metadata.read(file["sound"]).take == 2 and file["file"] == "noise-journey-2-rounds-seed0.flac"
+    assert len(list(source.folder.glob("*/*journey*.flac"))) == 1, "the export before is gone"
+    for wrong in ({"repeats": 3}, {"repeats": 1e9}, {"round": 0}, {"round": 7}, {"journey": 1}):
+        assert "alert" in room.export(source, event(**{"journey": name, "round": 2, "source": False, "repeats": 1, **wrong}))[0]
+
+
+def test_a_stranger_gets_at_no_round(room: JourneyRoom, source: Session, handlers: Handlers) -> None:
+    name = travel(room, source, 1)[4]["journeys"][0]["id"]
+    stranger = Session(handlers.files)
+    assert "no longer here" in room.use(stranger, event(journey=name, round=1)) and stranger.source is None
+    assert "no longer here" in room.export(stranger, event(journey=name, round=1))[0]
+    assert "noise-round1-seed0" in room.use(source, event(journey=name, round=1))
+    assert source.source.samples == SAMPLE_RATE // 2
+
+
+# ------------------------------------------------------------------------------------------------------------------- comp
+
+
+def test_a_comp_is_made_of_the_chosen_takes(handlers: Handlers, source: Session) -> None:
+    comping = Comping(handlers)
+    run_vamp(handlers, source, takes=2, periodic=0, seed=4)
+    name = source.vamps[0]["id"]
+    opened = comping.open(source, event(vamp=name))
+    assert opened["rows"] == [0, 1, 2] and opened["kind"] == "parts" and len(opened["times"]) == 9
+    choice = [1, 1, 2, 2, 2, 0, 0, 0]
+    told = [*comping.begin(source, event(vamp=name, choice=choice))]
+    assert source.request is not None and not told[1]["interactive"]
+    last = list(comping.make(source))[-1]
+    assert "on the deck" in last[0] and source.request is None and last[1]["interactive"]
+    made, base = (read_bundle(shown["folder"]) for shown in last[3])
+    assert source.vamps[0]["title"] == "Comp of Nothing kept" and source.vamps[0]["takes"][0]["file"] == "noise-comp1-seed4.wav"
+    known = torch.cat([base.source_tokens, base.tokens])
+    steps = known.shape[-1]
+    for part, number in enumerate(choice):
+        at = round((part + 0.5) * steps / 8)
+        assert not made.mask[..., at].any() and torch.equal(made.tokens[0, :, at], known[number, :, at])
+    assert made.mask.any()
+    told = metadata.read(source.vamps[0]["takes"][0]["sound"])
+    assert (told.kind, told.seed, told.takes) == ("comp", 4, 2)
+    assert told.source_hash == metadata.hash_of(audio.load(source.source.path))
+
+
+def test_what_cannot_be_comped_gets_a_sentence(handlers: Handlers, source: Session) -> None:
+    comping = Comping(handlers)
+    run_vamp(handlers, source)
+    name = source.vamps[0]["id"]
+    good = [1] * 8
+    for given in (good[1:], [2] * 8, ["1"] * 8, [True] * 8, "1" * 8, None):
+        assert "Choose a take" in comping.begin(source, event(vamp=name, choice=given))[0]
+    for other in ("nothing", None, 5):
+        assert "no longer here" in comping.begin(source, event(vamp=other, choice=good))[0]
+        assert comping.open(source, event(vamp=other)) is None
+    stranger = Session(handlers.files)
+    assert comping.open(stranger, event(vamp=name)) is None and stranger.request is None
+    source.vamps[0]["settings"]["model"] = "another"
+    comping.begin(source, event(vamp=name, choice=good))
+    assert "made by the model another" in list(comping.make(source))[-1][0] and len(source.vamps) == 1
+    assert list(comping.make(source)) == []
+
+
+# -------------------------------------------------------------------------------------------------------------- recording
+
+
+@pytest.fixture
+def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two bars in 3/4 at 150 beats a minute, as a browser at 48 kHz has uploaded them."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    folder = Path(get_upload_folder()) / "hash"
+    folder.mkdir(parents=True)
+    sound = 0.3 * np.sin(np.arange(round(2.4 * 48_000)) / 30)
+    soundfile.write(folder / "recording.wav", sound, 48_000, subtype="FLOAT")
+    return folder / "recording.wav"
+
+
+def test_a_recording_becomes_the_source_with_its_beats(handlers: Handlers, session: Session, recording: Path) -> None:
+    recorder = Recorder(handlers)
+    told = recorder.take(session, event(path=str(recording), bpm=150, metre=3, bars=2))
+    assert "Recording at 150 bpm" in told and session.source.samples == round(2.4 * SAMPLE_RATE)
+    grid = session.source.grid
+    assert grid.engine == "metronome" and grid.beats_per_bar == 3 and grid.tempo == pytest.approx(150)
+    assert grid.downbeats == pytest.approx((0, 1.2)) and len(grid.beats) == 6
+    assert "150 bpm, 6 beats" in handlers.track(session) and session.source.bounds(2) == (0, session.source.samples)
+    assert recorder.tell(session) == {"tempo": 150.0, "metre": 3}
+    before = session.source
+    wrong = ({"bpm": 5}, {"bpm": "x"}, {"bpm": float("nan")}, {"metre": 40}, {"bars": 3}, {"bars": 0}, {"bars": True})
+    for more in (*wrong, {"path": "/etc/passwd"}, {"path": None}, {"path": str(recording.parent / ".." / ".." / "x.wav")}):
+        given = {"path": str(recording), "bpm": 150, "metre": 3, "bars": 2, **more}
+        assert "record it once more" in recorder.take(session, event(**given)), more
+    recording.write_bytes(b"no sound")
+    assert "cannot be read" in recorder.take(session, event(path=str(recording), bpm=150, metre=3, bars=2))
+    assert session.source is before
+
+
+@pytest.mark.parametrize(("bpm", "metre", "bars"), [(120, 4, 2), (173, 3, 5), (91.3, 7, 1), (300, 2, 600)])
+def test_bars_are_exact_to_the_sample(bpm: float, metre: int, bars: int) -> None:
+    wanted = samples_of(bpm, metre, bars)
+    assert abs(wanted - bars * metre * 60 / bpm * SAMPLE_RATE) <= 0.5
+    for off in (-3, 0, 2):
+        given = audio.make_signal(torch.ones(1, 1, wanted + off), SAMPLE_RATE)
+        assert whole_bars(given, bpm, metre, bars).audio_data.shape[-1] == wanted
+    with pytest.raises(ValueError):
+        whole_bars(audio.make_signal(torch.ones(1, 1, wanted + 4000), SAMPLE_RATE), bpm, metre, bars)
+    grid = metronome(bpm, metre, bars)
+    assert len(grid.beats) == metre * bars and len(grid.downbeats) == bars
+
+
+def test_only_uploads_are_taken_as_uploads(recording: Path, tmp_path: Path) -> None:
+    assert uploaded(str(recording)) == recording.resolve()
+    secret = tmp_path / "secret.wav"
+    secret.write_bytes(b"x")
+    (recording.parent / "link.wav").symlink_to(secret)
+    outside = ("link.wav", "../../secret.wav", "nothing.wav", ".")
+    for path in (*(str(recording.parent / name) for name in outside), str(secret), "", "a\x00b", None, 7, ["x"]):
+        with pytest.raises(ValueError):
+            uploaded(path)
+
+
+# -------------------------------------------------------------------------------------------------------------- restoring
+
+
+def test_a_take_brings_its_settings_and_its_source_back(handlers: Handlers, source: Session, tmp_path: Path) -> None:
+    restoring = Restoring(handlers)
+    handlers.choose(source, str(short_clip(tmp_path / "noise.wav", 2.2)))
+    run_vamp(handlers, source, takes=2, seed=31, periodic=4, bars="1")
+    exported = source.vamps[0]["takes"][1]["sound"]
+    own = source.source
+    # The source is in use: it stays the very same.
+    assert "noise" in restoring.choose(source, exported) and source.source is own
+    line, *restored = restoring.restore(source)
+    asked = read_request(restored)
+    assert (asked.seed, asked.takes, asked.prompt.periodic, asked.bars) == (31, 2, 4, 1) and line["itself"]
+    assert "Take 2 of noise" in line["sentence"]
+    # Another one is in use: it comes out of the vamp's folder, with its beats.
+    handlers.choose(source, str(short_clip(tmp_path / "other.wav", 0.7)))
+    restoring.choose(source, exported)
+    assert source.source is not own and source.source.name == "noise" and source.source.seconds == source.vamps[0]["seconds"]
+    restoring.choose_itself(source)
+    assert source.source.name == Path(exported).stem and restoring.restore(source)[0] is None
+    # In another session nothing of it is there but the file.
+    stranger = Session(handlers.files)
+    restoring.choose(stranger, exported)
+    line, *restored = restoring.restore(stranger)
+    assert stranger.source.name == Path(exported).stem and not line["itself"] and read_request(restored).seed == 31
+    # Any other file has nothing to tell.
+    restoring.choose(stranger, str(short_clip(tmp_path / "plain.wav")))
+    assert restoring.restore(stranger)[0] is None
+    stranger.close()
+
+
+def test_only_what_the_page_accepts_comes_back() -> None:
+    prompt, sampling = Prompt(periodic=100, region=(0.1, 0.2), kept_codebooks=12), Sampling(steps=500, top_k=3)
+    origin = metadata.Origin(prompt, sampling, 5, 40, extend=(0.0, 2.5), painted=True)
+    restored, missing = control_values(origin, Shape(levels=9))
+    found = dict(zip(NAMES, restored, strict=True))
+    read_request(restored)
+    assert found["periodic"] == 7 and found["steps"] == 24 and found["takes"] == 8 and found["kept_codebooks"] == 9
+    assert set(missing) == {"periodic", "steps", "takes", "paint"} and found["seed"] == 5
+    assert found["region"] == [0.1, 0.2] and found["top_k"] == 3 and found["extend_after"] == 2.5
+    assert control_values(metadata.Origin(Prompt(), Sampling(), 5, 4, True, "all"), Shape())[1] == ["bars"]

@@ -1,0 +1,159 @@
+"""Comping: the best take for each bar, chosen in a grid under the deck; the model remakes only the joins."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+import torch
+
+from vampnet import metadata
+from vampnet.beats import BeatGrid
+from vampnet.bundle import read_bundle, read_settings
+from vampnet.comping import comp, part_steps, part_times
+from vampnet.config import Prompt, Sampling
+from vampnet.studio.controls import Request
+from vampnet.studio.handlers import Handlers, buttons_of
+from vampnet.studio.notices import notice, progress
+from vampnet.studio.players import keep_vamp
+from vampnet.studio.session import Session, Source, envelope
+from vampnet.studio.text import say
+from vampnet.studio.work import Work
+from vampnet.vamp import Vamp
+
+if TYPE_CHECKING:
+    from vampnet.pipeline import Cancelled, OnStep, VampNet
+
+
+class Comping:
+    """Lays itself out where it is made (inside a `gr.Blocks`); `wire` connects it. The script is `web/comp.js`.
+
+    Attributes:
+        html: the grid; fires `select` to open it for a vamp (`vamp`, its id; None closes it) and `submit` to make the comp
+            (`vamp`, and `choice`: for each part the number of a take, 0 is the source).
+    """
+
+    def __init__(self, handlers: Handlers) -> None:
+        self.handlers = handlers
+        self.html = gr.HTML(
+            None, html_template='<div class="vs-comp"></div>', elem_id="comp", apply_default_css=False,
+            js_on_load="VampStudio.comp(element, props, watch, trigger)",
+        )  # fmt: skip
+
+    def wire(self, session: gr.State, progress_line: gr.HTML, vamp: gr.Button, stop: gr.Button, takes: gr.HTML) -> None:
+        """Connects the parts; `takes` is the deck's."""
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        self.html.select(self.open, session, self.html, queue=False, **quiet)
+        self.html.submit(self.begin, session, [progress_line, vamp, stop], queue=False, **quiet).then(
+            self.make, session, [progress_line, vamp, stop, takes], concurrency_limit=1, concurrency_id="model", **quiet
+        )  # fmt: skip
+
+    def open(self, session: Session, event: gr.EventData) -> dict[str, Any] | None:
+        """The grid of a vamp for the page: `vamp` (its id), `rows` (numbers of the takes, 0 the source), `times` (seconds, one
+        more than there are parts), `kind` ("bars", "beats" or "parts") and `loop`; None closes it."""
+        shown = _vamp_of(session, getattr(event, "vamp", None))
+        if shown is None:
+            return None
+        grid, seconds = _beats_of(shown), shown["seconds"]
+        rate = shown["settings"]["sample_rate"]
+        times = part_times(round(seconds * rate), rate, grid)
+        kind = "parts" if grid is None else "bars"
+        if grid is not None and len(times) > 2 and (times[2] - times[1]) < 0.75 * grid.beats_per_bar * 60 / grid.tempo:
+            kind = "beats"
+        rows = [0, *(take["number"] for take in shown["takes"])]
+        return {
+            "vamp": shown["id"], "rows": rows, "times": [round(time, 3) for time in times], "kind": kind,
+            "loop": bool(shown["settings"]["loop"]),
+        }  # fmt: skip
+
+    def begin(self, session: Session, event: gr.EventData) -> list[Any]:
+        """Checks what is asked for before it waits in line: [progress, Vamp, Stop]."""
+        language, nothing = session.language, [gr.skip()] * 3
+        if session.request is not None:
+            return [notice(say("comp.busy", language), "error"), *nothing[1:]]
+        shown, choice = _vamp_of(session, getattr(event, "vamp", None)), getattr(event, "choice", None)
+        if shown is None:
+            return [notice(say("comp.gone", language), "error"), *nothing[1:]]
+        opened = self.open(session, event)
+        fits = isinstance(choice, list) and len(choice) == len(opened["times"]) - 1
+        if not fits or any(isinstance(number, bool) or number not in opened["rows"] for number in choice):
+            return [notice(say("comp.choose", language), "error"), *nothing[1:]]
+        problem = "" if self.handlers.shelf.loaded else self.handlers.model_problem()
+        if problem:
+            return [notice(problem, "error"), *nothing[1:]]
+        session.stop.clear()
+        session.request = _request_of(shown), session.source
+        session.kept["comp"] = shown, [int(number) for number in choice]
+        return [progress(say("comp.waiting", language)), *buttons_of(True)]
+
+    def make(self, session: Session) -> Iterator[list[Any]]:
+        """Makes the comp that `begin` was asked for: [progress, Vamp, Stop, takes], again and again."""
+        asked = session.kept.pop("comp", None)
+        if asked is None or session.request is None or session.running:
+            return
+        shown, choice = asked
+        request = session.request[0]
+
+        def work(model: VampNet, on_step: OnStep, cancelled: Cancelled) -> None:
+            if shown["settings"]["model"] != model.name:
+                raise ValueError(say("comp.model", session.language, model=shown["settings"]["model"]))
+            self._comp(session, model, shown, request, choice, on_step, cancelled)
+
+        def ended(well: bool) -> None:
+            session.request = None
+
+        working = Work(self.handlers, session, work, ended)
+        for line in working.watch():
+            yield [line, gr.skip(), gr.skip(), gr.skip()]
+        problem = working.problem()
+        done = problem or notice(say("comp.done", session.language), "ready")
+        yield [done, *buttons_of(False), gr.skip() if problem else list(session.vamps)]
+
+    def _comp(
+        self, session: Session, model: VampNet, shown: dict[str, Any], request: Request, choice: list[int], on_step: OnStep,
+        cancelled: Cancelled,
+    ) -> None:  # fmt: skip
+        folder = Path(shown["folder"])
+        vamp, settings = read_bundle(folder), read_settings(folder)
+        samples, rate = vamp.source.audio_data.shape[-1], int(vamp.source.sample_rate)
+        on_step("encode", 0, 1)
+        clip = model.listen(vamp.source, loop=vamp.loop, beats=_beats_of(shown))
+        bounds = part_steps(part_times(samples, rate, _beats_of(shown)), samples, model.grid, rate, vamp.loop)
+        tokens = torch.cat([vamp.source_tokens, vamp.tokens])
+        sound, made, mask = comp(
+            model, clip, tokens, choice, bounds, request.sampling, request.seed, on_step=on_step, cancelled=cancelled
+        )  # fmt: skip
+        result = Vamp(
+            vamp.source, [sound], made, vamp.source_tokens, mask, vamp.prompt, vamp.sampling, vamp.seed, vamp.loop, model.name,
+            model.grid, vamp.bars, vamp.beats,
+        )  # fmt: skip
+        told = metadata.read(folder / settings["files"][0])
+        origin = metadata.origin_of(result, 1, shown["source"], None if told is None else told.source_hash)
+        comment = metadata.write(dataclasses.replace(origin, kind="comp", takes=len(vamp.takes)))
+        path = folder / settings["source_file"]
+        source = Source(path, shown["source"], samples, rate, envelope(vamp.source), _beats_of(shown))
+        title = say("comp.title", session.language, title=shown["title"])
+        kept = keep_vamp(session, result, request, source, title, "comp", [comment])
+        kept["source_track"]["alias"] = shown["source_track"].get("alias")
+
+
+def _vamp_of(session: Session, name: Any) -> dict[str, Any] | None:
+    return next((shown for shown in session.vamps if shown["id"] == name and shown["source_track"] is not None), None)
+
+
+def _beats_of(shown: dict[str, Any]) -> BeatGrid | None:
+    """The beats that the deck shows; None where there are none."""
+    if len(shown["beats"]) < 2 or not shown["tempo"]:
+        return None
+    return BeatGrid(tuple(shown["beats"]), tuple(shown["downbeats"]), shown["tempo"])
+
+
+def _request_of(shown: dict[str, Any]) -> Request:
+    """What the vamp was asked for, for one take of the clip as it lies in its folder."""
+    settings = shown["settings"]
+    prompt = {name: tuple(value) if isinstance(value, list) else value for name, value in settings["prompt"].items()}
+    sampling = Sampling(**{**settings["sampling"], "feedback": 1})
+    return Request(Prompt(**prompt), sampling, 1, settings["seed"], settings["loop"], None)

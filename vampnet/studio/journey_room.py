@@ -1,0 +1,381 @@
+"""Vamp on: an endless run of rounds that feed on each other, heard as they come, with a way back and branches.
+
+Every round is an event of its own in the page's queue, started by the browser when it has heard of the one before: so the model
+is given back between rounds and others have their turn, and a journey ends by itself when its page is closed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from vampnet import audio
+from vampnet.journey import SOURCE, Journey, Round
+from vampnet.studio.controls import Request, read_request, whole_depth
+from vampnet.studio.handlers import STOPPED, Handlers, buttons_of
+from vampnet.studio.mask_picture import pack_wave
+from vampnet.studio.notices import notice, progress
+from vampnet.studio.session import Session, Source, envelope, plain_name
+from vampnet.studio.text import label, say
+from vampnet.studio.work import Work
+
+MAX_JOURNEYS = 2
+MAX_ROUNDS = 64
+MAX_SECONDS = 600.0
+"""Of all rounds of a journey together; with `MAX_JOURNEYS` this bounds what a session holds on the disk to some 300 MB."""
+REPEATS = (1, 2, 4, 8)
+WAVE_COLUMNS = 160
+
+
+@dataclass(eq=False)
+class Travel:
+    """A journey of a visitor.
+
+    Attributes:
+        current: number of the round that the next one is made from.
+        waves: {number: waveform of that round, for the page}.
+        file: the last export, for the page; None before the first.
+    """
+
+    journey: Journey
+    source: Source
+    request: Request
+    current: int = SOURCE
+    waves: dict[int, str] = field(default_factory=dict)
+    file: dict[str, Any] | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """(start, end) in seconds of what of the source is vamped."""
+        start, end = self.source.bounds(self.request.bars)
+        return start / self.source.rate, end / self.source.rate
+
+    @property
+    def most(self) -> int:
+        """How many rounds this journey may have."""
+        start, end = self.bounds
+        return max(2, min(MAX_ROUNDS, int(MAX_SECONDS / (end - start))))
+
+
+@dataclass(eq=False)
+class Travels:
+    """All journeys of a visitor, the newest first.
+
+    Attributes:
+        running: whether one goes on.
+        ask: counts what the browser is asked to start: a round for each new number.
+    """
+
+    all: list[Travel] = field(default_factory=list)
+    running: bool = False
+    ask: int = 0
+
+
+class JourneyRoom:
+    """Lays itself out where it is made (inside a `gr.Blocks`); `wire` connects it. The script is `web/journey.js`.
+
+    Attributes:
+        button: Vamp on.
+        strip: the journeys as the page shows them; fires `submit` for the next round, `select` for what its buttons do at once
+            (`do`: "on", "back", "branch", "end", "remove"; `journey`, an id; `round`), `download` for an export and `apply` to
+            use a round as the source.
+    """
+
+    def __init__(self, handlers: Handlers) -> None:
+        self.handlers = handlers
+        self.strip = gr.HTML(
+            None, html_template='<div class="vs-journeys"></div>', elem_id="journeys", apply_default_css=False, repeats=REPEATS,
+            js_on_load="VampStudio.journeys(element, props, watch, trigger)", render=False,
+        )  # fmt: skip
+        self.button = gr.Button(label("journey.on"), elem_id="vamp-on", scale=2, min_width=110)
+
+    def wire(
+        self, session: gr.State, controls: list[Any], message: gr.HTML, progress_line: gr.HTML, vamp: gr.Button, stop: gr.Button
+    ) -> Any:
+        """Connects the parts; returns the event that a round became the source."""
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        shown, given = [progress_line, vamp, stop, self.button, self.strip], [session, *controls]
+        self.button.click(self.begin, given, shown, queue=False, **quiet)
+        self.strip.select(self.act, given, shown, queue=False, trigger_mode="multiple", **quiet)
+        self.strip.submit(
+            self.round, given, shown, concurrency_limit=1, concurrency_id="model", trigger_mode="multiple", **quiet
+        )  # fmt: skip
+        stop.click(self.stop, session, shown, queue=False, **quiet)
+        self.strip.download(self.export, session, [progress_line, self.strip], concurrency_limit=2, **quiet)
+        return self.strip.apply(self.use, session, message, **quiet)
+
+    # ---- beginning and ending -----------------------------------------------------------------------------------------
+
+    def begin(self, session: Session, *values: Any, at: tuple[str, int] | None = None) -> list[Any]:
+        """Checks what is asked for and asks the browser for the first round: [progress, Vamp, Stop, Vamp on, strip].
+
+        Args:
+            at: id of a journey and number of the round to go on from; by default where the journey of this source stands.
+        """
+        if session.request is not None:
+            return [gr.skip()] * 5
+        told = self.handlers.begin(session, *values)
+        if session.request is None:
+            return [*told, gr.skip(), gr.skip()]
+        request, source = session.request
+        travels = travels_of(session)
+        travel = self._find(session, at[0]) if at is not None else self._same(travels, request, source)
+        if travel is None:
+            travel = self._new(session, request, source)
+        if at is not None:
+            travel.current = at[1]
+        travels.all.remove(travel)
+        travels.all.insert(0, travel)
+        travel.request = request
+        if len(travel.journey.rounds) >= travel.most:
+            session.request = None
+            full = notice(say("journey.full", session.language, most=travel.most), "error")
+            return [full, *buttons_of(False), *_off(session)]
+        travels.running, travels.ask = True, travels.ask + 1
+        return [*told, gr.update(interactive=False), strip_value(session)]
+
+    def _same(self, travels: Travels, request: Request, source: Source) -> Travel | None:
+        """The journey that goes on if these are asked for: other settings are taken along, another loop is another journey."""
+        for travel in travels.all:
+            if travel.source is source and _ground(travel.request) == _ground(request):
+                return travel
+        return None
+
+    def _new(self, session: Session, request: Request, source: Source) -> Travel:
+        travels = travels_of(session)
+        journey = Journey(
+            session.new_folder(), source.path, seed=request.seed, loop=request.loop, bars=request.bars, beats=source.grid,
+            name=source.name,
+        )  # fmt: skip
+        travels.all.insert(0, Travel(journey, source, request))
+        for old in travels.all[MAX_JOURNEYS:]:
+            # A round that is the source now is still needed.
+            if session.source is None or old.journey.folder not in session.source.path.parents:
+                shutil.rmtree(old.journey.folder, ignore_errors=True)
+        del travels.all[MAX_JOURNEYS:]
+        return travels.all[0]
+
+    def stop(self, session: Session) -> list[Any]:
+        """Stop was pressed: [progress, Vamp, Stop, Vamp on, strip]. A round that runs says by itself when it has ended."""
+        travels = travels_of(session)
+        between = travels.running and not session.running
+        told = self.handlers.stop(session)
+        if not between:
+            return [*told, gr.skip(), gr.skip()]
+        travels.running = False
+        travels.all[0].journey.rest()
+        return [self._end(session), *told[1:], *_off(session)]
+
+    def act(self, session: Session, event: gr.EventData, *values: Any) -> list[Any]:
+        """What a button of the strip asks for: as `begin`."""
+        nothing = [gr.skip()] * 5
+        do, number = getattr(event, "do", None), getattr(event, "round", None)
+        travels = travels_of(session)
+        if do == "end":
+            # The limit is reached: the browser asks for no more.
+            if travels.running and not session.running:
+                travels.running, session.request = False, None
+                return [self._end(session), *buttons_of(False), *_off(session)]
+            return nothing
+        try:
+            travel = self._find(session, getattr(event, "journey", None))
+            _known(travel.journey, number, source=do != "remove")
+        except ValueError as error:
+            return [notice(str(error), "error"), *nothing[1:]]
+        if do == "back":
+            travel.current = number
+            return [*nothing[:4], strip_value(session)]
+        if do == "branch" and not travels.running:
+            if travel.source is not session.source:
+                session.source = travel.source
+            return self.begin(session, *values, at=(travel.journey.folder.name, number))
+        if do == "branch":
+            travel.current = number
+            return [*nothing[:4], strip_value(session)]
+        if do == "remove":
+            return [*nothing[:4], self._remove(session, travel, number)]
+        return nothing
+
+    def _remove(self, session: Session, travel: Travel, number: int) -> Any:
+        """Takes a round away, with what was made from it; not while the journey goes on."""
+        if travels_of(session).running:
+            return gr.skip()
+        parent = travel.journey.rounds[number].parent
+        gone = {found.number for found in travel.journey.rounds.values() if number in _way(travel.journey, found.number)}
+        if session.source is not None and any(travel.journey.rounds[n].folder in session.source.path.parents for n in gone):
+            return gr.skip()
+        travel.journey.remove(number)
+        travel.current = parent if travel.current in gone else travel.current
+        for lost in gone:
+            travel.waves.pop(lost, None)
+        return strip_value(session)
+
+    # ---- a round ------------------------------------------------------------------------------------------------------
+
+    def round(self, session: Session, event: gr.EventData, *values: Any) -> Iterator[list[Any]]:
+        """Makes the round number `event.ask` of those asked for: [progress, Vamp, Stop, Vamp on, strip], again and again.
+
+        The controls are read for every round, so that a journey can be steered while it goes on.
+        """
+        travels = travels_of(session)
+        if session.request is None and not travels.running and travels.all:
+            # It was stopped while this waited in line. What Stop has said may have been overtaken by the round before.
+            yield [self._end(session), *buttons_of(False), *_off(session)]
+            return
+        if session.running or not travels.running or getattr(event, "ask", None) != travels.ask:
+            return
+        travel = travels.all[0]
+        travel.request = self._steered(travel, values)
+        number, parent = len(travel.journey.path(travel.current)) + 1, travel.current
+        words = say("journey.round", session.language, number=number)
+        work = Work(self.handlers, session, self._work(travel, parent), lambda well: self._ended(session, travel, well), words)
+        for line in work.watch():
+            yield [line, gr.skip(), gr.skip(), gr.skip(), gr.skip()]
+        problem = work.problem()
+        if travels.running:
+            line = progress(say("journey.next", session.language, number=number + 1))
+            yield [line, gr.skip(), gr.skip(), gr.skip(), strip_value(session)]
+        else:
+            full = len(travel.journey.rounds) >= travel.most
+            well = notice(say("journey.full", session.language, most=travel.most), "ready") if full else self._end(session)
+            stopped = problem if problem and STOPPED not in problem else well
+            yield [stopped, *buttons_of(False), *_off(session)]
+
+    def _work(self, travel: Travel, parent: int) -> Any:
+        def work(model: Any, on_step: Any, cancelled: Any) -> None:
+            journey, request = travel.journey, travel.request
+            if journey.beats is None and (request.prompt.needs_beats or request.bars is not None or not request.loop):
+                on_step("beats", 0, 1)
+                journey.beats = travel.source.track()
+            made = journey.make(model, parent, request.prompt, request.sampling, on_step=on_step, cancelled=cancelled)
+            travel.waves[made.number] = pack_wave(envelope(audio.load(made.sound, model.grid.sample_rate)), WAVE_COLUMNS)
+            if travel.current == parent:  # nobody has gone back meanwhile
+                travel.current = made.number
+
+        return work
+
+    def _ended(self, session: Session, travel: Travel, well: bool) -> None:
+        travels = travels_of(session)
+        travels.running = well and not session.stop.is_set() and len(travel.journey.rounds) < travel.most
+        travels.ask += travels.running
+        if not travels.running:
+            session.request = None
+            travel.journey.rest()
+
+    def _steered(self, travel: Travel, values: tuple[Any, ...]) -> Request:
+        """What the controls ask for now; what they asked for before, if that cannot be or is another journey."""
+        try:
+            asked = read_request(whole_depth(values, self.handlers.shelf.shape.levels))
+        except ValueError:
+            return travel.request
+        return asked if _ground(asked) == _ground(travel.request) else travel.request
+
+    def _end(self, session: Session) -> str:
+        travel = travels_of(session).all[0]
+        count = len(travel.journey.path(travel.current))
+        if not count:
+            return notice(STOPPED, "ready")
+        return notice(say("journey.stopped.one" if count == 1 else "journey.stopped", session.language, count=count), "ready")
+
+    # ---- what comes of it ---------------------------------------------------------------------------------------------
+
+    def export(self, session: Session, event: gr.EventData) -> list[Any]:
+        """One FLAC file of the rounds up to one of them: [progress, strip]."""
+        try:
+            travel = self._find(session, getattr(event, "journey", None))
+            journey, number = travel.journey, getattr(event, "round", None)
+            _known(journey, number)
+            repeats = getattr(event, "repeats", 1)
+            if isinstance(repeats, bool) or repeats not in REPEATS:
+                raise ValueError(say("journey.lost", session.language))
+            joined = journey.export(number, source=getattr(event, "source", False) is True, repeats=repeats)
+            folder = session.new_folder()
+            name = f"{plain_name(travel.source.name)}-journey-{len(journey.path(number))}-rounds-seed{journey.seed}.flac"
+            path = audio.save(joined, folder / name, comment=journey.comment(number))
+        except ValueError as error:
+            return [notice(str(error), "error"), gr.skip()]
+        if travel.file is not None:
+            shutil.rmtree(Path(travel.file["sound"]).parent, ignore_errors=True)
+        seconds = joined.audio_data.shape[-1] / joined.sample_rate
+        count = (travel.file or {}).get("count", 0) + 1
+        travel.file = {"sound": str(path), "file": name, "seconds": seconds, "count": count}
+        return [notice(say("journey.exported", session.language, seconds=f"{seconds:.1f}"), "ready"), strip_value(session)]
+
+    def use(self, session: Session, event: gr.EventData) -> str:
+        """A round becomes the source. Returns the message to show."""
+        try:
+            travel = self._find(session, getattr(event, "journey", None))
+            found = _known(travel.journey, getattr(event, "round", None), source=False)
+        except ValueError as error:
+            return notice(str(error), "error")
+        return self.handlers.choose(session, str(found.sound), found.sound.stem)
+
+    def _find(self, session: Session, name: Any) -> Travel:
+        for travel in travels_of(session).all:
+            if travel.journey.folder.name == name:
+                return travel
+        raise ValueError(say("journey.lost", session.language))
+
+
+def travels_of(session: Session) -> Travels:
+    """The journeys of a visitor."""
+    return session.kept.setdefault("journeys", Travels())
+
+
+def _ground(request: Request) -> tuple[Any, ...]:
+    """What a journey cannot change on its way."""
+    return request.seed, request.loop, request.bars
+
+
+def _known(journey: Journey, number: Any, source: bool = True) -> Round | None:
+    """Round `number`, None for the source. ValueError if there is none."""
+    if number == SOURCE and source and not isinstance(number, bool):
+        return None
+    if isinstance(number, bool) or not isinstance(number, int) or number not in journey.rounds:
+        raise ValueError("That round is no longer here: choose one of those shown.")
+    return journey.rounds[number]
+
+
+def _way(journey: Journey, number: int) -> set[int]:
+    return {found.number for found in journey.path(number)}
+
+
+def _off(session: Session) -> list[Any]:
+    return [gr.update(interactive=True), strip_value(session)]
+
+
+def strip_value(session: Session) -> dict[str, Any] | None:
+    """The journeys for the page, as plain data; None before the first.
+
+    Returns:
+        dict: `running`, `ask`, and `journeys`: each `id`, `name`, `seed`, `current`, `seconds`, `most`, `source` (a track:
+        sound, start and end in seconds), `file` and `rounds`: each `number`, `parent`, `depth`, `here` (on the way to the
+        current one), `sound`, `file`, `wave`.
+    """
+    travels = travels_of(session)
+    if not travels.all:
+        return None
+    found = []
+    for travel in travels.all:
+        journey, (start, end) = travel.journey, travel.bounds
+        way = _way(journey, travel.current)
+        rounds = [
+            {
+                "number": one.number, "parent": one.parent, "depth": len(one.path), "here": one.number in way,
+                "sound": str(one.sound), "file": one.sound.name, "wave": travel.waves.get(one.number, ""),
+            }
+            for one in journey.rounds.values()
+        ]  # fmt: skip
+        found.append(
+            {
+                "id": journey.folder.name, "name": travel.source.name, "seed": journey.seed, "current": travel.current,
+                "seconds": end - start, "most": travel.most, "rounds": rounds, "file": travel.file,
+                "source": {"sound": str(travel.source.path), "start": start, "end": end},
+            }  # fmt: skip
+        )
+    return {"running": travels.running, "ask": travels.ask, "journeys": found}

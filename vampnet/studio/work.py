@@ -1,0 +1,97 @@
+"""Work with the model for one visitor: in a thread of its own, so that progress is shown meanwhile and Stop is heard."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from vampnet.config import CancelledError
+from vampnet.studio.handlers import STOPPED, Handlers, latest
+from vampnet.studio.notices import notice, progress
+from vampnet.studio.session import Session
+from vampnet.studio.text import say
+
+if TYPE_CHECKING:
+    from vampnet.pipeline import Cancelled, OnStep, VampNet
+
+Do = Callable[["VampNet", "OnStep", "Cancelled"], Any]
+"""What is to be done: with the model, a function that is told of progress, and one that says whether to stop."""
+
+log = logging.getLogger(__name__)
+
+
+class Work:
+    """One piece of work of a visitor whose `session.request` is set already; `watch` does it.
+
+    Args:
+        handlers: of the page: their model, one at a time for all visitors.
+        session: the visitor's.
+        do: the work.
+        ended: called at the end, in the thread of the work, whether it went well or not and also if the visitor has left:
+            `ended(went_well)`.
+        words: before the words of the progress line, such as "Round 3".
+    """
+
+    def __init__(
+        self, handlers: Handlers, session: Session, do: Do, ended: Callable[[bool], None], words: str = ""
+    ) -> None:
+        self._handlers, self._session, self._do, self._ended = handlers, session, do, ended
+        self._words = f"{words} · " if words else ""
+        self._steps: queue.Queue[tuple[str, int, int]] = queue.Queue()
+        self._outcome: Future[Any] = Future()
+
+    def watch(self) -> Iterator[str]:
+        """Does the work; lines of progress, as HTML, until it is over. If the visitor leaves meanwhile, it is stopped."""
+        self._session.running = True
+        # With the visitor's context: who pays for a GPU is found in it.
+        run = contextvars.copy_context().run
+        worker = threading.Thread(target=run, args=(self._run,), daemon=True, name="studio-work")
+        worker.start()
+        try:
+            stopping = False
+            while worker.is_alive():
+                worker.join(0.05)
+                line = latest(self._steps)
+                if self._session.stop.is_set() and not stopping:
+                    stopping = True
+                    yield progress(say("work.stopping", self._session.language))
+                elif line is not None and not stopping:
+                    yield progress(self._words + line[0], *line[1:])
+        finally:
+            if worker.is_alive():
+                self._session.stop.set()
+
+    def problem(self) -> str:
+        """The sentence why it did not go well, as HTML; "" if it did. Only after `watch` has ended."""
+        error = self._outcome.exception()
+        if error is None:
+            return ""
+        if isinstance(error, CancelledError):
+            return notice(STOPPED, "ready")
+        if isinstance(error, ValueError):
+            return notice(str(error), "error")
+        log.error("Work failed", exc_info=error)
+        return notice(say("work.failed", self._session.language, error=f"{type(error).__name__}: {error}"), "error")
+
+    def _run(self) -> None:
+        session, well = self._session, False
+        try:
+            found = self._handlers.use_model(
+                lambda model: self._do(model, lambda *step: self._steps.put(step), session.stop.is_set), session.stop.is_set,
+                lambda: self._steps.put(("model", 0, 0)),
+            )  # fmt: skip
+            self._outcome.set_result(found)
+            well = True
+        except (CancelledError, ValueError) as error:
+            # Without the frames that it came through: they hold on to the model.
+            self._outcome.set_exception(error.with_traceback(None))
+        except BaseException as error:  # it is shown on the page
+            self._outcome.set_exception(error)
+        finally:
+            session.running = False
+            self._ended(well)
