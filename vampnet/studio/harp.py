@@ -15,7 +15,7 @@ from gradio import FileData
 
 from vampnet import audio
 from vampnet.pipeline import VampNet
-from vampnet.studio.controls import CONTROLS, DEFAULTS, Control, info_of
+from vampnet.studio.controls import CONTROLS, DEFAULTS, NAMES, Control, info_of
 from vampnet.studio.endpoints import add_endpoint, file_of, plain_errors, read_options
 from vampnet.studio.programs import MODEL_QUEUE, Programs
 from vampnet.studio.running import Running
@@ -35,7 +35,7 @@ class Harp:
 
     def __init__(self, programs: Programs) -> None:
         self.programs = programs
-        self.controls_asked = [control for control in CONTROLS if control.name in ASKED]
+        self.controls_asked = [CONTROLS[NAMES.index(name)] for name in ASKED]
         self._running: dict[str, Running] = {}
 
     def add(self) -> None:
