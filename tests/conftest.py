@@ -7,8 +7,9 @@ import os
 # Read at import by huggingface_hub and gradio, so they are set before anything is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-# One of several workers (pytest-xdist) has one core, and so have the processes that its tests start.
-os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+# One of several workers (pytest-xdist) has one core, and so have the processes that its tests start. It inherits the variable
+# of the process that starts the workers, which has loaded this file too.
+os.environ["OMP_NUM_THREADS"] = "1" if "PYTEST_XDIST_WORKER" in os.environ else os.environ.get("OMP_NUM_THREADS", "2")
 
 import shutil
 from collections.abc import Callable, Iterator
