@@ -121,7 +121,7 @@ def test_the_map_is_painted_on_and_is_the_mask_of_the_vamp(browser: Any, address
         assert (kept(page) == last).all()
         vamp(page)
         page.wait_for_selector("#progress :text('1 take is ready')")
-        sound = page.get_attribute(".vs-take a[download]", "href")
+        sound = page.get_by_role("link", name="Download Take 1").get_attribute("href")
         path = Path(unquote(urlparse(sound).path.split("file=", 1)[1]))
         made = bundle.read_bundle(path.parent)
         assert torch.equal(~made.mask[0], torch.from_numpy(last)) and made.painted

@@ -26,7 +26,7 @@ from vampnet.studio.chooser import Chooser
 from vampnet.studio.controls import FOLLOWERS
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.notices import megabytes
-from vampnet.studio.session import Session
+from vampnet.studio.session import Files, Session
 from vampnet.studio.shelf import ModelShelf, Shape
 
 known_beats = studio_tools.known_beats
@@ -126,7 +126,7 @@ def test_a_model_that_cannot_be_loaded_is_said_in_one_sentence(tmp_path: Path, m
     handlers = Handlers(held, tmp_path)
     session = Session(handlers.files)
     handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-    line = told(handlers.model_status())[-1]
+    line = told(handlers.model_status(Session(handlers.files)))[-1]
     assert "No model could be loaded" in line and "nothing here" in line and 'role="alert"' in line
     assert "No model could be loaded" in handlers.begin(session, *values())[0] and session.request is None
     with pytest.raises(ValueError, match="nothing here"):
@@ -140,7 +140,7 @@ def test_without_the_model_asked_for_the_bundled_one_is_loaded(tmp_path: Path, m
     held = ModelShelf(load=lambda name, on_download: VampNet.from_pretrained(name, "cpu"))
     exchange(held, str(tmp_path / "nothing here"))
     assert held.title == "mini on cpu" and "nothing here" in held.problem
-    line = told(Handlers(held, tmp_path).model_status())[-1]
+    line = told(Handlers(held, tmp_path).model_status(Session(Files())))[-1]
     assert "nothing here" in line and "goes on with mini on cpu" in line and 'role="alert"' in line
 
 
@@ -408,7 +408,7 @@ def test_what_cannot_be_loaded_is_said_and_the_page_goes_on(chooser: Chooser) ->
     line = told(chooser.watch(session, "bad"))[-1][0]
     assert "It is bad. The page goes on with old on cpu." in line and 'role="alert"' in line
     # The line of the model says only what there is: the chooser has said the rest.
-    assert "Model old on cpu" in told(chooser.handlers.model_status())[-1]
+    assert "Model old on cpu" in told(chooser.handlers.model_status(Session(chooser.handlers.files)))[-1]
 
 
 def test_a_page_that_opens_during_a_download_shows_it(chooser: Chooser) -> None:

@@ -137,7 +137,7 @@ def test_a_visitor_who_leaves_stops_the_vamp(handlers: Handlers, session: Sessio
     next(going)
     going.close()
     for thread in threading.enumerate():
-        if thread.name.startswith("vamp-"):
+        if thread.name == "studio-work":
             thread.join(30)
     assert session.stop.is_set() and session.request is None and session.vamps == []
 

@@ -14,6 +14,7 @@ from vampnet.studio.handlers import Handlers
 from vampnet.studio.notices import notice, progress
 from vampnet.studio.session import Session
 from vampnet.studio.shelf import POLL_SECONDS
+from vampnet.studio.text import label
 
 if TYPE_CHECKING:
     from vampnet.checkpoints import Entry
@@ -32,21 +33,22 @@ class Chooser:
     def __init__(self, handlers: Handlers) -> None:
         self.handlers, self.shelf = handlers, handlers.shelf
         with gr.Column(elem_id="models"):
-            with gr.Accordion("Models: use another one", open=False, elem_id="models-panel") as self.panel:
+            with gr.Accordion(label("models.panel"), open=False, elem_id="models-panel") as self.panel:
                 self.list = gr.HTML(
                     "", elem_id="models-list", apply_default_css=False,
                     js_on_load="VampStudio.choices(element, trigger, (data) => ({name: data.name}))",
                 )  # fmt: skip
                 with gr.Row(elem_id="models-own"):
                     self.name = gr.Textbox(
-                        label="Model to load", info="Choose one above, or type a hub repository or the path of a folder.",
-                        placeholder="owner/repository, owner/repository:style or /path/to/folder", max_lines=1,
-                        elem_id="model-name", scale=4, max_length=1000,
+                        label=label("models.name"), info=label("models.name.info"), placeholder=label("models.name.form"),
+                        max_lines=1, elem_id="model-name", scale=4, max_length=1000,
                     )  # fmt: skip
-                    self.load = gr.Button("Load", elem_id="model-load", scale=0, min_width=90)
+                    self.load = gr.Button(label("models.load"), elem_id="model-load", scale=0, min_width=90)
             with gr.Row(elem_id="models-line"):
                 self.line = gr.HTML("", elem_id="model-line", apply_default_css=False)
-                self.cancel = gr.Button("Cancel", elem_id="model-cancel", size="sm", visible=False, scale=0, min_width=80)
+                self.cancel = gr.Button(
+                    label("models.cancel"), elem_id="model-cancel", size="sm", visible=False, scale=0, min_width=80
+                )
 
     def wire(self, page: gr.Blocks, session: gr.State, tell_of_model: Callable[[Callable[..., Any]], None]) -> None:
         """Connects the parts.

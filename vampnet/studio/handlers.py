@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import html
 import logging
-import queue
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,14 +26,14 @@ from vampnet.studio.players import keep_vamp
 from vampnet.studio.session import Files, Session, Source, read_source
 from vampnet.studio.shelf import POLL_SECONDS, ModelShelf, Shape
 from vampnet.studio.text import language_of, say
-from vampnet.vamp import Vamp
+from vampnet.studio.work import Work
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
 
+    from vampnet.pipeline import Cancelled, OnStep
+
 AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
-STAGES = {"beats": "finding the beats", "encode": "listening", "coarse": "coarse", "fine": "fine", "decode": "rendering"}
-STOPPED = "Stopped; nothing was changed."
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -64,12 +61,12 @@ class Handlers:
         session.language = language_of(request.headers.get("accept-language"))
         return session
 
-    async def model_status(self) -> AsyncIterator[str]:
+    async def model_status(self, session: Session) -> AsyncIterator[str]:
         """A line about the model: what is being done as long as something is, and then what there is."""
         while self.shelf.task is not None:
             yield notice(self.shelf.task.words, "busy")
             await asyncio.sleep(POLL_SECONDS)
-        yield self._model_line()
+        yield self._model_line(session.language)
 
     def follow_model(self, session: Session, *levels: Any) -> list[Any]:
         """A change of each control in `FOLLOWERS` to fit the model; `levels` are the values of those in `LEVELS`."""
@@ -83,12 +80,12 @@ class Handlers:
         if session.model_version == self.shelf.version:
             return [gr.skip()] * (2 + len(FOLLOWERS))
         levels = [values[NAMES.index(name)] for name in LEVELS]
-        return [self._model_line(), *self.follow_model(session, *levels), self.draw(session, *values)]
+        return [self._model_line(session.language), *self.follow_model(session, *levels), self.draw(session, *values)]
 
-    def _model_line(self) -> str:
+    def _model_line(self, language: str) -> str:
         # Where there is a chooser, it says what went wrong.
         problem = "" if self.shelf.choice and self.shelf.loaded else self.model_problem()
-        return notice(problem, "error") if problem else notice(f"Model {self.shelf.title}", "ready")
+        return notice(problem, "error") if problem else notice(say("page.model", language, name=self.shelf.title), "ready")
 
     def use_model(
         self, work: Callable[[VampNet], Result], stopped: Callable[[], bool], on_wait: Callable[[], None] = lambda: None
@@ -206,7 +203,7 @@ class Handlers:
         problem = "" if self.shelf.loaded else self.model_problem()
         try:
             if not problem and session.source is None:
-                raise AudioError("There is no audio yet: upload, record or choose a clip first.")
+                raise AudioError(say("work.no_source", session.language))
             request = read_request(whole_depth(values, self.shelf.shape.levels))
         except ValueError as error:
             problem = problem or str(error)
@@ -214,7 +211,7 @@ class Handlers:
             return notice(problem, "error"), *buttons_of(running=False)
         session.stop.clear()
         session.request = request, session.source
-        waiting = "Waiting for the model" if self.shelf.loaded else "Loading the model"
+        waiting = say("work.waiting" if self.shelf.loaded else "work.model", session.language)
         return progress(f"{waiting} …"), *buttons_of(running=True)
 
     def stop(self, session: Session) -> tuple[Any, Any, Any]:
@@ -226,7 +223,7 @@ class Handlers:
             # `vamp` says so: an answer from here could arrive after its last word.
             return gr.skip(), gr.skip(), gr.skip()
         session.request = None  # it still waits in line, and will find that there is nothing to do
-        return notice(STOPPED, "ready"), *buttons_of(running=False)
+        return notice(say("work.stopped", session.language), "ready"), *buttons_of(running=False)
 
     def vamp(self, session: Session) -> Iterator[tuple[Any, Any, Any, Any]]:
         """Makes the takes that `begin` was asked for: (progress line, takes, Vamp button, Stop button), again and again.
@@ -236,79 +233,34 @@ class Handlers:
         if session.request is None or session.running:
             yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
             return
-        session.running = True
         request, source = session.request
-        steps: queue.Queue[tuple[str, int, int]] = queue.Queue()
-        outcome: Future[None] = Future()
-        job = (session, request, source, steps, outcome)
-        # With the visitor's context: who pays for a GPU is found in it.
-        run = contextvars.copy_context().run
-        worker = threading.Thread(target=run, args=(self._run, *job), daemon=True, name="vamp-run")
-        worker.start()
-        try:
-            stopping = False
-            while worker.is_alive():
-                worker.join(0.05)
-                line = latest(steps)
-                if session.stop.is_set() and not stopping:
-                    stopping = True
-                    yield progress("Stopping …"), gr.skip(), gr.skip(), gr.update(interactive=False)
-                elif line is not None and not stopping:
-                    yield progress(*line), gr.skip(), gr.skip(), gr.skip()
-        finally:
-            # Also reached when the visitor has left and Gradio lets go of this generator.
-            if worker.is_alive():
-                session.stop.set()
-        yield self._end(session, request, outcome)
 
-    def _run(
-        self,
-        session: Session,
-        request: Request,
-        source: Source,
-        steps: queue.Queue[tuple[str, int, int]],
-        outcome: Future[None],
-    ) -> None:
-        """The work itself, in a thread of its own, so that progress can be shown meanwhile."""
-        try:
+        def prepare(on_step: OnStep) -> None:
+            if source.grid is None and (request.prompt.needs_beats or request.bars is not None):
+                on_step("beats", 0, 1)
+                source.track()
+
+        def work(model: VampNet, on_step: OnStep, cancelled: Cancelled) -> None:
             # Beats that are known go along, needed or not: players show them.
-            found = source.grid
-            if found is None and (request.prompt.needs_beats or request.bars is not None):
-                steps.put(("beats", 0, 1))
-                found = source.track()
-
-            def work(model: VampNet) -> Vamp:
-                return model.vamp(
-                    source.path, request.prompt, request.sampling, request.takes, request.seed, loop=request.loop,
-                    bars=request.bars, beats=found, mask=given_mask(request, source, Shape.of(model)), extend=request.extend,
-                    on_step=lambda *step: steps.put(step), cancelled=session.stop.is_set,
-                )  # fmt: skip
-
-            vamp = self.use_model(work, session.stop.is_set, lambda: steps.put(("model", 0, 0)))
+            vamp = model.vamp(
+                source.path, request.prompt, request.sampling, request.takes, request.seed, loop=request.loop,
+                bars=request.bars, beats=source.grid, mask=given_mask(request, source, Shape.of(model)), extend=request.extend,
+                on_step=on_step, cancelled=cancelled,
+            )  # fmt: skip
             keep_vamp(session, vamp, request, source)
-            outcome.set_result(None)
-        except (CancelledError, ValueError) as error:
-            # Without the frames that it came through: they hold on to the model.
-            outcome.set_exception(error.with_traceback(None))
-        except BaseException as error:  # it is shown on the page
-            outcome.set_exception(error)
-        finally:
-            session.request, session.running = None, False
 
-    def _end(self, session: Session, request: Request, outcome: Future[None]) -> tuple[Any, Any, Any, Any]:
-        """What is shown when a vamp has ended, well or not."""
-        error = outcome.exception()
-        buttons = buttons_of(running=False)
-        if error is None:
-            made = "1 take is" if request.takes == 1 else f"{request.takes} takes are"
-            return notice(f"Done: {made} ready.", "ready"), list(session.vamps), *buttons
-        if isinstance(error, CancelledError):
-            return notice(STOPPED, "ready"), gr.skip(), *buttons
-        if isinstance(error, ValueError):
-            return notice(str(error), "error"), gr.skip(), *buttons
-        log.error("A vamp failed", exc_info=error)
-        problem = f"The vamp failed ({type(error).__name__}: {error}): try again or change a setting."
-        return notice(problem, "error"), gr.skip(), *buttons
+        def ended(well: bool) -> None:
+            session.request = None
+
+        working = Work(self, session, work, ended, prepare=prepare)
+        for line in working.watch():
+            yield line, gr.skip(), gr.skip(), gr.update(interactive=False) if session.stop.is_set() else gr.skip()
+        problem, buttons = working.problem(), buttons_of(running=False)
+        if problem:
+            yield problem, gr.skip(), *buttons
+            return
+        done = say("work.done.one" if request.takes == 1 else "work.done", session.language, count=request.takes)
+        yield notice(done, "ready"), list(session.vamps), *buttons
 
 
 def about_source(session: Session) -> str:
@@ -333,20 +285,6 @@ def _kept(model: VampNet, request: Request, source: Source) -> AudioSignal:
     mask = mask_of(request, source, Shape.of(model))[0]
     options = {"loop": request.loop, "bars": request.bars, "beats": source.grid, "extend": request.extend}
     return model.hear_kept(model.listen(source.path, **options), mask)
-
-
-def latest(steps: queue.Queue[tuple[str, int, int]]) -> tuple[str, int, int] | None:
-    """What the newest of the waiting reports says: (words, steps done, of how many); None if there is none."""
-    newest = None
-    while not steps.empty():
-        newest = steps.get()
-    if newest is None:
-        return None
-    stage, done, of = newest
-    if stage == "model":
-        return "Loading the model …", 0, 0
-    words = STAGES.get(stage, stage)
-    return (f"{words} {done} of {of}" if of > 1 else f"{words} …"), done, of
 
 
 def buttons_of(running: bool) -> tuple[Any, Any]:

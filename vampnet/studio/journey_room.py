@@ -17,7 +17,7 @@ import gradio as gr
 from vampnet import audio
 from vampnet.journey import SOURCE, Journey, Round
 from vampnet.studio.controls import Request, read_request, whole_depth
-from vampnet.studio.handlers import STOPPED, Handlers, buttons_of
+from vampnet.studio.handlers import Handlers, buttons_of
 from vampnet.studio.mask_picture import pack_wave
 from vampnet.studio.notices import notice, progress
 from vampnet.studio.session import Session, Source, envelope, plain_name
@@ -243,7 +243,7 @@ class JourneyRoom:
         else:
             full = len(travel.journey.rounds) >= travel.most
             well = notice(say("journey.full", session.language, most=travel.most), "ready") if full else self._end(session)
-            stopped = problem if problem and STOPPED not in problem else well
+            stopped = problem if problem and not work.stopped else well
             yield [stopped, *buttons_of(False), *_off(session)]
 
     def _work(self, travel: Travel, parent: int) -> Any:
@@ -279,7 +279,7 @@ class JourneyRoom:
         travel = travels_of(session).all[0]
         count = len(travel.journey.path(travel.current))
         if not count:
-            return notice(STOPPED, "ready")
+            return notice(say("work.stopped", session.language), "ready")
         return notice(say("journey.stopped.one" if count == 1 else "journey.stopped", session.language, count=count), "ready")
 
     # ---- what comes of it ---------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from vampnet.studio.results import keep_tidy
 from vampnet.studio.session import Session
 from vampnet.studio.sharing import Sharing
 from vampnet.studio.shelf import ModelShelf
-from vampnet.studio.text import say, script, translations
+from vampnet.studio.text import label, say, script, translations
 from vampnet.studio.theme import make_theme
 from vampnet.studio.token_map import TokenMap
 
@@ -61,9 +61,9 @@ def build(
             token_map, prompts = TokenMap(), Prompts()
             with gr.Column(elem_id="action"):
                 with gr.Row(elem_id="buttons"):
-                    vamp = gr.Button("Vamp", variant="primary", elem_id="vamp", scale=3)
+                    vamp = gr.Button(label("page.vamp"), variant="primary", elem_id="vamp", scale=3)
                     journeys = JourneyRoom(handlers)
-                    stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=80)
+                    stop = gr.Button(label("page.stop"), elem_id="stop", interactive=False, scale=1, min_width=80)
                 progress = gr.HTML("", elem_id="progress", apply_default_css=False)
             with gr.Column(elem_id="decks"):
                 journeys.strip.render()
@@ -117,14 +117,14 @@ def _source(handlers: Handlers) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with gr.Column(elem_id="source"):
         with gr.Tabs(elem_id="ways"):
-            with gr.Tab("Upload"):
+            with gr.Tab(label("page.upload")):
                 types = ["audio", *AUDIO_ENDINGS]
                 found["upload"] = gr.File(
-                    label="Sound file", show_label=False, container=False, file_types=types, height=148, elem_id="upload"
+                    label=label("page.file"), show_label=False, container=False, file_types=types, height=148, elem_id="upload"
                 )
-            with gr.Tab("Record"):
+            with gr.Tab(label("page.record")):
                 found["recorder"] = Recorder(handlers)
-            with gr.Tab("Examples", visible=bool(handlers.examples)):
+            with gr.Tab(label("page.examples"), visible=bool(handlers.examples)):
                 chips = "".join(
                     f'<button type="button" data-index="{i}">{html.escape(_words(path.stem))}</button>'
                     for i, path in enumerate(handlers.examples)
@@ -164,7 +164,7 @@ def _wire(
     levels, followers = ([controls[name] for name in names] for names in (LEVELS, FOLLOWERS))
 
     def tell_of_model(on: Callable[..., Any]) -> None:
-        told = on(handlers.model_status, None, status, concurrency_limit=None, **quiet)
+        told = on(handlers.model_status, session, status, concurrency_limit=None, **quiet)
         told.then(handlers.follow_model, [session, *levels], followers, **at_once).then(**drawing)
 
     opened = page.load(handlers.open_page, session, session, **at_once)

@@ -11,13 +11,13 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from vampnet.config import CancelledError
-from vampnet.studio.handlers import STOPPED, Handlers, latest
 from vampnet.studio.notices import notice, progress
 from vampnet.studio.session import Session
 from vampnet.studio.text import say
 
 if TYPE_CHECKING:
     from vampnet.pipeline import Cancelled, OnStep, VampNet
+    from vampnet.studio.handlers import Handlers
 
 Do = Callable[["VampNet", "OnStep", "Cancelled"], Any]
 """What is to be done: with the model, a function that is told of progress, and one that says whether to stop."""
@@ -35,12 +35,15 @@ class Work:
         ended: called at the end, in the thread of the work, whether it went well or not and also if the visitor has left:
             `ended(went_well)`.
         words: before the words of the progress line, such as "Round 3".
+        prepare: done before, told of progress, and without the model: others can use it meanwhile.
     """
 
     def __init__(
-        self, handlers: Handlers, session: Session, do: Do, ended: Callable[[bool], None], words: str = ""
-    ) -> None:
+        self, handlers: Handlers, session: Session, do: Do, ended: Callable[[bool], None], words: str = "",
+        prepare: Callable[[OnStep], Any] = lambda on_step: None,
+    ) -> None:  # fmt: skip
         self._handlers, self._session, self._do, self._ended = handlers, session, do, ended
+        self._prepare = prepare
         self._words = f"{words} · " if words else ""
         self._steps: queue.Queue[tuple[str, int, int]] = queue.Queue()
         self._outcome: Future[Any] = Future()
@@ -56,7 +59,7 @@ class Work:
             stopping = False
             while worker.is_alive():
                 worker.join(0.05)
-                line = latest(self._steps)
+                line = latest(self._steps, self._session.language)
                 if self._session.stop.is_set() and not stopping:
                     stopping = True
                     yield progress(say("work.stopping", self._session.language))
@@ -66,13 +69,18 @@ class Work:
             if worker.is_alive():
                 self._session.stop.set()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether Stop has ended it. Only after `watch` has ended."""
+        return isinstance(self._outcome.exception(), CancelledError)
+
     def problem(self) -> str:
         """The sentence why it did not go well, as HTML; "" if it did. Only after `watch` has ended."""
         error = self._outcome.exception()
         if error is None:
             return ""
         if isinstance(error, CancelledError):
-            return notice(STOPPED, "ready")
+            return notice(say("work.stopped", self._session.language), "ready")
         if isinstance(error, ValueError):
             return notice(str(error), "error")
         log.error("Work failed", exc_info=error)
@@ -80,11 +88,15 @@ class Work:
 
     def _run(self) -> None:
         session, well = self._session, False
+
+        def on_step(*step: Any) -> None:
+            self._steps.put(step)
+
         try:
+            self._prepare(on_step)
             found = self._handlers.use_model(
-                lambda model: self._do(model, lambda *step: self._steps.put(step), session.stop.is_set), session.stop.is_set,
-                lambda: self._steps.put(("model", 0, 0)),
-            )  # fmt: skip
+                lambda model: self._do(model, on_step, session.stop.is_set), session.stop.is_set, lambda: on_step("model", 0, 0)
+            )
             self._outcome.set_result(found)
             well = True
         except (CancelledError, ValueError) as error:
@@ -95,3 +107,17 @@ class Work:
         finally:
             session.running = False
             self._ended(well)
+
+
+def latest(steps: queue.Queue[tuple[str, int, int]], language: str) -> tuple[str, int, int] | None:
+    """What the newest of the waiting reports says: (words, steps done, of how many); None if there is none."""
+    newest = None
+    while not steps.empty():
+        newest = steps.get()
+    if newest is None:
+        return None
+    stage, done, of = newest
+    words = say(f"work.{stage}", language)
+    if stage == "model":
+        return f"{words} …", 0, 0
+    return (say("work.count", language, words=words, done=done, of=of) if of > 1 else f"{words} …"), done, of
