@@ -68,9 +68,9 @@ def visit(browser: Any, address: str, wait: str = "#status .vs-ready") -> Iterat
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a studio with the tiny model."""
-    with serve(tiny_vampnet(), tmp_path_factory.mktemp("no examples")) as url:
+def address(clip: Path) -> Iterator[str]:
+    """The address of a studio with the tiny model and one example."""
+    with serve(tiny_vampnet(), clip.parent) as url:
         yield url
 
 
@@ -141,6 +141,13 @@ def test_from_a_file_to_takes(page: Any, clip: Path, tmp_path: Path) -> None:
         assert np.sqrt(np.mean(sound**2)) > 1e-3
         sounds.append(sound)
     assert all(not np.array_equal(sounds[i], sounds[j]) for i in range(3) for j in range(i))
+
+
+def test_two_clicks_from_opening_to_hearing_a_vamp(page: Any) -> None:
+    page.click("#try")
+    page.locator(".vs-take").first.wait_for()
+    page.locator(".vs-transport").get_by_role("button", name="Play").click()
+    page.wait_for_function("VampStudio.player.position(1) > 0.02")
 
 
 def test_the_picture_follows_the_sliders(page: Any, clip: Path) -> None:

@@ -18,7 +18,16 @@ from vampnet.codec import SpectralCodec, SpectralCodecConfig
 from vampnet.config import TransformerConfig
 from vampnet.model.transformer import TokenTransformer, load_transformer, without_guide
 from vampnet.train import tokens as token_files
-from vampnet.train.loop import Budget, StopRequest, WeightAverage, atomic_save, load_checkpoint, read_config, step_seed
+from vampnet.train.loop import (
+    Budget,
+    StopRequest,
+    WeightAverage,
+    atomic_save,
+    in_bfloat16,
+    load_checkpoint,
+    read_config,
+    step_seed,
+)
 from vampnet.train.masking import prompt_mask, training_masks
 from vampnet.train.schedule import cooldown, mask_shares, noam
 from vampnet.train.settings import TrainConfig
@@ -73,6 +82,7 @@ def settings(shards: Path, run: Path, **changes) -> dict:
         **base,
         "prompt_share": 0.25,
         "warmup": 20,
+        "bfloat16": False,
         "device": "cpu",
         "tensorboard": False,
         "log_every": 1,
@@ -291,6 +301,17 @@ def test_learns_a_repeating_pattern(shards, tmp_path):
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     assert len(losses) == 150 and sum(losses[-20:]) / 20 < math.log(SIZE) / 3
     assert {"start", "train", "valid"} == {line["kind"] for line in lines}
+
+
+def test_bfloat16_is_where_it_is_fast_or_wanted(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert in_bfloat16(True, cpu) and not in_bfloat16(False, gpu) and in_bfloat16("auto", gpu)
+    for fast in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        assert in_bfloat16("auto", cpu) == fast
+    with pytest.raises(ValueError, match="true, false or auto"):
+        in_bfloat16("yes", cpu)
 
 
 def test_bfloat16_learns_nearly_the_same(shards, tmp_path):

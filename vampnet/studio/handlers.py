@@ -120,6 +120,10 @@ class Handlers:
             return notice(say("map.source.example", session.language), "error")
         return self.choose(session, str(self.examples[index]))
 
+    def try_example(self, session: Session) -> str:
+        """Any of the examples, for somebody who wants to hear something at once."""
+        return self.choose(session, str(secrets.choice(self.examples)))
+
     def track(self, session: Session) -> Any:
         """Tracks the beats of the source, which may take a while, and says what was found."""
         source = session.source

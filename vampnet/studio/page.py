@@ -122,6 +122,7 @@ def _source(handlers: Handlers) -> dict[str, Any]:
                 found["upload"] = gr.File(
                     label=label("page.file"), show_label=False, container=False, file_types=types, height=148, elem_id="upload"
                 )
+                found["try"] = gr.Button(label("page.try"), elem_id="try", size="sm", visible=bool(handlers.examples))
             with gr.Tab(label("page.record")):
                 found["recorder"] = Recorder(handlers)
             with gr.Tab(label("page.examples"), visible=bool(handlers.examples)):
@@ -172,7 +173,7 @@ def _wire(
         opened.then(**drawing)
     else:
         sharing.wire(opened, session, deck, message, controls, drawing)
-    tell_of_model(page.load)
+    tell_of_model(opened.then)  # only then the visitor's language is known
     gr.on([control.change for control in everything], trigger_mode="always_last", **drawing)
 
     # A file that was read leaves its field, so that the next one can be dropped there, the same one too.
@@ -185,14 +186,15 @@ def _wire(
     itself = restoring.line.select(restoring.choose_itself, session, message, **quiet)
     recorded = recorder.html.upload(recorder.take, session, message, **quiet)
     picked = source["examples"].select(handlers.choose_example, session, message, **quiet)
+    tried = source["try"].click(handlers.try_example, session, message, **quiet)
     reused, again = deck.wire(session, message)
     gone_on = journeys.wire(session, everything, message, progress, vamp, stop)
     comping.wire(session, progress, vamp, stop, deck.takes)
     for brought in (uploaded, dropped):
         brought.then(restoring.restore, session, [restoring.line, *everything], **at_once)
-    for other in (itself, recorded, picked, reused, gone_on):
+    for other in (itself, recorded, picked, tried, reused, gone_on):
         other.then(restoring.clear, session, restoring.line, **at_once)
-    for chosen in (uploaded, dropped, itself, recorded, picked, reused, gone_on):
+    for chosen in (uploaded, dropped, itself, recorded, picked, tried, reused, gone_on):
         tracked = chosen.then(**drawing).then(handlers.track, session, message, concurrency_limit=4, **quiet)
         tracked.then(**drawing).then(recorder.tell, session, recorder.html, **at_once)
         tracked.then(deck.late_beats, session, deck.takes, **quiet)
@@ -201,7 +203,7 @@ def _wire(
     token_map.wire(handlers, session, everything)
 
     buttons = [vamp, stop]
-    for pressed in (vamp.click, again.then):
+    for pressed in (vamp.click, again.then, tried.then):
         pressed(handlers.begin, [session, *everything], [progress, *buttons], **at_once).then(
             handlers.vamp, session, [progress, deck.takes, *buttons], concurrency_limit=1, concurrency_id="model", **quiet
         ).then(handlers.catch_up, [session, *everything], [status, *followers, picture], **at_once)

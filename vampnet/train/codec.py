@@ -30,6 +30,7 @@ from .loop import (
     StopRequest,
     WeightAverage,
     atomic_save,
+    in_bfloat16,
     load_checkpoint,
     read_config,
     step_seed,
@@ -65,8 +66,7 @@ class CodecTraining:
         init_tokens: time steps that the start in closed form sees.
         save_minutes: between checkpoints.
         eval_minutes: between measurements on `held_out`.
-        bfloat16: matrix products of the blocks in bfloat16: faster on GPUs and on CPUs that have it (AVX512_BF16), far slower
-            on others.
+        bfloat16: matrix products of the blocks in bfloat16: true, false, or "auto" as in `loop.in_bfloat16`.
     """
 
     audio: str
@@ -92,7 +92,7 @@ class CodecTraining:
     save_minutes: float = 3.0
     eval_minutes: float = 6.0
     limit_hours: float = 24.0
-    bfloat16: bool = False
+    bfloat16: bool | str = False
     seed: int = 0
 
 
@@ -114,13 +114,14 @@ class CodecLoss:
     def __call__(self, audio: Tensor) -> tuple[Tensor, dict[str, float]]:
         """(B, T * hop) float -> the loss and its parts."""
         codec, s = self.codec, self.settings
+        half = in_bfloat16(s.bfloat16, audio.device)
         with torch.no_grad():
             target = codec.features(audio)
-        with torch.autocast(audio.device.type, torch.bfloat16, enabled=s.bfloat16):
+        with torch.autocast(audio.device.type, torch.bfloat16, enabled=half):
             z = codec.encode_latents(target).float()
         # In float32: codes lie closer together than bfloat16 can tell apart.
         z_q, codes, _, commitment, codebook = codec.quantizer(z)
-        with torch.autocast(audio.device.type, torch.bfloat16, enabled=s.bfloat16):
+        with torch.autocast(audio.device.type, torch.bfloat16, enabled=half):
             out = codec.decode_latents(z_q).float()
         difference = out - target
         square = (difference.square() * self.weight.to(out.device)).mean()

@@ -37,6 +37,21 @@ def load_checkpoint(path: str | os.PathLike, device: torch.device | str = "cpu")
     return torch.load(path, map_location=device, weights_only=True) if path.is_file() else None
 
 
+def in_bfloat16(wanted: bool | str, device: torch.device) -> bool:
+    """Whether matrix products are to run in bfloat16: as wanted, or with "auto" where that is fast.
+
+    On a GPU it is; on a CPU only with instructions for it (AVX512_BF16, AMX): elsewhere it is far slower than float32.
+
+    Raises:
+        ValueError: `wanted` is neither true, false nor "auto".
+    """
+    if wanted == "auto":
+        return device.type != "cpu" or bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    if not isinstance(wanted, bool):
+        raise ValueError(f"bfloat16 must be true, false or auto, not {wanted!r}.")
+    return wanted
+
+
 def step_seed(seed: int, step: int) -> int:
     """A seed in 0..2**63-1 that depends on (seed, step) alone.
 

@@ -33,8 +33,7 @@ class TrainConfig:
         seed: of everything random.
         device: "cpu", "cuda" or "auto".
         threads: of torch on the CPU; 0 = torch's choice.
-        bfloat16: matrix products in bfloat16 on a CPU too: faster where the processor has it (AVX512_BF16), far slower
-            elsewhere. On a GPU they always are.
+        bfloat16: matrix products in bfloat16: true, false, or "auto" as in `loop.in_bfloat16`.
         compile: use torch.compile (CUDA).
         tensorboard: write TensorBoard files.
 
@@ -70,7 +69,7 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     threads: int = 0
-    bfloat16: bool = False
+    bfloat16: bool | str = "auto"
     compile: bool = False
     tensorboard: bool = True
 

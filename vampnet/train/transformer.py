@@ -28,6 +28,7 @@ from vampnet.train.loop import (
     StopRequest,
     WeightAverage,
     atomic_save,
+    in_bfloat16,
     load_checkpoint,
     parameter_groups,
     read_config,
@@ -162,7 +163,7 @@ class Trainer:
             part = slice(begin, begin + size)
             # Each masked token of the batch weighs the same, whichever part it falls into.
             weight = float(hidden[part].sum() / hidden.sum())
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu or config.bfloat16):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bfloat16(config.bfloat16, self.device)):
                 loss = self.loss(
                     tokens[part].to(self.device, non_blocking=True),
                     mask[part].to(self.device, non_blocking=True),

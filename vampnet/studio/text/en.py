@@ -9,6 +9,7 @@ TEXT: dict[str, str] = {
     "page.upload": "Upload",
     "page.record": "Record",
     "page.examples": "Examples",
+    "page.try": "Try it: vamp an example",
     "page.file": "Sound file",
     "models.panel": "Models: use another one",
     "models.name": "Model to load",

@@ -9,6 +9,7 @@ TEXT: dict[str, str] = {
     "page.upload": "업로드",
     "page.record": "녹음",
     "page.examples": "예제",
+    "page.try": "바로 들어 보기: 예제로 변주 만들기",
     "page.file": "소리 파일",
     "models.panel": "모델: 다른 모델 쓰기",
     "models.name": "불러올 모델",
