@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import studio_tools
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,7 +23,11 @@ from shared_vamps import SECRET_NAME, make_vamp
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from vampnet.bundle import read_bundle
 from vampnet.gallery import Gallery, Limits, NotShared, Shared
+from vampnet.studio.controls import read_request
+from vampnet.studio.mask_picture import given_mask, mask_of
+from vampnet.studio.paint import paint_of
 from vampnet.studio.session import Session
 from vampnet.studio.share import COOKIE, SharePages
 from vampnet.studio.share_data import draw_picture, publish
@@ -345,6 +350,25 @@ def test_the_same_takes_come_out_of_a_link(sharing: Sharing, session: Session, h
         kept = soundfile.read(take["sound"])[0]
         assert np.abs(kept - old).max() < 1e-6
         assert np.abs(soundfile.read(again["sound"])[0] - old).max() < 1e-3
+
+
+@pytest.mark.parametrize("changes", [{"extend_after": 0.3, "loop": False}, {"region": [0.1, 0.3]}, {"paint": True}])
+def test_a_link_brings_back_what_was_made_anew(
+    changes: dict[str, Any], sharing: Sharing, session: Session, handlers: Any, tmp_path: Path
+) -> None:
+    session.source = studio_tools_source(session, tmp_path)
+    if "paint" in changes:
+        painted = torch.zeros(1, 14, handlers.shelf.shape.grid.samples_to_tokens(session.source.samples), dtype=torch.bool)
+        painted[:, 3:, 5:9] = True
+        changes = {"paint": paint_of(painted).value(), "loop": False}
+    studio_tools.run_vamp(handlers, session, **changes)
+    before = read_bundle(session.vamps[0]["folder"]).mask
+    id = sharing.act(session, asked(), event(action="share", vamp=session.vamps[0]["id"]))["id"]
+    _, _, *values = sharing.restore(session, asked(vamp=id))
+    request = read_request([value["value"] for value in values])
+    now = given_mask(request, session.source, handlers.shelf.shape)
+    now = mask_of(request, session.source, handlers.shelf.shape)[0] if now is None else now
+    assert now.any() and torch.equal(now, before)
 
 
 @pytest.mark.parametrize("id", ["nothing", "a" * 26, "../x", "a" * 10_000])
