@@ -259,6 +259,53 @@ def nameless(page: Any) -> list[str]:
       .map((e) => e.outerHTML.slice(0, 120))""")
 
 
+FAINT = """() => {
+  const parse = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+  const over = ([r, g, b, a = 1], under) => under.map((u, i) => [r, g, b][i] * a + u * (1 - a));
+  const ground = (e) => {
+    const layers = [];
+    for (; e; e = e.parentElement) {
+      const style = getComputedStyle(e);
+      if (style.backgroundImage !== 'none') return null; // a picture or a gradient: not of one colour
+      const colour = parse(style.backgroundColor);
+      if (colour.length && colour[3] !== 0) layers.push(colour);
+      if (colour.length === 3) break;
+    }
+    return layers.reverse().reduce((under, layer) => over(layer, under), [255, 255, 255]);
+  };
+  const light = (rgb) => {
+    const [r, g, b] = rgb.map((c) => ((c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const words = (e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+  const off = (e) => e.closest(':disabled, [aria-disabled=true]') || e.matches('label:has(:disabled) *');
+  return [...document.querySelectorAll('.gradio-container *')].filter((e) => words(e) && e.checkVisibility() && !off(e))
+    .map((e) => {
+      const under = ground(e), style = getComputedStyle(e), size = parseFloat(style.fontSize);
+      if (!under) return null;
+      const [a, b] = [light(over(parse(style.color), under)), light(under)].sort((x, y) => y - x);
+      const wanted = size >= 24 || (size >= 18.66 && style.fontWeight >= 700) ? 3 : 4.5;
+      const ratio = (a + 0.05) / (b + 0.05);
+      if (ratio >= wanted) return null;
+      return `${ratio.toFixed(2)} ${style.color} on ${under.map(Math.round)}: ${e.outerHTML.slice(0, 90)}`;
+    }).filter(Boolean);
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(page: Any, clip: Path, scheme: str) -> None:
+    """Contrast of WCAG AA: 4.5 to 1, for large letters 3 to 1."""
+    page.emulate_media(color_scheme=scheme)
+    bring(page, clip)
+    vamp(page)
+    page.wait_for_selector(".vs-take")
+    page.get_by_role("button", name="More controls").click()
+    page.get_by_role("button", name="Comp", exact=True).click()
+    page.get_by_role("tab", name="Record").click()
+    page.wait_for_timeout(300)
+    assert page.evaluate(FAINT) == []
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 def test_nothing_hangs_over_the_edge(page: Any, clip: Path, width: int, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)
