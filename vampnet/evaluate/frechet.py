@@ -89,11 +89,6 @@ def moments(clips: Sequence[np.ndarray], origin: np.ndarray | None = None) -> Mo
     )
 
 
-def gaussian(frames: np.ndarray) -> Gaussian:
-    """Mean and covariance of (N, D) frames, N at least 2."""
-    return moments([frames]).gaussians(np.ones((1, 1)))[0]
-
-
 def _root(covariance: np.ndarray) -> np.ndarray:
     """The symmetric square root of a covariance; what rounding made negative counts as 0."""
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)

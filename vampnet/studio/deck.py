@@ -13,7 +13,7 @@ from vampnet.studio.session import MAX_FAVOURITES, Session, has_favourite
 from vampnet.studio.text import say
 
 SCRIPTS = ("text.js", "player.js", "parts.js", "track.js", "deck.js")
-STYLES = ("deck.css",)
+STYLES = ("colours.css", "deck.css")
 """The files in `web/` with which the deck works on a page without Gradio, after `text.script()`; the page itself gives the
 colours that `style.css` names --vs-*, and a class "dark" where it is dark."""
 TAKES_HTML = '<div class="vs-takes"></div>'

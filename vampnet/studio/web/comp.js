@@ -5,13 +5,7 @@
   const say = (key, values) => studio.say(`comp.${key}`, values);
   let open = null; // of the grid on this page; the deck's button is put there once
 
-  function make(tag, options = {}, ...children) {
-    const { text, ...rest } = options;
-    const element = Object.assign(document.createElement(tag), rest);
-    if (text) element.textContent = text;
-    element.append(...children);
-    return element;
-  }
+  const make = (...given) => studio.element(...given);
 
   const nameOf = (number) => (number ? say("take", { number }) : say("source"));
 

@@ -56,6 +56,15 @@
     });
   };
 
+  // An element with properties, text and children; text is never markup.
+  studio.element = (tag, options = {}, ...children) => {
+    const { text, ...rest } = options;
+    const made = Object.assign(document.createElement(tag), rest);
+    if (text) made.textContent = text;
+    made.append(...children);
+    return made;
+  };
+
   // A number of buttons that each stand for a choice.
   studio.choices = (element, trigger, read) => {
     element.addEventListener("click", (event) => {

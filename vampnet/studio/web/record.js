@@ -6,13 +6,7 @@
   const STOP_SLACK = 0.25; // of a bar: who stops this little after a bar line meant the bar line
   const say = (key, values) => studio.say(`record.${key}`, values);
 
-  function make(tag, options = {}, ...children) {
-    const { text, ...rest } = options;
-    const element = Object.assign(document.createElement(tag), rest);
-    if (text) element.textContent = text;
-    element.append(...children);
-    return element;
-  }
+  const make = (...given) => studio.element(...given);
 
   function field(key, input) {
     input.title = say(`${key}.hint`);
