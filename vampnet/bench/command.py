@@ -122,10 +122,8 @@ def _measure(args: argparse.Namespace) -> Run:
         raise ValueError(f"The device '{device}' cannot be used here: leave it out, or use cpu.") from error
     names = list(dict.fromkeys(part.strip() for part in args.model.split(",") if part.strip()))
     # A folder is called by its own name, so that runs of different machines can be compared and tell nothing of their disks.
-    plans = {
-        name: plan(Path(name).resolve().name if Path(name).is_dir() else name, args.stages, args.lengths, args.takes, args.steps)
-        for name in names
-    }
+    called = {name: Path(name).resolve().name if Path(name).is_dir() else name for name in names}
+    plans = {name: plan(called[name], args.stages, args.lengths, args.takes, args.steps) for name in names}
     total, said = sum(map(len, plans.values())) + 2, 0
 
     def say(text: str) -> None:
