@@ -81,6 +81,7 @@ def _shares(axes: Any, figures: list[Figure], run: Run) -> None:
     places = np.arange(len(best))[::-1]
     axes.barh(places, [100 * share for share in best.values()], color=COLOURS[0])
     for place, share in zip(places, best.values(), strict=True):
-        axes.text(100 * share + 1, place, f"{share:.1%}", va="center", fontsize=8)
+        # With a ceiling that was measured too low a share can lie beyond the axis, and its text must not.
+        axes.text(min(100 * share, 100) + 1, place, f"{share:.1%}", va="center", fontsize=8)
     axes.set_yticks(places, list(best))
     axes.set(xlim=(0, 110), xlabel="share of the machine's limit, %", title="Floor / time, best case of each stage")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import platform
 import tempfile
@@ -122,6 +123,9 @@ class Runner:
 
     def measure(self, plans: Mapping[str, Sequence[Case]]) -> Run:
         """Measures {name or folder of a model: its cases}; KeyboardInterrupt ends it with what is there."""
+        # What is there now stays: to look through all of it before each case would take longer than many a case.
+        gc.collect()
+        gc.freeze()
         try:
             with tempfile.TemporaryDirectory(prefix="vampnet-bench-") as folder:
                 for name, cases in plans.items():
@@ -130,6 +134,8 @@ class Runner:
             self.run.after = measure_ceilings(self.device, self.dtypes)
         except KeyboardInterrupt:
             self.run.stopped = True
+        finally:
+            gc.unfreeze()
         return self.run
 
     def _model(self, name: str, cases: Sequence[Case], folder: Path) -> None:
