@@ -21,7 +21,7 @@ FULL = {
 }  # fmt: skip
 QUICK = {
     "stages": tuple(stage for stage in AXES if stage not in ("beats", "command")), "lengths": (5.0, 10.0), "takes": (1, 4),
-    "steps": (4,), "repeats": 3, "limit": 8.0,
+    "steps": (4,), "repeats": 3, "limit": 4.0,
 }  # fmt: skip
 LONGEST_SECONDS, MOST_TAKES, MOST_STEPS = 600.0, 64, 1000
 

@@ -3,7 +3,8 @@
 Counted from the shapes alone, for what a stage computes and not for how. A matrix product of (m, k) and (k, n) is 2 m k n
 operations; a convolution is one of every output sample with its kernel; a real transform of N samples is 2.5 N log2 N. What is
 done element by element is left out. Bytes are what has to move even if all in between stayed on the chip: weights once each
-time that a model is run, what goes in, and what comes out. So the floor that follows is one that nothing gets below.
+time that a model is run, what goes in, and what comes out. So nothing gets below the floor that follows, as long as it decodes
+in the same steps and windows (those of `windows.plan_for_mask`: a better plan lowers the floor too).
 """
 
 from __future__ import annotations
