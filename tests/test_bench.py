@@ -156,7 +156,7 @@ def run_of(*figures: runner.Figure, **more) -> runner.Run:
     return runner.Run(machine, "float32", 3, FAKE, FAKE, list(figures), **more)
 
 
-def test_a_slower_stage_is_reported_as_slower():
+def test_a_slower_stage_is_reported_as_slower(tmp_path):
     fast, slow = (measure(lambda s=s: time.sleep(s), 3) for s in (0.01, 0.06))
     assert 0.01 <= fast.median < 0.03 < slow.median
     before, now = (run_of(figure("encode", 10, timing)) for timing in (fast, slow))
@@ -165,6 +165,11 @@ def test_a_slower_stage_is_reported_as_slower():
     text = compare.compare(report.to_json(before), report.to_json(now))
     ratio = next(word for word in text.splitlines()[1].split() if word.endswith("x"))
     assert 0.1 < float(ratio[:-1]) < 0.6 and "~" not in text
+    content = report.to_json(now)
+    content["figures"][0]["times"] = ["soon"]
+    (tmp_path / "bent.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="not the bench.json"):
+        compare.read(tmp_path / "bent.json")
     same = compare.compare(report.to_json(now), report.to_json(now))
     assert "~ 1.00x" in same and "may be chance" in same
 

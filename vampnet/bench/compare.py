@@ -12,7 +12,7 @@ from vampnet.bench.report import FORMAT, align, duration
 
 TITLES = ("model", "stage", "case", "before", "now", "as fast", "memory before", "now")
 SAME = ("device_name", "threads", "torch")
-NEEDED = ("model", "stage", "seconds", "takes", "steps", "median", "times")
+NUMBERS = ("seconds", "takes", "steps", "median")
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -33,10 +33,19 @@ def read(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(problem)
     figures = content.get("figures")
-    whole = isinstance(figures, list) and all(isinstance(f, dict) and all(n in f for n in NEEDED) for f in figures)
-    if not whole or not isinstance(content.get("machine"), dict):
+    if not isinstance(figures, list) or not all(map(_whole, figures)) or not isinstance(content.get("machine"), dict):
         raise ValueError(problem)
     return content
+
+
+def _whole(figure: Any) -> bool:
+    """Whether an entry of "figures" has all that is read of it."""
+    if not isinstance(figure, dict) or not all(isinstance(figure.get(name), (int, float)) for name in NUMBERS):
+        return False
+    times, words, peak = figure.get("times"), (figure.get("model"), figure.get("stage")), figure.get("peak")
+    numbers = isinstance(times, list) and times and all(isinstance(value, (int, float)) for value in times)
+    known = all(isinstance(word, str) for word in words) and (peak is None or isinstance(peak, (int, float)))
+    return bool(numbers) and known and figure["median"] > 0
 
 
 def _cases(content: Mapping[str, Any]) -> dict[Case, Mapping[str, Any]]:
