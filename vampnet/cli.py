@@ -157,6 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("stage", choices=MODULES[name], help=stages)
         sub.add_argument("options", nargs=argparse.REMAINDER, help="of that stage")
     commands.add_parser("corpus", help="compose and render music to train on", add_help=False)
+    commands.add_parser("bench", help="measure the speed of each stage", add_help=False)
     return parser
 
 
@@ -276,6 +277,8 @@ def _pass_on(arguments: Sequence[str]) -> int | None:
     try:
         if command == "corpus":
             return importlib.import_module("vampnet.train.corpus").main(rest)
+        if command == "bench":
+            return importlib.import_module("vampnet.bench.command").main(rest)
         if command == "evaluate" and rest and rest[0] not in MODULES[command] and not rest[0].startswith("-"):
             rest = ["model", *rest]
         if rest and rest[0] in MODULES.get(command, ()):

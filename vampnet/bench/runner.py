@@ -1,0 +1,206 @@
+"""Measures the cases of a run, between two measurements of the machine's ceilings."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vampnet.bench import published
+from vampnet.bench.cases import Case
+from vampnet.bench.ceilings import Ceilings, measure_ceilings
+from vampnet.bench.memory import give_back
+from vampnet.bench.stages import Prepared, Stages, load_model
+from vampnet.bench.timing import Timing, measure
+from vampnet.bench.work import Demand, Work, floor_seconds
+
+LIKE = {"coarse": "coarse step", "fine": "fine step", "vamp": "coarse", "command": "vamp"}
+"""Stage -> the one whose share of the limit is expected of it until it has been measured itself."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What was measured of a case, and what it cannot do without."""
+
+    case: Case
+    timing: Timing
+    demand: Demand = ()
+    tokens: int = 0
+    note: str = ""
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """None where the stage has to do with no tokens."""
+        return self.tokens / self.timing.median if self.tokens else None
+
+    def floor(self, ceilings: Ceilings) -> float | None:
+        """Seconds that the machine needs at least; None where nothing is counted."""
+        return floor_seconds(self.demand, ceilings) if self.demand else None
+
+    def share(self, ceilings: Ceilings) -> float | None:
+        """Floor / measured: 1 = nothing is left to gain."""
+        floor = self.floor(ceilings)
+        return None if floor is None else floor / self.timing.median
+
+
+@dataclass
+class Run:
+    """All that a run measured.
+
+    Attributes:
+        machine: what it ran on, for people.
+        precision: of the transformers' weights.
+        repeats: of each figure.
+        before, after: the machine's ceilings; the second ones are None if the run was stopped.
+        figures: in the order in which they were measured.
+        skipped: (case, expected seconds of one repetition) that would have taken too long.
+        stopped: it was interrupted.
+    """
+
+    machine: dict[str, Any]
+    precision: str
+    repeats: int
+    before: Ceilings
+    after: Ceilings | None = None
+    figures: list[Figure] = field(default_factory=list)
+    skipped: list[tuple[Case, float]] = field(default_factory=list)
+    stopped: bool = False
+
+    @property
+    def ceilings(self) -> Ceilings:
+        """The better ones of before and after."""
+        return self.before if self.after is None else self.before.or_better(self.after)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a run's figures depend on beside the program, without anything that tells whose machine it is."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        name = models[0] if models else name
+    return {
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else name,
+        "processor": name,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+class Runner:
+    """Measures case after case.
+
+    Args:
+        device: where the models are.
+        precision: "float32", or what `VampNet.from_pretrained` takes as `precision`.
+        repeats: repetitions of each figure.
+        limit: a case of which one repetition is expected to take more seconds than this is skipped.
+        weights: folder for the files of the model "paper"; None = a temporary one.
+        say: gets a line for each case.
+    """
+
+    def __init__(
+        self, device: torch.device, precision: str, repeats: int, limit: float, weights: Path | None, say: Say
+    ) -> None:
+        self.device, self.limit, self.weights, self.say = device, limit, weights, say
+        self.dtypes = list(dict.fromkeys(("float32", precision)))
+        say("ceilings of the machine")
+        self.run = Run(machine(device), precision, repeats, measure_ceilings(device, self.dtypes))
+
+    def measure(self, plans: Mapping[str, Sequence[Case]]) -> Run:
+        """Measures {name or folder of a model: its cases}; KeyboardInterrupt ends it with what is there."""
+        # What is there now stays: to look through all of it before each case would take longer than many a case.
+        gc.collect()
+        gc.freeze()
+        try:
+            with tempfile.TemporaryDirectory(prefix="vampnet-bench-") as folder:
+                for name, cases in plans.items():
+                    self._model(name, cases, Path(folder))
+            self.say("ceilings of the machine, again")
+            self.run.after = measure_ceilings(self.device, self.dtypes)
+        except KeyboardInterrupt:
+            self.run.stopped = True
+        finally:
+            gc.unfreeze()
+        return self.run
+
+    def _model(self, name: str, cases: Sequence[Case], folder: Path) -> None:
+        source: str | Path = name
+        if name == published.PAPER:
+            source = self.weights or folder / "paper"
+            self.say("random weights in the published shapes")
+            published.write_files(source)
+
+        def load() -> Any:
+            return load_model(source, self.device, self.run.precision)
+
+        model = None
+        for case in cases:
+            if case.stage == "load":
+                model = load()
+                demand = (Work(moved=_loaded_bytes(model)),)
+                model = None
+                self._case(case, Prepared(_dropping(load), demand))
+        give_back()
+        model = load()
+        stages = Stages(model, source, self.run.precision, folder / "sound")
+        for case in cases:
+            if case.stage != "load":
+                self._case(case, stages.prepare(case))
+
+    def _case(self, case: Case, prepared: Prepared) -> None:
+        expected = self._expected(case, prepared.demand)
+        if expected is not None and expected > self.limit:
+            self.run.skipped.append((case, expected))
+            self.say(f"{case.stage}, {case.words}: skipped, a repetition would take some {expected:.0f} s")
+            return
+        self.say(", ".join(filter(None, (case.model, case.stage, case.words))))
+        timing = measure(prepared.run, self.run.repeats, self.device)
+        if prepared.peaks is not None:
+            peaks = [peak for peak in prepared.peaks if peak]
+            timing = dataclasses.replace(timing, before=None, peak=max(peaks) if peaks else None, device_peak=None)
+        self.run.figures.append(Figure(case, timing, prepared.demand, prepared.tokens, prepared.note))
+
+    def _expected(self, case: Case, demand: Demand) -> float | None:
+        """Seconds of a repetition, if the case comes as near to the limit as the last one of its kind; None = no idea."""
+        if not demand:
+            return None
+        for stage in (case.stage, LIKE.get(case.stage)):
+            shares = [
+                figure.share(self.run.before)
+                for figure in self.run.figures
+                if figure.case.model == case.model and figure.case.stage == stage and figure.demand
+            ]
+            if shares and shares[-1]:
+                return floor_seconds(demand, self.run.before) / shares[-1]
+        return None
+
+
+def _dropping(load: Callable[[], Any]) -> Callable[[], None]:
+    """`load`, without its result: whoever kept it would hold two models at once."""
+
+    def run() -> None:
+        load()
+
+    return run
+
+
+def _loaded_bytes(model: Any) -> int:
+    """Bytes that loading writes, and reads at least as half of them: files hold two bytes or four for each number."""
+    numbers = sum(p.numel() for part in (model.codec, model.coarse, model.fine) for p in part.parameters())
+    held = sum(p.numel() * p.element_size() for part in (model.codec, model.coarse, model.fine) for p in part.parameters())
+    return held + 2 * numbers
