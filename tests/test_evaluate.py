@@ -138,13 +138,32 @@ def test_codec_latents_say_whose_they_are(tmp_path):
         own(tone(220), 16_000)
     (other,) = embeddings.make_embeddings([f"codec:{tiny_checkpoint(tmp_path)}"])
     assert not other.own and "another codec" in other.about and np.array_equal(other(tone(220), RATE), own(tone(220), RATE))
-    for name in ("clap", "codec"):
+    for name in ("encodec", "codec"):
         with pytest.raises(ValueError, match="no embedding"):
             embeddings.make_embeddings([name])
 
 
+def test_vggish_sees_what_its_description_says():
+    """Google's description of the input, in words: 25 ms with a periodic Hann window every 10 ms, magnitudes of 512 bins,
+    64 triangles that are straight in mel from 125 to 7500 Hz, the logarithm of that and 0.01, frames in groups of 96."""
+    wave = 0.1 * np.random.default_rng(0).normal(size=16_000 * 2)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    frames = np.stack([wave[i : i + 400] * window for i in range(0, len(wave) - 399, 160)])
+    mel = lambda hertz: 1127 * np.log1p(hertz / 700)  # noqa: E731
+    bins, edges = mel(np.linspace(0, 8000, 257)), np.linspace(mel(125.0), mel(7500.0), 66)
+    triangles = [np.interp(bins, edges[i : i + 3], (0, 1, 0)) * (bins > 0) for i in range(64)]
+    wanted = np.log(np.abs(np.fft.rfft(frames, 512)) @ np.stack(triangles, axis=1) + 0.01)[: 2 * 96].reshape(2, 1, 96, 64)
+    got = vggish.examples(torch.from_numpy(wave).float(), 16_000)
+    assert np.allclose(got.numpy(), wanted, atol=2e-4)
+    # TensorFlow flattens time, frequency, channel.
+    model = vggish.VGGish.__new__(vggish.VGGish)
+    torch.nn.Module.__init__(model)
+    model.features, model.embeddings = torch.nn.Identity(), torch.nn.Identity()
+    assert model(torch.arange(24.0).reshape(1, 2, 3, 4))[0, :4].tolist() == [0, 12, 1, 13]
+
+
 def test_vggish_has_the_published_shape_and_reads_nothing_else(tmp_path, monkeypatch):
-    """72 million numbers are not made for a test: the shapes are those of the published state dict, on no device."""
+    """Names and shapes are those of the published state dict (torchvggish, v0.1), which holds no principal components."""
     with torch.device("meta"):
         shapes = {name: tuple(value.shape) for name, value in vggish.VGGish().state_dict().items()}
     convolutions = {0: (64, 1), 3: (128, 64), 6: (256, 128), 8: (256, 256), 11: (512, 256), 13: (512, 512)}
@@ -157,6 +176,23 @@ def test_vggish_has_the_published_shape_and_reads_nothing_else(tmp_path, monkeyp
     assert seen.shape == (2, 1, 96, 64) and vggish.examples(tone(1000, 0.2), RATE).shape == (1, 1, 96, 64)
     # 1 kHz lies in band 65 * (mel(1000) - mel(125)) / (mel(7500) - mel(125)) - 1 = 19.5.
     assert int(seen[0, 0, 50].argmax()) in (19, 20)
+    # Of this format the published file is: torch.save of 2019, tensors by these names and nothing else. All numbers of a
+    # tensor are one in memory here, so that 288 MB are 20 kB.
+    sizes = {f"features.{i}": (*size, 3, 3) for i, size in convolutions.items()}
+    sizes |= {f"embeddings.{i}": size for i, size in linear.items()}
+    state = {f"{k}.weight": torch.full((1,), 2 / math.prod(v[1:])).expand(v) for k, v in sizes.items()}
+    state |= {f"{k}.bias": torch.zeros(v[0]) for k, v in sizes.items()}
+    path = tmp_path / "vggish-10086976.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    embed = vggish.VGGishEmbedding.load(path)
+    assert not embed.model.training and embed.model.state_dict().keys() == state.keys()
+    # Layers that average and double: what comes out is about 2 ** 9 times the mean, where that is not below 0.
+    loud = embed(10 * torch.randn(2 * RATE, generator=torch.Generator().manual_seed(0)), RATE)
+    assert loud.shape == (2, 128) and loud.dtype == np.float32 and np.ptp(loud) < 0.2 * loud.mean() and 200 < loud.mean() < 3000
+    state["embeddings.4.weight"] = state["embeddings.4.weight"][:64]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="size mismatch for embeddings.4.weight"):
+        vggish.load_vggish(path)
     wrong = tmp_path / "wrong.pth"
     torch.save({"features.0.weight": torch.zeros(64, 1, 3, 3)}, wrong)
     with pytest.raises(ValueError, match="does not hold the published weights"):
@@ -350,7 +386,7 @@ def test_nothing_extra_is_imported_until_it_is_used(monkeypatch):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-                assert not {"matplotlib", "mir_eval"} & {name.split(".")[0] for name in names}, path
+                assert not {"matplotlib", "mir_eval", "transformers"} & {name.split(".")[0] for name in names}, path
     monkeypatch.setitem(sys.modules, "mir_eval", None)
     monkeypatch.setitem(sys.modules, "mir_eval.beat", None)
     with pytest.raises(ModuleNotFoundError, match="'mir_eval', which is not installed: python -m pip install -r requirements"):

@@ -93,7 +93,7 @@ def test_bad_input_is_one_sentence(place, tmp_path, capsys, monkeypatch):
     for words, sentence in (
         (paper_line(place, tmp_path, "--clips", 0), "--clips must be at least 1"),
         (paper_line(place, tmp_path, "--seconds", 50), "No clip of 50 s lies below"),
-        (paper_line(place, tmp_path, "--embedding", "clap"), "There is no embedding 'clap'"),
+        (paper_line(place, tmp_path, "--embedding", "nothing"), "There is no embedding 'nothing'"),
         (paper_line(tmp_path, tmp_path), "There is no model"),
         ([tmp_path / "none", "--model", place / "tiny"], "There is no folder"),
         ([place / "audio", "--takes", 0], "--takes must be at least 1"),

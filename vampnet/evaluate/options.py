@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .clips import Clip, composed_clips, folder_clips
 from .runner import Judge
@@ -23,10 +25,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "--embedding",
         action="append",
         metavar="NAME",
-        help="for the Fréchet distance: logmel (needs no download), vggish (the paper's), codec (of the judged model), "
-        "codec:MODEL; may be given several times, the first one is plotted (default logmel)",
+        help="for the Fréchet distance: logmel (needs no download), vggish (the paper's), clap, codec (of the judged "
+        "model), codec:MODEL; may be given several times, the first one is plotted (default logmel)",
     )
     parser.add_argument("--vggish", metavar="FILE", help="the weights of VGGish (default: torch hub's cache, or a download)")
+    about = "a folder or a repository with a CLAP model (default: laion/larger_clap_music of the hub)"
+    parser.add_argument("--clap", metavar="NAME", help=about)
     parser.add_argument(
         "--beats", choices=("auto", "beat-this", "librosa"), default="auto", help="the beat tracker (default auto)"
     )
@@ -45,12 +49,20 @@ def check_common(args: argparse.Namespace) -> None:
 
 def load_model(args: argparse.Namespace):
     """The model of `--model` on `--device`."""
-    from ..hub_cli import DownloadBar
     from ..pipeline import VampNet
+
+    with _download_bar(args) as bar:
+        return VampNet.from_pretrained(args.model, args.device, on_download=bar)
+
+
+@contextlib.contextmanager
+def _download_bar(args: argparse.Namespace) -> Iterator[Any]:
+    """What is told of downloads; None with --quiet."""
+    from ..hub_cli import DownloadBar
 
     bar = None if args.quiet else DownloadBar()
     try:
-        return VampNet.from_pretrained(args.model, args.device, on_download=bar)
+        yield bar
     finally:
         if bar is not None:
             bar.close()
@@ -61,7 +73,8 @@ def make_judge(args: argparse.Namespace, model) -> Judge:
     from .. import beats
     from .embeddings import make_embeddings
 
-    embeddings = make_embeddings(args.embedding or ["logmel"], model.codec, args.vggish, model.device)
+    with _download_bar(args) as bar:
+        embeddings = make_embeddings(args.embedding or ["logmel"], model.codec, args.vggish, model.device, args.clap, bar)
     engine = args.beats
     if engine == "auto":
         engine = "beat-this" if beats.find_checkpoint()[0] is not None else "librosa"
