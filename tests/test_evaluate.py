@@ -12,11 +12,13 @@ import pytest
 import soundfile
 import torch
 
+from vampnet.config import TokenGrid
 from vampnet.evaluate import claims, clips, embeddings, extras, frechet, musical, vggish
 from vampnet.evaluate.estimates import Estimate, mean_estimate
 from vampnet.evaluate.recipes import Recipe, paper_experiments
 from vampnet.evaluate.store import Result, Store
 from vampnet.evaluate.summary import Summary
+from vampnet.prompt import build_mask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RATE = 44_100
@@ -81,6 +83,20 @@ def test_the_bias_of_a_small_sample_goes(paired):
     assert np.mean(plain) > 1.2 * truth
     assert abs(np.mean(infinite) - truth) < 0.5 * (np.mean(plain) - truth)
     assert held >= 8
+
+
+def test_fewer_frames_than_dimensions_change_no_distance():
+    rng = np.random.default_rng(0)
+    reference = [rng.normal(size=(2, 64)) + 100 for _ in range(6)]
+    made = [clip + 0.3 * rng.normal(size=(2, 64)) for clip in reference]
+    thin = frechet.Sets.of(reference, made, True)
+    assert thin.made.sums.shape[1] == 24
+    gaussians = [
+        frechet.Gaussian(12, np.mean(x, axis=0), np.cov(x.T)) for x in (np.concatenate(reference), np.concatenate(made))
+    ]
+    assert frechet.fad(thin) == pytest.approx(frechet.frechet_distance(*gaussians), rel=1e-6) and frechet.fad(thin) > 1
+    full = frechet.Sets.of([np.repeat(clip, 6, axis=0) for clip in reference], made, True)
+    assert full.made.sums.shape[1] == 64
 
 
 def test_too_few_clips_give_no_figure():
@@ -290,17 +306,21 @@ def test_clips_of_a_folder_are_nested_level_and_fresh_files_first(tmp_path, make
 
 def test_results_are_kept_whole_and_damage_is_seen(tmp_path):
     store = Store(tmp_path, "run")
-    result = Result({"mel": 0.5, "beat_f": math.nan}, {"codec:a": np.ones((3, 2), np.float32)})
+    tokens = np.arange(1024).reshape(1, 2, 512)
+    result = Result({"mel": 0.5, "beat_f": math.nan}, {"codec:a": np.ones((3, 2), np.float32)}, tokens)
     store.write("recipe", "clip", result)
     got = store.read("recipe", "clip")
     assert got.figures["mel"] == 0.5 and math.isnan(got.figures["beat_f"])
     assert np.array_equal(got.embeddings["codec:a"], np.ones((3, 2))) and got.embeddings["codec:a"].dtype == np.float32
+    assert np.array_equal(got.tokens, tokens) and got.tokens.dtype == np.int16
     path = store.path("recipe", "clip")
     path.write_bytes(path.read_bytes()[:-40])
     assert store.read("recipe", "clip") is None and store.read("recipe", "other") is None
     np.savez(path, figures=np.array([object()], dtype=object))
     assert store.read("recipe", "clip") is None, "nothing is unpickled"
     assert (tmp_path / ".gitignore").read_text() == "*\n"
+    store.write_values("tokens", {"a": [1.5]})
+    assert store.read_values("tokens") == {"a": [1.5]} and store.read_values("none") is None
 
 
 # ------------------------------------------------------------------------------------------------------------------ claims
@@ -375,6 +395,16 @@ def test_recipes_are_told_apart_by_all_that_they_say():
     assert [s.x for s in experiments[2].settings] == [1, 4, 8, 12, 36, 64, 72]
     assert Recipe("codec").id != Recipe("codec", loop=True).id
     assert paper_experiments(36)[3].settings[0].recipe == Recipe("codec")
+    # The same mask is not made twice under two names.
+    masks = {}
+    for recipe in set(everything):
+        if recipe.prompt is not None:
+            key = (
+                recipe.kind,
+                recipe.sampling,
+                build_mask(recipe.prompt, (14, 300), TokenGrid(), (0.5, 1.0)).numpy().tobytes(),
+            )
+            assert masks.setdefault(key, recipe) == recipe
 
 
 # ------------------------------------------------------------------------------------------------------------------- extras
