@@ -169,6 +169,8 @@ def _report(this: Run, experiments: list[Experiment], results: Results, table: A
     audio = "composed music with held-out seeds" if args.audio == COMPOSED else f"`{Path(args.audio).name}`"
     missing = [name for name in NAMES if name not in [one.name for one in experiments] and (name != "tokens" or table is None)]
     notes = [] if table is None else ["By frequency: what the codes' mere frequencies in these clips give."]
+    if args.seconds <= 4 and any(one.name == "prompts" for one in experiments):
+        notes.append(f"Of clips of {args.seconds:g} s 'inpaint, 2 s' keeps everything, and is the codec alone.")
     if missing:
         notes.append(f"Not run on all of these clips yet: {', '.join(missing)}.")
     clips = next(iter(results.values()))
