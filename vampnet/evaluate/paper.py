@@ -155,7 +155,8 @@ def _report(this: Run, experiments: list[Experiment], results: Results, table: A
     progress = Progress(not args.quiet)
 
     def told(done: int, of: int) -> None:
-        progress(f"distances and intervals {done}/{of}", 1, progress.lap(), of - done)
+        if done:
+            progress(f"distances and intervals {done}/{of}", 1, progress.lap(), of - done)
 
     summaries = summarize(results, None, args.draws, args.seed, told)
     first = judge.embeddings[0].name

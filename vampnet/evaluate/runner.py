@@ -258,7 +258,7 @@ def run(
         for name, result in found.items():
             results[name].append(judge.named(result))
     if progress is not None:
-        progress(f"{done} clips, {len(recipes)} settings", 0.0, 0.0, 0.0)
+        progress(f"{done} clip{'s' * (done != 1)}, {len(recipes)} settings", 0.0, 0.0, 0.0)
     return results
 
 
