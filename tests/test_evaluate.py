@@ -12,11 +12,13 @@ import pytest
 import soundfile
 import torch
 
+from vampnet.config import TokenGrid
 from vampnet.evaluate import claims, clips, embeddings, extras, frechet, musical, vggish
 from vampnet.evaluate.estimates import Estimate, mean_estimate
 from vampnet.evaluate.recipes import Recipe, paper_experiments
 from vampnet.evaluate.store import Result, Store
 from vampnet.evaluate.summary import Summary
+from vampnet.prompt import build_mask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RATE = 44_100
@@ -83,6 +85,20 @@ def test_the_bias_of_a_small_sample_goes(paired):
     assert held >= 8
 
 
+def test_fewer_frames_than_dimensions_change_no_distance():
+    rng = np.random.default_rng(0)
+    reference = [rng.normal(size=(2, 64)) + 100 for _ in range(6)]
+    made = [clip + 0.3 * rng.normal(size=(2, 64)) for clip in reference]
+    thin = frechet.Sets.of(reference, made, True)
+    assert thin.made.sums.shape[1] == 24
+    gaussians = [
+        frechet.Gaussian(12, np.mean(x, axis=0), np.cov(x.T)) for x in (np.concatenate(reference), np.concatenate(made))
+    ]
+    assert frechet.fad(thin) == pytest.approx(frechet.frechet_distance(*gaussians), rel=1e-6) and frechet.fad(thin) > 1
+    full = frechet.Sets.of([np.repeat(clip, 6, axis=0) for clip in reference], made, True)
+    assert full.made.sums.shape[1] == 64
+
+
 def test_too_few_clips_give_no_figure():
     two = drawn(2, np.zeros(3), np.eye(3), 0)
     assert math.isnan(frechet.fad_estimate(frechet.Sets.of(two, two, True), 20).value)
@@ -138,13 +154,32 @@ def test_codec_latents_say_whose_they_are(tmp_path):
         own(tone(220), 16_000)
     (other,) = embeddings.make_embeddings([f"codec:{tiny_checkpoint(tmp_path)}"])
     assert not other.own and "another codec" in other.about and np.array_equal(other(tone(220), RATE), own(tone(220), RATE))
-    for name in ("clap", "codec"):
+    for name in ("encodec", "codec"):
         with pytest.raises(ValueError, match="no embedding"):
             embeddings.make_embeddings([name])
 
 
+def test_vggish_sees_what_its_description_says():
+    """Google's description of the input, in words: 25 ms with a periodic Hann window every 10 ms, magnitudes of 512 bins,
+    64 triangles that are straight in mel from 125 to 7500 Hz, the logarithm of that and 0.01, frames in groups of 96."""
+    wave = 0.1 * np.random.default_rng(0).normal(size=16_000 * 2)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    frames = np.stack([wave[i : i + 400] * window for i in range(0, len(wave) - 399, 160)])
+    mel = lambda hertz: 1127 * np.log1p(hertz / 700)  # noqa: E731
+    bins, edges = mel(np.linspace(0, 8000, 257)), np.linspace(mel(125.0), mel(7500.0), 66)
+    triangles = [np.interp(bins, edges[i : i + 3], (0, 1, 0)) * (bins > 0) for i in range(64)]
+    wanted = np.log(np.abs(np.fft.rfft(frames, 512)) @ np.stack(triangles, axis=1) + 0.01)[: 2 * 96].reshape(2, 1, 96, 64)
+    got = vggish.examples(torch.from_numpy(wave).float(), 16_000)
+    assert np.allclose(got.numpy(), wanted, atol=2e-4)
+    # TensorFlow flattens time, frequency, channel.
+    model = vggish.VGGish.__new__(vggish.VGGish)
+    torch.nn.Module.__init__(model)
+    model.features, model.embeddings = torch.nn.Identity(), torch.nn.Identity()
+    assert model(torch.arange(24.0).reshape(1, 2, 3, 4))[0, :4].tolist() == [0, 12, 1, 13]
+
+
 def test_vggish_has_the_published_shape_and_reads_nothing_else(tmp_path, monkeypatch):
-    """72 million numbers are not made for a test: the shapes are those of the published state dict, on no device."""
+    """Names and shapes are those of the published state dict (torchvggish, v0.1), which holds no principal components."""
     with torch.device("meta"):
         shapes = {name: tuple(value.shape) for name, value in vggish.VGGish().state_dict().items()}
     convolutions = {0: (64, 1), 3: (128, 64), 6: (256, 128), 8: (256, 256), 11: (512, 256), 13: (512, 512)}
@@ -157,6 +192,23 @@ def test_vggish_has_the_published_shape_and_reads_nothing_else(tmp_path, monkeyp
     assert seen.shape == (2, 1, 96, 64) and vggish.examples(tone(1000, 0.2), RATE).shape == (1, 1, 96, 64)
     # 1 kHz lies in band 65 * (mel(1000) - mel(125)) / (mel(7500) - mel(125)) - 1 = 19.5.
     assert int(seen[0, 0, 50].argmax()) in (19, 20)
+    # Of this format the published file is: torch.save of 2019, tensors by these names and nothing else. All numbers of a
+    # tensor are one in memory here, so that 288 MB are 20 kB.
+    sizes = {f"features.{i}": (*size, 3, 3) for i, size in convolutions.items()}
+    sizes |= {f"embeddings.{i}": size for i, size in linear.items()}
+    state = {f"{k}.weight": torch.full((1,), 2 / math.prod(v[1:])).expand(v) for k, v in sizes.items()}
+    state |= {f"{k}.bias": torch.zeros(v[0]) for k, v in sizes.items()}
+    path = tmp_path / "vggish-10086976.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    embed = vggish.VGGishEmbedding.load(path)
+    assert not embed.model.training and embed.model.state_dict().keys() == state.keys()
+    # Layers that average and double: what comes out is about 2 ** 9 times the mean, where that is not below 0.
+    loud = embed(10 * torch.randn(2 * RATE, generator=torch.Generator().manual_seed(0)), RATE)
+    assert loud.shape == (2, 128) and loud.dtype == np.float32 and np.ptp(loud) < 0.2 * loud.mean() and 200 < loud.mean() < 3000
+    state["embeddings.4.weight"] = state["embeddings.4.weight"][:64]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="size mismatch for embeddings.4.weight"):
+        vggish.load_vggish(path)
     wrong = tmp_path / "wrong.pth"
     torch.save({"features.0.weight": torch.zeros(64, 1, 3, 3)}, wrong)
     with pytest.raises(ValueError, match="does not hold the published weights"):
@@ -254,17 +306,21 @@ def test_clips_of_a_folder_are_nested_level_and_fresh_files_first(tmp_path, make
 
 def test_results_are_kept_whole_and_damage_is_seen(tmp_path):
     store = Store(tmp_path, "run")
-    result = Result({"mel": 0.5, "beat_f": math.nan}, {"codec:a": np.ones((3, 2), np.float32)})
+    tokens = np.arange(1024).reshape(1, 2, 512)
+    result = Result({"mel": 0.5, "beat_f": math.nan}, {"codec:a": np.ones((3, 2), np.float32)}, tokens)
     store.write("recipe", "clip", result)
     got = store.read("recipe", "clip")
     assert got.figures["mel"] == 0.5 and math.isnan(got.figures["beat_f"])
     assert np.array_equal(got.embeddings["codec:a"], np.ones((3, 2))) and got.embeddings["codec:a"].dtype == np.float32
+    assert np.array_equal(got.tokens, tokens) and got.tokens.dtype == np.int16
     path = store.path("recipe", "clip")
     path.write_bytes(path.read_bytes()[:-40])
     assert store.read("recipe", "clip") is None and store.read("recipe", "other") is None
     np.savez(path, figures=np.array([object()], dtype=object))
     assert store.read("recipe", "clip") is None, "nothing is unpickled"
     assert (tmp_path / ".gitignore").read_text() == "*\n"
+    store.write_values("tokens", {"a": [1.5]})
+    assert store.read_values("tokens") == {"a": [1.5]} and store.read_values("none") is None
 
 
 # ------------------------------------------------------------------------------------------------------------------ claims
@@ -339,6 +395,16 @@ def test_recipes_are_told_apart_by_all_that_they_say():
     assert [s.x for s in experiments[2].settings] == [1, 4, 8, 12, 36, 64, 72]
     assert Recipe("codec").id != Recipe("codec", loop=True).id
     assert paper_experiments(36)[3].settings[0].recipe == Recipe("codec")
+    # The same mask is not made twice under two names.
+    masks = {}
+    for recipe in set(everything):
+        if recipe.prompt is not None:
+            key = (
+                recipe.kind,
+                recipe.sampling,
+                build_mask(recipe.prompt, (14, 300), TokenGrid(), (0.5, 1.0)).numpy().tobytes(),
+            )
+            assert masks.setdefault(key, recipe) == recipe
 
 
 # ------------------------------------------------------------------------------------------------------------------- extras
@@ -350,7 +416,7 @@ def test_nothing_extra_is_imported_until_it_is_used(monkeypatch):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-                assert not {"matplotlib", "mir_eval"} & {name.split(".")[0] for name in names}, path
+                assert not {"matplotlib", "mir_eval", "transformers"} & {name.split(".")[0] for name in names}, path
     monkeypatch.setitem(sys.modules, "mir_eval", None)
     monkeypatch.setitem(sys.modules, "mir_eval.beat", None)
     with pytest.raises(ModuleNotFoundError, match="'mir_eval', which is not installed: python -m pip install -r requirements"):

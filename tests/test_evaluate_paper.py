@@ -12,8 +12,8 @@ import soundfile
 import torch
 from tiny import tiny_checkpoint, tiny_vampnet
 
-from vampnet import Prompt, Sampling, beats, cli
-from vampnet.evaluate import claims, options, paper, plots, report, runner, token_figures
+from vampnet import Prompt, Sampling, VampNet, beats, cli
+from vampnet.evaluate import claims, options, paper, parts, plots, report, runner, token_figures
 from vampnet.evaluate.clips import make_clip
 from vampnet.evaluate.embeddings import LogMel
 from vampnet.evaluate.recipes import CODEC, Recipe, paper_experiments
@@ -74,12 +74,15 @@ def test_the_paper_command_goes_on_after_a_kill_in_the_midst_of_writing(place, t
     assert len(written) == 15 + 1 + 26 - 14 and len(set(written)) == 26
     assert all(path.stat().st_mtime_ns == at for path, at in results.items() if path != torn)
     files = {path.name for path in tmp_path.iterdir() if path.is_file()}
-    assert files == {"README.md", "prompts.csv", "prompts.md", "prompts.png", "musical.png"}
+    assert files == {"README.md", "claims.csv", "prompts.csv", "prompts.md", "prompts.png", "musical.png"}
+    verdicts = list(csv.DictReader((tmp_path / "claims.csv").read_text().splitlines()))
+    assert len(verdicts) == 2 and {row["verdict"] for row in verdicts} == {"cannot be told"}
     rows = list(csv.DictReader((tmp_path / "prompts.csv").read_text().splitlines()))
     assert len(rows) == 11 and {row["clips"] for row in rows} == {"2"}
     assert all(float(row["mel_low"]) <= float(row["mel"]) <= float(row["mel_high"]) for row in rows)
     text = (tmp_path / "README.md").read_text()
     assert "![Prompts, 2 steps](prompts.png)" in text and "## Hidden tokens" in text and "2 clips are few" in text
+    assert "Not run on all of these clips yet: baselines, steps, bitrate." in text
     assert str(tmp_path) not in text and str(place) not in text
     # What is all there is not made again, and the model is part of what results belong to.
     monkeypatch.setattr(runner, "measure", None)
@@ -93,7 +96,7 @@ def test_bad_input_is_one_sentence(place, tmp_path, capsys, monkeypatch):
     for words, sentence in (
         (paper_line(place, tmp_path, "--clips", 0), "--clips must be at least 1"),
         (paper_line(place, tmp_path, "--seconds", 50), "No clip of 50 s lies below"),
-        (paper_line(place, tmp_path, "--embedding", "clap"), "There is no embedding 'clap'"),
+        (paper_line(place, tmp_path, "--embedding", "nothing"), "There is no embedding 'nothing'"),
         (paper_line(tmp_path, tmp_path), "There is no model"),
         ([tmp_path / "none", "--model", place / "tiny"], "There is no folder"),
         ([place / "audio", "--takes", 0], "--takes must be at least 1"),
@@ -123,24 +126,100 @@ def test_a_folder_is_measured_by_everything(place, tmp_path, capsys):
     assert set(found["tokens"]) == {"coarse", "fine"} and set(takes["fad_uncorrected"]) == {"logmel", "codec"}
 
 
+def test_what_is_there_is_taken_by_more_clips_and_another_embedding(place, tmp_path, monkeypatch, capsys, quick_beats):
+    made, heard, real = [], [], VampNet.generate
+    monkeypatch.setattr(VampNet, "generate", lambda self, *a, **k: made.append(1) or real(self, *a, **k))
+    hear = runner.hear
+    monkeypatch.setattr(runner, "hear", lambda *a: heard.append(1) or hear(*a))
+    monkeypatch.setattr(plots, "draw_all", lambda *_: {})
+    line = paper_line(place, tmp_path, "--only", "baselines")
+    # The source, the codec, coarse-to-fine, and noise with seven prompts.
+    assert run(*line, "--clips", 1) == 0 and len(made) == 1 and len(heard) == 10
+    made.clear(), heard.clear()
+    # Another clip of two: only its own takes.
+    assert run(*line, "--clips", 2) == 0 and len(made) == 1 and len(heard) == 10
+    # Another embedding: what was made is decoded and heard by it, neither made nor compared again.
+    made.clear(), heard.clear()
+    assert run(*line, "--clips", 2, "--embedding", "logmel", "--embedding", "codec") == 0
+    assert not made and not heard and "FAD codec" in (tmp_path / "baselines.md").read_text()
+    # Another experiment: the report has both, and so the claim that needs both is judged.
+    capsys.readouterr()
+    assert run(*paper_line(place, tmp_path, "--only", "prompts", "--clips", 2)) == 0
+    assert "Noise is as near" in capsys.readouterr().out
+    text = (tmp_path / "README.md").read_text()
+    assert text.index("## Baselines") < text.index("## Prompts") and "clips yet: steps, bitrate, tokens." in text
+    # What is done can be seen at any time, and nothing is made for it.
+    monkeypatch.setattr(runner, "_finish", None)
+    (place / "audio").joinpath("0.wav").rename(place / "0.wav")
+    try:
+        assert run(*line, "--clips", 3, "--report") == 0 and "Not run" in (tmp_path / "README.md").read_text()
+    finally:
+        (place / "0.wav").rename(place / "audio" / "0.wav")
+    assert run(*paper_line(place, tmp_path, "--clips", 2, "--report")) == 2
+    assert "No clip has all of these experiments yet" in capsys.readouterr().err
+
+
+def test_parts_of_a_run_share_a_store(place, tmp_path, monkeypatch, capsys, quick_beats):
+    line = paper_line(place, tmp_path, "--only", "baselines", "--clips", 3)
+    assert run(*line, "--part", "2/2") == 0 and not list(tmp_path.glob("*.md"))
+    assert len(list((tmp_path / "store").rglob("source/*.npz"))) == 1
+    started = []
+
+    class Process:
+        def __init__(self, command, env):
+            self.args, self.code = command, run(*command[4:], "--quiet")
+            started.append((env["OMP_NUM_THREADS"], command[-1]))
+
+        def wait(self):
+            return self.code
+
+    monkeypatch.setattr(parts.subprocess, "Popen", Process)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(plots, "draw_all", lambda *_: {})
+    assert run(*line, "--workers", "2") == 0 and started == [("1", "1/2"), ("1", "2/2")]
+    assert len(list((tmp_path / "store").rglob("source/*.npz"))) == 3 and (tmp_path / "README.md").exists()
+    capsys.readouterr()
+    for words, sentence in ((("--part", "3/2"), "--part must be such as 1/2"), (("--workers", 0), "--workers must be")):
+        assert run(*line, *words) == 2 and sentence in capsys.readouterr().err
+    monkeypatch.setattr(Process, "wait", lambda self: 1)
+    assert run(*line, "--workers", 2) == 2
+    assert "Part 1/2, 2/2 did not come to its end; the same command goes on" in capsys.readouterr().err
+
+
 def test_takes_keep_what_the_prompt_keeps_and_noise_changes_the_same_places(make_music, quick_beats):
     model, judge = tiny_vampnet(), runner.Judge((LogMel(),), "librosa")
     clips = [make_clip(torch.from_numpy(make_music(1.0, seed)), RATE, str(seed)) for seed in (0, 1)]
-    first, second = (runner.listen(model, clip, judge) for clip in clips)
+    first, second = (runner.Source(model, clip, judge) for clip in clips)
     prompt = Prompt(periodic=4)
-    takes, tokens, mask = runner.make(model, first, Recipe("vamp", prompt, Sampling(steps=2), takes=2))
-    noise, random, corrupted = runner.make(model, first, Recipe("noise", prompt))
+    ((tokens, mask),) = runner.make(first, [Recipe("vamp", prompt, Sampling(steps=2), takes=2)])
+    ((random, corrupted),) = runner.make(first, [Recipe("noise", prompt)])
+    takes, noise = runner.sound(first, tokens), runner.sound(first, random)
     assert len(takes) == 2 and all(len(take) == RATE for take in (*takes, *noise))
     assert torch.equal(mask, corrupted) and 0.7 < mask.float().mean() < 0.8
     for made in (*tokens, *random):
         assert torch.equal(made[~mask[0]], first.tokens[0][~mask[0]])
         assert (made[mask[0]] != first.tokens[0][mask[0]]).float().mean() > 0.9
-    assert not torch.equal(random, runner.make(model, second, Recipe("noise", prompt))[1])
-    back, same, nothing = runner.make(model, first, CODEC)
+    assert not torch.equal(random, runner.make(second, [Recipe("noise", prompt)])[0][0])
+    ((same, nothing),) = runner.make(first, [CODEC])
     assert torch.equal(same, first.tokens) and not nothing.any()
-    assert torch.equal(back[0], model.decode(same, length=RATE).audio_data[0, 0])
-    on_beats = runner.make(model, first, Recipe("vamp", Prompt(periodic=0, beat_width_ms=75), Sampling(steps=1)))[2]
-    assert torch.equal(on_beats, model.mask(first.tokens, Prompt(periodic=0, beat_width_ms=75), beats=first.heard.beats))
+    assert torch.equal(runner.sound(first, same)[0], model.decode(same, length=RATE).audio_data[0, 0])
+    on_beats = Prompt(periodic=0, beat_width_ms=75)
+    ((_, mask),) = runner.make(first, [Recipe("vamp", on_beats, Sampling(steps=1))])
+    assert torch.equal(mask, model.mask(first.tokens, on_beats, beats=first.heard.beats)) and not mask.all()
+
+
+def test_what_is_made_at_once_is_what_is_made_alone(make_music, quick_beats):
+    recipes = [Recipe("vamp", Prompt(periodic=p), Sampling(steps=2), takes=t) for p, t in ((3, 1), (5, 2), (7, 1))]
+    others = [CODEC, Recipe("noise", Prompt(periodic=3)), Recipe("vamp", Prompt(periodic=3), Sampling(steps=3))]
+    mixed = [recipes[0], others[0], recipes[1], others[1], recipes[2], others[2]]
+    assert runner.groups(mixed, 1) == [[one] for one in mixed]
+    assert runner.groups(mixed, 4)[0] == recipes and len(runner.groups(mixed, 4)) == 4
+    assert runner.groups(mixed, 3)[0] == recipes[:2]
+    model, judge = tiny_vampnet(), runner.Judge((LogMel(),), "librosa")
+    source = runner.Source(model, make_clip(torch.from_numpy(make_music(1.0, 0)), RATE, "0"), judge)
+    for recipe, (tokens, mask) in zip(recipes, runner.make(source, recipes), strict=True):
+        ((alone, own),) = runner.make(source, [recipe])
+        assert torch.equal(tokens, alone) and torch.equal(mask, own) and len(tokens) == recipe.takes
 
 
 def test_token_figures_are_those_of_the_validation(make_music):
@@ -154,10 +233,14 @@ def test_token_figures_are_those_of_the_validation(make_music):
 
 
 def test_composed_clips_are_there_without_any_folder():
-    args = argparse.Namespace(clips=2, seconds=1.0)
-    clips, count = options.choose_clips("composed", args, RATE, whole=False, full=True)
+    model, args = tiny_vampnet(), argparse.Namespace(clips=2, seconds=1.1)
+    clips, count = options.choose_clips("composed", args, model, whole=False, full=True)
     one, two = clips
-    assert count == 2 and one.name != two.name and len(one.audio) == RATE
+    assert count == 2 and one.name != two.name and len(one.audio) == round(1.1 * RATE)
+    # The tiny model sees 64 steps at once: 1.12 s would be 65, of which the last is cut off, and 1.2 s are two windows anyway.
+    assert model.grid.samples_to_tokens(round(1.12 * RATE)) == 65
+    assert model.grid.samples_to_tokens(round(options.fitting_seconds(1.12, model) * RATE)) == 64
+    assert options.fitting_seconds(1.2, model) == 1.2 and options.fitting_seconds(1.0, model) == 1.0
 
 
 def test_tables_and_plots_of_a_whole_run(tmp_path):

@@ -63,6 +63,7 @@ MODULES = {
         "model": ("vampnet.evaluate.model", "everything, on a folder of audio; the word may be left out"),
         "codec": ("vampnet.evaluate.codec", "how well a codec gives audio back"),
         "paper": ("vampnet.evaluate.paper", "the paper's experiments"),
+        "card": ("vampnet.evaluate.card", "plots for a model card"),
     },
 }
 

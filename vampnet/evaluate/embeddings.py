@@ -1,8 +1,8 @@
 """What the Fréchet distance sees of audio: embeddings behind one small interface.
 
 `logmel` needs no download and knows nothing of any model. `codec` are the latents of a codec: those of the judged model's own
-say more about that codec than about the music, and reports say so. `vggish` is the paper's, where its weights can be had.
-CLAP is not here: no library that is installed anyway can run it.
+say more about that codec than about the music, and reports say so. `vggish` (the paper's) and `clap` need weights that are not
+ours: from a file or folder, or a download.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from vampnet.codec import Codec
+    from vampnet.hub import OnDownload
 
 PATCH_SECONDS = 0.96
 PATCH_FRAMES = 96
@@ -144,19 +145,32 @@ class CodecLatents:
         return torch.cat([parts.mean(dim=1), parts.std(dim=1)], dim=1).numpy()
 
 
+def key_of(embedding: Embedding) -> str:
+    """12 hex digits that tell an embedding from every other, also from one of the same name with other weights."""
+    return hashlib.sha256(getattr(embedding, "identity", embedding.name).encode()).hexdigest()[:12]
+
+
 def make_embeddings(
-    names: Sequence[str], own_codec: Codec | None = None, vggish: str | Path | None = None, device: str | torch.device = "cpu"
+    names: Sequence[str],
+    own_codec: Codec | None = None,
+    vggish: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    clap: str | Path | None = None,
+    on_download: OnDownload | None = None,
 ) -> list[Embedding]:
     """Embeddings by name.
 
     Args:
-        names: "logmel"; "vggish"; "codec" (the judged model's own) or "codec:MODEL" (that of another model).
+        names: "logmel"; "vggish"; "clap"; "codec" (the judged model's own) or "codec:MODEL" (that of another model).
         own_codec: of the judged model, for "codec".
         vggish: path of VGGish's weights; None = torch hub's cache, or a download into it.
         device: for those that compute.
+        clap: folder or repository of a CLAP model; None = the usual one of the hub.
+        on_download: progress of downloads.
 
     Raises:
-        ValueError: an unknown name, or VGGish's weights cannot be had or used; the sentence says why.
+        ValueError: an unknown name, or weights that cannot be had or used; the sentence says why.
+        ModuleNotFoundError: the library of an embedding is not installed; the sentence says how to install it.
     """
     made: list[Embedding] = []
     for name in dict.fromkeys(names):
@@ -166,6 +180,10 @@ def make_embeddings(
             from .vggish import VGGishEmbedding
 
             made.append(VGGishEmbedding.load(vggish, device))
+        elif name == "clap":
+            from .clap import ClapEmbedding
+
+            made.append(ClapEmbedding.load(clap, device, on_download))
         elif name == "codec" and own_codec is not None:
             made.append(CodecLatents(own_codec, name, own=True))
         elif name.startswith("codec:"):
@@ -173,5 +191,5 @@ def make_embeddings(
 
             made.append(CodecLatents(load_codec_of(name.partition(":")[2], device), name, own=False))
         else:
-            raise ValueError(f"There is no embedding '{name}': use logmel, vggish, codec or codec:MODEL.")
+            raise ValueError(f"There is no embedding '{name}': use logmel, vggish, clap, codec or codec:MODEL.")
     return made

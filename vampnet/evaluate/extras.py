@@ -1,4 +1,4 @@
-"""The packages of `requirements/evaluate.txt`, imported when they are used, with one sentence where they are missing."""
+"""The packages of `requirements/evaluate.txt` and `clap.txt`, imported when they are used; where one is missing, a sentence."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import importlib
 from types import ModuleType
 
 
-def need(name: str) -> ModuleType:
-    """The module `name`, such as "mir_eval.beat".
+def need(name: str, extra: str = "evaluate") -> ModuleType:
+    """The module `name`, such as "mir_eval.beat", of the packages of `requirements/<extra>.txt`.
 
     Raises:
         ModuleNotFoundError: it is not installed; the sentence says what to do.
@@ -17,6 +17,6 @@ def need(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         package = name.split(".")[0]
         raise ModuleNotFoundError(
-            f"Measuring needs '{package}', which is not installed: python -m pip install -r requirements/evaluate.txt",
+            f"Measuring needs '{package}', which is not installed: python -m pip install -r requirements/{extra}.txt",
             name=package,
         ) from error

@@ -89,6 +89,23 @@ def moments(clips: Sequence[np.ndarray], origin: np.ndarray | None = None) -> Mo
     )
 
 
+def _in_their_span(
+    reference: Sequence[np.ndarray], made: Sequence[np.ndarray]
+) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
+    """The same clips in as many dimensions as there are frames, where the embedding has more: no distance changes, and what
+    takes minutes with 512 dimensions takes seconds."""
+    both = [np.asarray(clip, np.float64) for clip in (*reference, *made)]
+    if not both or any(clip.ndim != 2 or clip.shape[1:] != both[0].shape[1:] for clip in both):
+        return reference, made  # `moments` says what is wrong with them
+    frames = np.concatenate(both)
+    if len(frames) >= frames.shape[1] or not np.isfinite(frames).all():
+        return reference, made
+    origin = frames.mean(axis=0)
+    axes = np.linalg.qr((frames - origin).T)[0]
+    moved = [(clip - origin) @ axes for clip in both]
+    return moved[: len(reference)], moved[len(reference) :]
+
+
 def _root(covariance: np.ndarray) -> np.ndarray:
     """The symmetric square root of a covariance; what rounding made negative counts as 0."""
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
@@ -138,6 +155,7 @@ class Sets:
         """
         if paired and len(reference) != len(made):
             raise ValueError(f"Paired sets have equally many clips, not {len(reference)} and {len(made)}.")
+        reference, made = _in_their_span(reference, made)
         of_reference = moments(reference)
         return cls(of_reference, moments(made, of_reference.origin), paired)
 

@@ -13,9 +13,10 @@ import numpy as np
 from torch import Tensor
 
 from .. import cli
+from ..pipeline import VampNet
 from . import report
 from .extras import need
-from .options import add_common, check_common, choose_clips, load_model, make_judge
+from .options import add_common, batch_of, check_common, choose_clips, load_model, make_judge
 from .recipes import CODEC, Experiment, Recipe, Setting
 from .runner import Judge, Progress, Source, run
 from .summary import Summary, summarize
@@ -63,18 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace, experiment: Experiment) -> None:
     model = load_model(args)
-    judge, rate = make_judge(args, model), model.grid.sample_rate
-    clips, count = choose_clips(args.audio, args, rate, args.loop, full=False)
+    judge = make_judge(args, model)
+    clips, count = choose_clips(args.audio, args, model, args.loop, full=False)
     tokens: list[Tensor] = []
 
     def keep(source: Source) -> None:
         tokens.append(source.tokens[0])
 
     recipes = [setting.recipe for setting in experiment.settings]
-    results = run(model, clips, count, recipes, judge, None, Progress(not args.quiet), keep)
+    results = run(model, clips, count, recipes, judge, None, Progress(not args.quiet), keep, batch_of(args, model))
     if not tokens:
         raise ValueError(f"No clip in {args.audio} can be used: name a folder of music that can be heard.")
-    reference = None if args.reference is None else _reference(args, judge, rate)
+    reference = None if args.reference is None else _reference(args, judge, model)
     summaries = summarize(results, reference, args.draws, args.seed)
     predicted = None if args.no_tokens else token_figures(model, tokens, args.seed)
     where = "the clips themselves, in pairs" if reference is None else args.reference
@@ -94,9 +95,9 @@ def _turned(head: list[str], rows: list[list[str]]) -> list[list[str]]:
     return [[head[column], *(row[column] for row in rows)] for column in range(1, len(head))]
 
 
-def _reference(args: argparse.Namespace, judge: Judge, rate: int) -> dict[str, list[np.ndarray]]:
+def _reference(args: argparse.Namespace, judge: Judge, model: VampNet) -> dict[str, list[np.ndarray]]:
     """Embeddings of up to 2000 clips of the folder that the distance is measured from."""
-    clips, _ = choose_clips(args.reference, argparse.Namespace(**{**vars(args), "clips": 2000}), rate, args.loop, full=False)
+    clips, _ = choose_clips(args.reference, argparse.Namespace(**{**vars(args), "clips": 2000}), model, args.loop, full=False)
     each = [judge.embed(clip.audio, clip.rate) for clip in clips]
     return {embedding.name: [one[embedding.name] for one in each] for embedding in judge.embeddings}
 

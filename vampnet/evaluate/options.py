@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .clips import Clip, composed_clips, folder_clips
 from .runner import Judge
+
+if TYPE_CHECKING:
+    from ..pipeline import VampNet
 
 COMPOSED = "composed"
 
@@ -23,14 +28,18 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "--embedding",
         action="append",
         metavar="NAME",
-        help="for the Fréchet distance: logmel (needs no download), vggish (the paper's), codec (of the judged model), "
-        "codec:MODEL; may be given several times, the first one is plotted (default logmel)",
+        help="for the Fréchet distance: logmel (needs no download), vggish (the paper's), clap, codec (of the judged "
+        "model), codec:MODEL; may be given several times, the first one is plotted (default logmel)",
     )
     parser.add_argument("--vggish", metavar="FILE", help="the weights of VGGish (default: torch hub's cache, or a download)")
+    about = "a folder or a repository with a CLAP model (default: laion/larger_clap_music of the hub)"
+    parser.add_argument("--clap", metavar="NAME", help=about)
     parser.add_argument(
         "--beats", choices=("auto", "beat-this", "librosa"), default="auto", help="the beat tracker (default auto)"
     )
     parser.add_argument("--draws", type=int, default=300, metavar="N", help="of the bootstrap (default 300)")
+    about = "takes that the models see at a time (default 1 on a CPU, else 16)"
+    parser.add_argument("--batch", type=int, default=0, metavar="N", help=about)
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
@@ -39,18 +48,28 @@ def check_common(args: argparse.Namespace) -> None:
     for name, low in (("clips", 1), ("draws", 20)):
         if getattr(args, name) < low:
             raise ValueError(f"--{name} must be at least {low}, not {getattr(args, name)}.")
+    if args.batch < 0:
+        raise ValueError(f"--batch must be at least 1, not {args.batch}.")
     if not 1 <= args.seconds <= 60:
         raise ValueError(f"--seconds must lie between 1 and 60, not {args.seconds:g}.")
 
 
 def load_model(args: argparse.Namespace):
-    """The model of `--model` on `--device`."""
-    from ..hub_cli import DownloadBar
+    """The `VampNet` of `--model` on `--device`."""
     from ..pipeline import VampNet
+
+    with _download_bar(args) as bar:
+        return VampNet.from_pretrained(args.model, args.device, on_download=bar)
+
+
+@contextlib.contextmanager
+def _download_bar(args: argparse.Namespace) -> Iterator[Any]:
+    """What is told of downloads; None with --quiet."""
+    from ..hub_cli import DownloadBar
 
     bar = None if args.quiet else DownloadBar()
     try:
-        return VampNet.from_pretrained(args.model, args.device, on_download=bar)
+        yield bar
     finally:
         if bar is not None:
             bar.close()
@@ -61,24 +80,50 @@ def make_judge(args: argparse.Namespace, model) -> Judge:
     from .. import beats
     from .embeddings import make_embeddings
 
-    embeddings = make_embeddings(args.embedding or ["logmel"], model.codec, args.vggish, model.device)
+    with _download_bar(args) as bar:
+        embeddings = make_embeddings(args.embedding or ["logmel"], model.codec, args.vggish, model.device, args.clap, bar)
     engine = args.beats
     if engine == "auto":
         engine = "beat-this" if beats.find_checkpoint()[0] is not None else "librosa"
     return Judge(embeddings, engine, args.seed)
 
 
-def choose_clips(audio: str, args: argparse.Namespace, rate: int, whole: bool, full: bool) -> tuple[Iterator[Clip], int]:
+def choose_clips(audio: str, args: argparse.Namespace, model: VampNet, whole: bool, full: bool) -> tuple[Iterator[Clip], int]:
     """The clips of a folder, or composed ones, and how many there will be at most.
+
+    Args:
+        audio: a folder, or `COMPOSED`.
+        args: as of `add_common`: how many, how long.
+        model: whose rate they get; see `fitting_seconds`.
+        whole, full: as of `folder_clips`.
 
     Raises:
         ValueError: the folder holds no clips.
     """
     from .clips import excerpts
 
+    rate, seconds = model.grid.sample_rate, args.seconds if whole else fitting_seconds(args.seconds, model)
     if audio == COMPOSED:
-        return composed_clips(args.clips, args.seconds, rate), args.clips
+        return composed_clips(args.clips, seconds, rate), args.clips
     if not Path(audio).is_dir():
         raise ValueError(f"There is no folder '{audio}': name one that holds audio.")
-    count = min(args.clips, len(excerpts(audio, args.seconds, whole)))
-    return folder_clips(audio, args.clips, args.seconds, rate, whole, full), count
+    count = min(args.clips, len(excerpts(audio, seconds, whole)))
+    return folder_clips(audio, args.clips, seconds, rate, whole, full), count
+
+
+def fitting_seconds(seconds: float, model: VampNet) -> float:
+    """The length of clips, less what would be a single time step more than the coarse model sees at once.
+
+    10 s are 574 steps and a bit, and the models were made to see 574: the bit would have them fill two windows instead of one,
+    at twice the time.
+    """
+    grid, context = model.grid, model.coarse.config.context
+    if grid.samples_to_tokens(grid.seconds_to_samples(seconds)) != context + 1:
+        return seconds
+    # A hair less, since a file at another rate may come out a sample longer.
+    return grid.tokens_to_seconds(context) - 1e-4
+
+
+def batch_of(args: argparse.Namespace, model: VampNet) -> int:
+    """Takes that the models see at a time: as asked for, else 1 on a CPU, which gains nothing by more, and 16 elsewhere."""
+    return args.batch or (1 if model.device.type == "cpu" else 16)

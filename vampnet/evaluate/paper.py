@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import itertools
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from ..pipeline import VampNet
 from . import claims, plots, report
 from .extras import need
-from .options import COMPOSED, add_common, check_common, choose_clips, load_model, make_judge
+from .options import COMPOSED, add_common, batch_of, check_common, choose_clips, load_model, make_judge
+from .parts import read_part, run_parts
 from .recipes import CODEC, Experiment, paper_experiments
-from .runner import Progress, Results, Source, run
+from .runner import Judge, Progress, Results, Source, run, stored
 from .store import Store
 from .summary import summarize
 from .token_figures import token_figures, token_table
@@ -26,7 +33,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="vampnet evaluate paper",
         description="Runs the paper's experiments: sampling steps, prompts, bit rate, baselines. Writes tables, plots and what "
-        "becomes of each of the paper's claims. A run that was stopped goes on where it was.",
+        "becomes of each of the paper's claims. A run that was stopped goes on where it was, and one with more --clips, other "
+        "experiments or another --embedding takes what is there.",
         epilog="example: vampnet evaluate paper --model mini --audio held-out --clips 50 --only steps --only prompts",
     )
     made.add_argument(
@@ -38,6 +46,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", default="docs/results", metavar="FOLDER", help="where all goes (default docs/results)")
     made.add_argument("--only", action="append", choices=NAMES, metavar="EXPERIMENT", help=f"one of {', '.join(NAMES)}; may be "
                       "given several times (default: all)")  # fmt: skip
+    made.add_argument(
+        "--report", action="store_true", help="make nothing: tables, plots and verdicts of the clips that are done"
+    )
+    about = "processes that share the work (default 1); with a small model as many as there are cores are the fastest"
+    made.add_argument("--workers", type=int, default=1, metavar="N", help=about)
+    made.add_argument(
+        "--part", metavar="I/N", help="only every N-th clip, from the I-th on, and no report: for runs side by side"
+    )
     made.add_argument("--steps", type=int, default=36, metavar="N", help="of sampling where they are not varied (default 36)")
     add_common(made)
     return made
@@ -49,65 +65,120 @@ def chosen(only: Sequence[str] | None, steps: int) -> list[Experiment]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; exit status 0, or 2 for input that cannot be used."""
+    """Runs the command; exit status 0, 2 for input that cannot be used, or 130 when stopped."""
     args = parser().parse_args(argv)
     try:
         check_common(args)
+        part = None if args.part is None else read_part(args.part)
+        if args.workers < 1:
+            raise ValueError(f"--workers must be at least 1, not {args.workers}.")
         experiments = chosen(args.only, args.steps)
         # Now, and not after hours of work.
         for name in ("matplotlib.figure", "mir_eval.beat", "mir_eval.onset"):
             need(name)
         out = Path(args.out)
         out.mkdir(parents=True, exist_ok=True)
-        _run(args, experiments, out)
+        if args.workers > 1 and not args.report:
+            run_parts(sys.argv[1:] if argv is None else argv, args.workers)
+        _run(args, experiments, out, part)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("Stopped; the same command goes on from here.\n")
+        sys.stderr.write("Stopped; the same command goes on from here, and with --report it shows what is done.\n")
         return 130
     return 0
 
 
-def _run(args: argparse.Namespace, experiments: list[Experiment], out: Path) -> None:
+@dataclass(frozen=True)
+class Run:
+    """What a run is of: its options, the model and what judges it, where results are kept and where the report goes."""
+
+    args: argparse.Namespace
+    model: VampNet
+    judge: Judge
+    store: Store
+    out: Path
+
+
+def _run(args: argparse.Namespace, experiments: list[Experiment], out: Path, part: tuple[int, int] | None) -> None:
     model = load_model(args)
     judge = make_judge(args, model)
-    clips, count = choose_clips(args.audio, args, model.grid.sample_rate, whole=False, full=True)
-    store = Store(out / "store", judge.fingerprint(model))
-    tokens: list[Tensor] = []
-    wants_tokens = args.only is None or "tokens" in args.only
+    this = Run(args, model, judge, Store(out / "store", judge.fingerprint(model)), out)
+    clips, count = choose_clips(args.audio, args, model, whole=False, full=True)
+    if part is not None:
+        clips = itertools.islice(clips, part[0] - 1, None, part[1])
+        count = len(range(part[0] - 1, count, part[1]))
     recipes = [CODEC, *(setting.recipe for experiment in experiments for setting in experiment.settings)]
-    names: list[str] = []
+    ids: list[str] = []
+    tokens: list[Tensor] = []
 
-    def named(source: Source) -> None:
+    def keep(source: Source) -> None:
+        ids.append(source.clip.id)
         tokens.append(source.tokens[0])
 
-    def counted():
-        for clip in clips:
-            names.append(clip.name)
-            yield clip
-
-    results = run(model, counted(), count, recipes, judge, store, Progress(not args.quiet), named if wants_tokens else None)
-    if not names:
+    progress = Progress(not args.quiet, name="" if part is None else f"part {args.part}, ")
+    results = run(
+        model, clips, count, recipes, judge, this.store, progress, keep, batch_of(args, model), compute=not args.report
+    )  # fmt: skip
+    if part is not None:
+        return
+    if not ids and args.report:
+        raise ValueError("No clip has all of these experiments yet: name those that were run with --only, or go on with them.")
+    if not ids:
         raise ValueError(f"No clip of {args.seconds:g} s lies below {args.audio}: give shorter --seconds or another folder.")
-    table = token_table(token_figures(model, tokens, args.seed)) if wants_tokens else None
-    _report(args, model.name, judge, experiments, results, table, out)
+    for experiment in paper_experiments(args.steps):
+        # What another run has made of the same clips belongs into the report as well.
+        if experiment not in experiments:
+            more = stored(this.store, judge, [setting.recipe for setting in experiment.settings], ids)
+            results |= more or {}
+            experiments = experiments if more is None else [*experiments, experiment]
+    order = NAMES.index
+    _report(this, sorted(experiments, key=lambda one: order(one.name)), results, _token_table(this, ids, tokens))
 
 
-def _report(args, model: str, judge, experiments: list[Experiment], results: Results, table, out: Path) -> None:
+def _token_table(this: Run, ids: Sequence[str], tokens: Sequence[Tensor]) -> tuple[list[str], list[list[str]]] | None:
+    """How well hidden tokens of the clips are predicted, kept in the store; None where nobody asked for it yet."""
+    name = "tokens-" + hashlib.sha256(json.dumps([this.args.seed, *ids]).encode()).hexdigest()[:12]
+    found: dict[str, Any] | None = this.store.read_values(name)
+    if found is None:
+        if this.args.report or (this.args.only is not None and "tokens" not in this.args.only):
+            return None
+        found = token_figures(this.model, tokens, this.args.seed)
+        this.store.write_values(name, found)
+    return token_table(found)
+
+
+def _report(this: Run, experiments: list[Experiment], results: Results, table: Any) -> None:
     """Writes tables, plots, verdicts and the document that holds them together; prints the verdicts."""
-    summaries = summarize(results, None, args.draws, args.seed)
+    args, judge, out = this.args, this.judge, this.out
+    progress = Progress(not args.quiet)
+
+    def told(done: int, of: int) -> None:
+        if done:
+            progress(f"distances and intervals {done}/{of}", 1, progress.lap(), of - done)
+
+    summaries = summarize(results, None, args.draws, args.seed, told)
     first = judge.embeddings[0].name
     figures = claims.Figures(experiments, summaries)
     verdicts = {embedding.name: claims.judge(figures, embedding.name) for embedding in judge.embeddings}
     for experiment in experiments:
         report.write(out / f"{experiment.name}.csv", report.to_csv(experiment, summaries))
         report.write(out / f"{experiment.name}.md", report.markdown(*report.table(experiment, summaries)))
+    report.write(out / "claims.csv", report.verdicts_csv(verdicts))
     pictures = plots.draw_all(experiments, summaries, first, out)
     audio = "composed music with held-out seeds" if args.audio == COMPOSED else f"`{Path(args.audio).name}`"
-    notes = () if table is None else ("By frequency: what the codes' mere frequencies in these clips give.",)
+    missing = [name for name in NAMES if name not in [one.name for one in experiments] and (name != "tokens" or table is None)]
+    notes = [] if table is None else ["By frequency: what the codes' mere frequencies in these clips give."]
+    if args.seconds <= 4 and any(one.name == "prompts" for one in experiments):
+        notes.append(f"Of clips of {args.seconds:g} s 'inpaint, 2 s' keeps everything, and is the codec alone.")
+    if missing:
+        notes.append(f"Not run on all of these clips yet: {', '.join(missing)}.")
     clips = next(iter(results.values()))
-    about = report.About(model, len(clips), args.seconds, audio, judge.engine, judge.embeddings, notes=notes)
+    about = report.About(
+        this.model.name, len(clips), args.seconds, audio, judge.engine, judge.embeddings,
+        notes=(*report.thin_notes(results, judge.embeddings), *notes),
+    )  # fmt: skip
     report.write(out / "README.md", report.document(about, experiments, summaries, verdicts, pictures, table))
     for verdict in verdicts[first]:
         sys.stdout.write(f"{verdict.verdict}: {verdict.claim}\n    {verdict.why}\n")

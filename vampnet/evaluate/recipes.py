@@ -116,9 +116,12 @@ def paper_experiments(steps: int = 36) -> list[Experiment]:
         for depth in SWEEP_CODEBOOKS
         for period in SWEEP_PERIODS
     ]
-    # Everything stays: that is the codec alone, and needs no sampling.
-    sweep[0] = dataclasses.replace(sweep[0], recipe=CODEC)
     fine = Recipe("vamp", _mixed(kept_codebooks=N_COARSE), sampling)
+    # At P = 1 levels stay everywhere, which other experiments make as well: all of them are the codec alone.
+    same = {N_CODEBOOKS: CODEC, N_COARSE: fine, 1: vamp(prompts()["compression, 1 codebook"])}
+    for place, depth in enumerate(SWEEP_CODEBOOKS):
+        first = place * len(SWEEP_PERIODS)
+        sweep[first] = dataclasses.replace(sweep[first], recipe=same[depth])
     alone = [Setting("codec alone", CODEC), Setting("coarse-to-fine alone", fine)]
     return [
         Experiment("baselines", "Baselines: the codec alone, coarse-to-fine alone, tokens at random", (*alone, *noise)),

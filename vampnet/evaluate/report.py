@@ -14,6 +14,7 @@ from .claims import Verdict, show, significant
 from .embeddings import Embedding
 from .musical import FIGURES
 from .recipes import Experiment
+from .runner import SOURCE, Results
 from .summary import FAD, Summary
 
 HEADS = {
@@ -142,6 +143,29 @@ def verdict_table(verdicts: dict[str, list[Verdict]]) -> tuple[list[str], list[l
     # What does not depend on the embedding is said once.
     rows = [[v.claim, f"**{v.verdict}**", name, v.why] for v, name in {v: n for v, n in reversed(every)}.items()][::-1]
     return ["the paper says", "here", "FAD by", "judged by"], rows
+
+
+def verdicts_csv(verdicts: dict[str, list[Verdict]]) -> str:
+    """Every verdict by every embedding."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["claim", "embedding", "verdict", "judged by"])
+    for name, found in verdicts.items():
+        writer.writerows([verdict.claim, name, verdict.verdict, verdict.why] for verdict in found)
+    return out.getvalue()
+
+
+def thin_notes(results: Results, embeddings: Sequence[Embedding]) -> list[str]:
+    """A sentence for each embedding of which the clips give fewer points than it has dimensions."""
+    notes = []
+    for one in embeddings:
+        points = [result.embeddings[one.name] for result in results[SOURCE]]
+        count, size = sum(len(part) for part in points), points[0].shape[1]
+        if count <= size:
+            notes.append(
+                f"FAD {one.name}: {count} points do not fill {size} dimensions; it may tell what is nearer, not how near."
+            )
+    return notes
 
 
 def document(

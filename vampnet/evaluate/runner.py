@@ -6,8 +6,9 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,14 +17,16 @@ from torch import Tensor
 from ..pipeline import VampNet
 from ..sampling import take_generator
 from .clips import Clip
-from .embeddings import Embedding
+from .embeddings import Embedding, key_of
 from .musical import Heard, compare, hear, seam, takes_differ
 from .recipes import Recipe
 from .store import Result, Store
 
-VERSION = 1
+VERSION = 2
 """Of the measuring: a change of it makes results on disk those of another run."""
 SOURCE = "source"
+HEARING_COST = 2.0
+"""As `Recipe.cost`, of a take that is there and only heard again."""
 
 Results = dict[str, list[Result]]
 """{id of the recipe: one result a clip, in the order of the clips}; "source" are the clips themselves."""
@@ -41,87 +44,151 @@ class Judge:
         """{name: (frames, D)} of (N,) samples."""
         return {embedding.name: embedding(audio, rate) for embedding in self.embeddings}
 
+    def lacking(self, result: Result) -> list[Embedding]:
+        """The embeddings that a result does not hold yet."""
+        return [embedding for embedding in self.embeddings if key_of(embedding) not in result.embeddings]
+
+    def named(self, result: Result) -> Result:
+        """A result that lacks nothing, with the embeddings of this judge by their names, and without tokens."""
+        return Result(result.figures, {one.name: result.embeddings[key_of(one)] for one in self.embeddings})
+
     def fingerprint(self, model: VampNet) -> str:
-        """16 hex digits of all that a result depends on beside its recipe and its clip."""
-        names = sorted(getattr(embedding, "identity", embedding.name) for embedding in self.embeddings)
-        digest = hashlib.sha256(json.dumps([VERSION, self.engine, self.seed, names]).encode())
+        """16 hex digits of all that is made and measured depends on beside its recipe and its clip; embeddings have keys."""
+        digest = hashlib.sha256(json.dumps([VERSION, self.engine, self.seed]).encode())
         for part in (model.codec, model.coarse, model.fine):
             for name, tensor in sorted(part.state_dict().items()):
                 digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
 
-@dataclass(frozen=True, eq=False)
 class Source:
-    """A clip with what is known of it before anything is made: how it sounds, and its tokens (1, K, T)."""
+    """A clip, and what is known of it before anything is made, found out when it is asked for.
 
-    clip: Clip
-    heard: Heard
-    tokens: Tensor
-    loop: bool
-
-
-def listen(model: VampNet, clip: Clip, judge: Judge, loop: bool = False) -> Source:
-    """Analyses and encodes a clip."""
-    from ..audio import make_signal
-
-    tokens = model.encode(make_signal(clip.audio[None, None], clip.rate), loop)
-    return Source(clip, hear(clip.audio, clip.rate, judge.engine), tokens, loop)
-
-
-def make(model: VampNet, source: Source, recipe: Recipe, seed: int = 0) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Audio from a clip: as the codec gives it, neither its loudness nor its peaks corrected, since these are measured.
-
-    Returns:
-        takes, each (N,) float32 as long as the clip; their tokens (takes, K, T); the mask (1, K, T), True = was made.
+    Args:
+        model, clip, judge: as of `run`.
+        loop: the clip is a ring.
+        tokens: (1, K, T) int64, if they are known.
     """
-    tokens, mask = source.tokens, torch.zeros_like(source.tokens, dtype=torch.bool)
-    length = len(source.clip.audio)
-    if recipe.prompt is not None:
-        # The tokens of a ring are whole steps that it is stretched to.
-        stretch = model.grid.tokens_to_samples(tokens.shape[-1]) / length if source.loop else 1.0
-        times = [[time * stretch for time in found] for found in (source.heard.beats, source.heard.onsets)]
-        mask = model.mask(tokens, recipe.prompt, None, *times, seed)
+
+    def __init__(self, model: VampNet, clip: Clip, judge: Judge, loop: bool = False, tokens: Tensor | None = None) -> None:
+        self.model, self.clip, self.loop, self.engine = model, clip, loop, judge.engine
+        if tokens is not None:
+            self.tokens = tokens
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """(1, K, T) int64."""
+        from ..audio import make_signal
+
+        return self.model.encode(make_signal(self.clip.audio[None, None], self.clip.rate), self.loop)
+
+    @cached_property
+    def heard(self) -> Heard:
+        """How it sounds."""
+        return hear(self.clip.audio, self.clip.rate, self.engine)
+
+
+def mask_of(source: Source, recipe: Recipe, seed: int) -> Tensor:
+    """(1, K, T) bool, True = is made."""
+    model, prompt, tokens = source.model, recipe.prompt, source.tokens
+    if prompt is None:
+        return torch.zeros_like(tokens, dtype=torch.bool)
+    # The tokens of a ring are whole steps that it is stretched to.
+    stretch = model.grid.tokens_to_samples(tokens.shape[-1]) / len(source.clip.audio) if source.loop else 1.0
+    times = [
+        [time * stretch for time in getattr(source.heard, name)] if needed else None
+        for name, needed in (("beats", prompt.needs_beats), ("onsets", prompt.needs_onsets))
+    ]
+    return model.mask(tokens, prompt, None, *times, seed)
+
+
+def make(source: Source, recipes: Sequence[Recipe], seed: int = 0, batch: int = 1) -> list[tuple[Tensor, Tensor]]:
+    """Tokens (takes, K, T) int64 and the mask (1, K, T) bool, True = was made, for each of some recipes.
+
+    Args:
+        recipes: one, or several for vamps with the same sampling.
+        seed: of all that is drawn.
+        batch: takes that the models see at a time; see `VampNet.generate`.
+    """
+    model, first, masks = source.model, recipes[0], [mask_of(source, recipe, seed) for recipe in recipes]
     # Another clip has other random numbers: otherwise the chance of one draw would be in all of them.
     own = int.from_bytes(hashlib.sha256(f"{seed} {source.clip.id}".encode()).digest()[:6], "little")
-    if recipe.kind == "vamp":
-        pairs = [(own, take) for take in range(recipe.takes)]
-        made = model.generate(tokens, mask, recipe.sampling, pairs, loop=source.loop)
-    elif recipe.kind == "noise":
-        shape = (recipe.takes, *tokens.shape[1:])
+    if first.kind == "vamp":
+        takes = [recipe.takes for recipe in recipes]
+        todo = torch.cat([mask.expand(count, -1, -1) for mask, count in zip(masks, takes, strict=True)])
+        pairs = [(own, take) for count in takes for take in range(count)]
+        made = model.generate(source.tokens, todo, first.sampling, pairs, loop=source.loop, batch=batch)
+        return list(zip(made.split(takes), masks, strict=True))
+    if first.kind == "noise":
+        shape = (first.takes, *source.tokens.shape[1:])
         chance = torch.randint(model.codec.codebook_size, shape, generator=take_generator(own, 0, "noise"))
-        made = torch.where(mask, chance, tokens)
-    else:
-        made = tokens
-    takes = [model.decode(made[i : i + 1], source.loop, length).audio_data[0, 0] for i in range(len(made))]
-    return takes, made, mask
+        return [(torch.where(masks[0], chance, source.tokens), masks[0])]
+    return [(source.tokens, masks[0])]
 
 
-def measure(model: VampNet, source: Source, recipe: Recipe, judge: Judge) -> Result:
-    """Makes and measures: figures are means over the takes, embeddings of all of them."""
+def sound(source: Source, tokens: Tensor) -> list[Tensor]:
+    """Takes (N,) float32, as long as the clip, of tokens (takes, K, T): as the codec gives them, neither loudness nor peaks
+    corrected, since these are measured."""
+    length = len(source.clip.audio)
+    return [
+        source.model.decode(tokens[i : i + 1], source.loop, length).audio_data[0, 0] for i in range(len(tokens))
+    ]  # fmt: skip
+
+
+def measure(source: Source, recipe: Recipe, judge: Judge, made: tuple[Tensor, Tensor], seconds: float = 0.0) -> Result:
+    """Hears what was made: figures are means over the takes, embeddings of all of them.
+
+    Args:
+        made: of `make`.
+        seconds: that it took to make it.
+    """
     from ..prompt import kept_kbps
 
-    start = time.perf_counter()
-    takes, tokens, mask = make(model, source, recipe, judge.seed)
-    spent = time.perf_counter() - start
-    rate = source.clip.rate
+    (tokens, mask), start, rate = made, time.perf_counter(), source.clip.rate
+    takes = sound(source, tokens)
+    spent = seconds + time.perf_counter() - start
     each = [compare(source.heard, hear(take, rate, judge.engine)) for take in takes]
     if source.loop:
         each = [figures | seam(take, rate) for figures, take in zip(each, takes, strict=True)]
     figures = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
     figures |= takes_differ(takes, tokens, mask, rate)
-    figures |= {"kbps": kept_kbps(mask, model.grid), "seconds": spent / len(takes)}
-    embedded = [judge.embed(take, rate) for take in takes]
-    return Result(figures, {name: np.concatenate([one[name] for one in embedded]) for name in embedded[0]} if embedded else {})
+    figures |= {"kbps": kept_kbps(mask, source.model.grid), "seconds": spent / len(takes)}
+    return with_embeddings(Result(figures, {}, tokens.numpy().astype(np.int16)), judge, takes, rate)
+
+
+def with_embeddings(result: Result, judge: Judge, takes: Sequence[Tensor], rate: int) -> Result:
+    """A result with those embeddings of its takes that it lacks."""
+    more = {key_of(one): np.concatenate([one(take, rate) for take in takes]) for one in judge.lacking(result)}
+    return Result(result.figures, {**result.embeddings, **more}, result.tokens)
+
+
+def groups(recipes: Sequence[Recipe], batch: int) -> list[list[Recipe]]:
+    """Recipes in their order, together what the models can make at once: vamps with the same sampling, up to `batch` takes."""
+    found: list[list[Recipe]] = []
+    for recipe in recipes:
+        for group in found:
+            alike = recipe.kind == group[0].kind == "vamp" and recipe.sampling == group[0].sampling
+            if alike and sum(one.takes for one in group) + recipe.takes <= batch:
+                group.append(recipe)
+                break
+        else:
+            found.append([recipe])
+    return found
 
 
 class Progress:
     """One line on stderr with the time left, in place where somebody watches and every half minute where not."""
 
-    def __init__(self, show: bool = True, every: float = 30.0) -> None:
-        self.show, self.every = show, every
+    def __init__(self, show: bool = True, every: float = 30.0, name: str = "") -> None:
+        self.show, self.every, self.name = show, every, name
         self.live = show and sys.stderr.isatty()
         self.started, self.said, self.worked, self.spent = time.monotonic(), 0.0, 0.0, 0.0
+        self.last = self.started
+
+    def lap(self) -> float:
+        """Seconds since it was last asked, or since the start."""
+        before, self.last = self.last, time.monotonic()
+        return self.last - before
 
     def __call__(self, text: str, cost: float, seconds: float, left: float) -> None:
         """A piece of work of a guessed `cost` took `seconds`; pieces that cost `left` are still to come."""
@@ -131,7 +198,7 @@ class Progress:
             return
         self.said = now
         rest = left * self.spent / max(self.worked, 1e-9)
-        line = f"{text}, {spell(rest)} left" if left > 0 else f"{text}, done in {spell(now - self.started)}"
+        line = self.name + (f"{text}, {spell(rest)} left" if left > 0 else f"{text}, done in {spell(now - self.started)}")
         sys.stderr.write(f"\r\033[K{line}" + ("" if left > 0 else "\n") if self.live else f"{line}\n")
         sys.stderr.flush()
 
@@ -151,6 +218,8 @@ def run(
     store: Store | None = None,
     progress: Progress | None = None,
     keep: Callable[[Source], None] | None = None,
+    batch: int = 1,
+    compute: bool = True,
 ) -> Results:
     """Every recipe of every clip, clip by clip, so that what is there when it is stopped is whole clips.
 
@@ -160,45 +229,98 @@ def run(
         count: how many there are at most, for the progress.
         recipes: what to make; the same one twice is made once.
         judge: what measures.
-        store: results that are there are taken from it, and each new one is put there as soon as it is done.
+        store: results that are there are taken from it, and each new one is put there as soon as it is done. One that lacks
+            an embedding is decoded and heard, not made again.
         progress: told of every piece of work.
-        keep: called with each clip, such as to collect tokens; it then is always encoded, even where all results are there.
+        keep: called with each clip, such as to collect tokens.
+        batch: takes that the models see at a time.
+        compute: False = make nothing, and pass over clips of which anything is missing.
 
     Returns:
         `Results` of all clips.
     """
     recipes = list({recipe.id: recipe for recipe in recipes}.values())
-    names = [recipe.id for recipe in recipes]
-    results: Results = {name: [] for name in (SOURCE, *names)}
-    per_clip = sum(recipe.cost for recipe in recipes)
-    loop = any(recipe.loop for recipe in recipes)
-    number = 0
+    results: Results = {name: [] for name in (SOURCE, *(recipe.id for recipe in recipes))}
+    per_clip, loop = sum(recipe.cost for recipe in recipes), any(recipe.loop for recipe in recipes)
+    number = done = 0
     for number, clip in enumerate(clips, start=1):
-        found = {name: store.read(name, clip.id) if store is not None else None for name in results}
-        source = None
-        if keep is not None or any(result is None for result in found.values()):
-            source = listen(model, clip, judge, loop)
+        found = {name: store.read(_place(name, loop), clip.id) if store is not None else None for name in results}
+        if not compute and any(result is None or judge.lacking(result) for result in found.values()):
+            continue
+        done += 1
+        source = _source(model, clip, judge, loop, found[SOURCE])
+        after = (count - number) * per_clip
+        for kind, cost, seconds, left in _finish(source, recipes, judge, found, store, batch) if compute else ():
+            if progress is not None:
+                progress(f"clip {number}/{count}, {kind}", cost, seconds, max(after + left, 1e-6))
         if keep is not None:
             keep(source)
-        if found[SOURCE] is None:
-            found[SOURCE] = _kept(store, SOURCE, clip, Result({}, judge.embed(clip.audio, clip.rate)))
-        left = (count - number + 1) * per_clip
-        for recipe in recipes:
-            left -= recipe.cost
-            if found[recipe.id] is not None:
-                continue
-            start = time.monotonic()
-            found[recipe.id] = _kept(store, recipe.id, clip, measure(model, source, recipe, judge))
-            if progress is not None:
-                progress(f"clip {number}/{count}, {recipe.kind}", recipe.cost, time.monotonic() - start, max(left, 1e-6))
         for name, result in found.items():
-            results[name].append(result)
+            results[name].append(judge.named(result))
     if progress is not None:
-        progress(f"{number} clips, {len(recipes)} settings", 0.0, 0.0, 0.0)
+        progress(f"{done} clip{'s' * (done != 1)}, {len(recipes)} settings", 0.0, 0.0, 0.0)
     return results
 
 
-def _kept(store: Store | None, recipe: str, clip: Clip, result: Result) -> Result:
-    if store is not None:
-        store.write(recipe, clip.id, result)
-    return result
+def _place(name: str, loop: bool) -> str:
+    """Where the store has it: a recipe says whether it is for rings, a clip does not."""
+    return f"{name}-loop" if loop and name == SOURCE else name
+
+
+def _source(model: VampNet, clip: Clip, judge: Judge, loop: bool, known: Result | None) -> Source:
+    tokens = None if known is None or known.tokens is None else torch.from_numpy(known.tokens.astype(np.int64))
+    return Source(model, clip, judge, loop, tokens)
+
+
+def _finish(
+    source: Source,
+    recipes: Sequence[Recipe],
+    judge: Judge,
+    found: dict[str, Result | None],
+    store: Store | None,
+    batch: int,
+) -> Iterator[tuple[str, float, float, float]]:
+    """Makes and measures what is missing of a clip, in `found` and in the store.
+
+    Yields:
+        after each piece of work: what it was, its guessed cost, the seconds that it took, and the cost of what is left.
+    """
+
+    def put(name: str, result: Result) -> None:
+        found[name] = result
+        if store is not None:
+            store.write(_place(name, source.loop), source.clip.id, result)
+
+    clip, first = source.clip, found[SOURCE]
+    if first is None or first.tokens is None or judge.lacking(first):
+        known = Result({}, {} if first is None else first.embeddings, source.tokens.numpy().astype(np.int16))
+        put(SOURCE, with_embeddings(known, judge, [clip.audio], clip.rate))
+    unmade = [recipe for recipe in recipes if found[recipe.id] is None or found[recipe.id].tokens is None]
+    unheard = [recipe for recipe in recipes if recipe not in unmade and judge.lacking(found[recipe.id])]
+    left = sum(recipe.cost for recipe in unmade) + HEARING_COST * sum(recipe.takes for recipe in unheard)
+    for group in groups(unmade, batch):
+        start = time.perf_counter()
+        made = make(source, group, judge.seed, batch)
+        each = (time.perf_counter() - start) / len(group)
+        for recipe, one in zip(group, made, strict=True):
+            start = time.perf_counter()
+            put(recipe.id, measure(source, recipe, judge, one, each))
+            left -= recipe.cost
+            yield recipe.kind, recipe.cost, each + time.perf_counter() - start, left
+    for recipe in unheard:
+        start, result = time.perf_counter(), found[recipe.id]
+        takes = sound(source, torch.from_numpy(result.tokens.astype(np.int64)))
+        put(recipe.id, with_embeddings(result, judge, takes, clip.rate))
+        left -= HEARING_COST * recipe.takes
+        yield "embedding", HEARING_COST * recipe.takes, time.perf_counter() - start, left
+
+
+def stored(store: Store, judge: Judge, recipes: Sequence[Recipe], clips: Sequence[str]) -> Results | None:
+    """The results of recipes for all clips, by their ids, from the store alone; None if any is missing."""
+    results: Results = {}
+    for recipe in recipes:
+        found = [store.read(recipe.id, clip) for clip in clips]
+        if any(result is None or judge.lacking(result) for result in found):
+            return None
+        results[recipe.id] = [judge.named(result) for result in found]
+    return results

@@ -7,6 +7,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +18,13 @@ class Result:
 
     Attributes:
         figures: by name, see `musical.FIGURES`.
-        embeddings: {name of the embedding: (frames, D) float32}.
+        embeddings: {key of the embedding (`embeddings.key_of`), in what `runner.run` returns its name: (frames, D) float32}.
+        tokens: (takes, K, T) int16, what was made: another embedding needs no more than to hear it. None where nobody needs it.
     """
 
     figures: dict[str, float]
     embeddings: dict[str, np.ndarray]
+    tokens: np.ndarray | None = None
 
 
 class Store:
@@ -47,7 +50,8 @@ class Store:
             # Without pickle: arrays of numbers and of text are all that is read.
             with np.load(self.path(recipe, clip), allow_pickle=False) as file:
                 figures = {name: float(value) for name, value in json.loads(str(file["figures"])).items()}
-                return Result(figures, {name[4:]: file[name] for name in file.files if name.startswith("emb_")})
+                embeddings = {name[4:]: file[name] for name in file.files if name.startswith("emb_")}
+                return Result(figures, embeddings, file["tokens"] if "tokens" in file.files else None)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
             return None
 
@@ -57,6 +61,21 @@ class Store:
         path.parent.mkdir(exist_ok=True)
         part = path.with_name(f".{path.stem}.{os.getpid()}.part")
         arrays = {f"emb_{name}": values.astype(np.float32) for name, values in result.embeddings.items()}
+        if result.tokens is not None:
+            arrays["tokens"] = result.tokens.astype(np.int16)
         with open(part, "wb") as file:
             np.savez_compressed(file, figures=np.array(json.dumps(result.figures)), **arrays)
         os.replace(part, path)
+
+    def read_values(self, name: str) -> Any:
+        """Plain values that `write_values` kept; None where there are none or their file is damaged."""
+        try:
+            return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def write_values(self, name: str, values: Any) -> None:
+        """Keeps plain values."""
+        part = self.folder / f".{name}.{os.getpid()}.part"
+        part.write_text(json.dumps(values), encoding="utf-8")
+        os.replace(part, self.folder / f"{name}.json")

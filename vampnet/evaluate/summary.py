@@ -69,4 +69,6 @@ def summarize(
             figures[FAD + embedding] = fad_estimate(sets, draws, seed)
             plain[embedding] = fad(sets)
         found[name] = Summary(len(made), figures, plain)
+    if on_step is not None:
+        on_step(len(names), len(names))
     return found

@@ -6,6 +6,7 @@ principal components that YouTube-8M puts behind it are left out, as is usual fo
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import urllib.error
@@ -123,6 +124,9 @@ class VGGishEmbedding:
     own = False
 
     def __init__(self, model: VGGish, device: str | torch.device = "cpu") -> None:
+        # Weights that are not the published ones make other points.
+        last = model.embeddings[-1].weight.detach().float().cpu().contiguous()
+        self.identity = f"vggish {hashlib.sha256(last.numpy().tobytes()).hexdigest()}"
         self.model, self.device = model.to(device), device
 
     @classmethod
