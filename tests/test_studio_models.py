@@ -17,7 +17,7 @@ from studio_tools import Loader, entry, light_vampnet, other_vampnet, run_vamp, 
 from tiny import tiny_checkpoint, tiny_vampnet
 
 import app
-from vampnet import checkpoints
+from vampnet import checkpoints, fallback
 from vampnet.catalogue import size
 from vampnet.config import CancelledError
 from vampnet.pipeline import VampNet
@@ -155,7 +155,7 @@ def test_the_model_before_is_gone_from_memory(room: Any, released: list[None]) -
     del released[:]
     exchange(held, "new")
     assert (name_of(held), held.name, held.problem, held.version) == ("new", "new", "", 2) and released
-    memory.release()
+    fallback.release()
     assert before() is None and weights() is None
 
 
@@ -322,13 +322,13 @@ def test_release_also_lets_go_of_what_refers_to_itself() -> None:
     part.itself = [part]
     weights = weakref.ref(part.weight)
     del part
-    memory.release()
+    fallback.release()
     assert weights() is None
 
 
 def test_a_shortage_of_memory_is_told_from_other_errors() -> None:
-    assert memory.is_shortage(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 4 GB"))
-    assert not memory.is_shortage(RuntimeError("size mismatch")) and not memory.is_shortage(ValueError("out of memory"))
+    assert fallback.is_shortage(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 4 GB"))
+    assert not fallback.is_shortage(RuntimeError("size mismatch")) and not fallback.is_shortage(ValueError("out of memory"))
 
 
 def test_sizes_for_people() -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from vampnet import checkpoints
 from vampnet.config import N_COARSE, N_CODEBOOKS, CancelledError, TokenGrid
+from vampnet.fallback import is_shortage, release
 from vampnet.pipeline import OnDownload, VampNet
-from vampnet.studio.memory import free_bytes, is_shortage, release
+from vampnet.studio.memory import free_bytes
 from vampnet.studio.notices import megabytes
 
 if TYPE_CHECKING:
