@@ -20,7 +20,7 @@ class Running:
     """Work with the model in a thread of its own; iterating gives how far it is, and ends with the work.
 
     Args:
-        handlers: whose model it is; it is used by one at a time.
+        handlers: whose model it is, used in turns with others.
         work: called with the model, `on_step` and `stopped`.
     """
 

@@ -96,6 +96,7 @@ class ModelShelf:
         self._changed = threading.Condition()
         self._cancelled = threading.Event()
         self._users, self._busy, self._need = 0, False, 0
+        self._leaving = False
         self.known: list[Entry] = []
         self._model: VampNet | None = None
         self.name, self.shape, self.version, self.problem, self.stopped = "", Shape(), 0, "", False
@@ -140,7 +141,7 @@ class ModelShelf:
             ValueError: there is no model, and none is being loaded.
         """
         with self._changed:
-            while self._model is None:
+            while self._model is None or self._leaving:
                 if self.task is None:
                     raise ValueError(self.problem or "There is no model: load one first.")
                 on_wait()
@@ -259,11 +260,15 @@ class ModelShelf:
             return
         self._say(Task(f"Waiting for a vamp before {_short(name)} is loaded …") if self._users else self.task)
         with self._changed:
-            while self._users:
-                self._changed.wait(POLL_SECONDS)
-                self._check()
-            # Nobody gets the model between these two: `use` needs the same lock.
-            self._model, self.name = None, ""
+            # Or one vamp after the other would put the exchange off for ever.
+            self._leaving = True
+            try:
+                while self._users:
+                    self._changed.wait(POLL_SECONDS)
+                    self._check()
+                self._model, self.name = None, ""
+            finally:
+                self._leaving = False
             self.version += 1
         release()
 

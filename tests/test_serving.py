@@ -1,0 +1,367 @@
+"""Several requests at one model: turns, calls that become one, and visitors who do not stand behind each other."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+import studio_tools
+import torch
+from gradio_client import Client, handle_file
+from studio_tools import Part, run_vamp, short_clip, values
+from test_programs import call
+from tiny import tiny_models, tiny_vampnet
+from token_models import LocalModel
+from torch import nn
+
+from vampnet import serving
+from vampnet.config import CancelledError, Prompt, Sampling
+from vampnet.gallery import Gallery
+from vampnet.pipeline import VampNet
+from vampnet.progress import told_by
+from vampnet.serving import Turns, batch_for
+from vampnet.studio import page
+from vampnet.studio.session import Session
+
+handlers, known_beats = studio_tools.handlers, studio_tools.known_beats
+pytestmark = pytest.mark.usefixtures("one_thread")
+SECONDS = 30
+LONG = 5.0
+"""A patience that no call ever has to make full use of."""
+
+
+class Counting(LocalModel):
+    """A `LocalModel` that fails with more than `most` items at a time, for want of memory."""
+
+    most = 99
+
+    def forward(self, tokens, where=None):
+        if len(tokens) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(tokens, where)
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(tokens) for tokens in self.seen]
+
+
+@pytest.fixture
+def vn() -> VampNet:
+    """Models that record their calls, whose logits do not depend on what else is in a batch."""
+    return VampNet(Part(), Counting(), Counting(14, 4, seed=1), name="local")
+
+
+@pytest.fixture
+def crowd() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+def tokens_of(steps: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens (1, 14, steps) and a mask that keeps every fifth step."""
+    tokens = torch.randint(0, 700, (1, 14, steps), generator=torch.Generator().manual_seed(seed))
+    mask = torch.ones(1, 14, steps, dtype=torch.bool)
+    mask[..., ::5] = False
+    return tokens, mask
+
+
+REQUESTS: list[dict[str, Any]] = [
+    {"steps": 20, "sampling": Sampling(steps=4, fine_steps=2), "seeds": [(7, 0), (7, 1)], "batch": 2},
+    {"steps": 20, "sampling": Sampling(steps=9, fine_steps=3, temperature=0.7, top_p=0.9), "seeds": [(8, 3)]},
+    {"steps": 20, "sampling": Sampling(steps=6, fine_steps=2), "seeds": [(7, 0)]},
+    {"steps": 33, "sampling": Sampling(steps=5, fine_steps=2), "seeds": [(1, 0)]},
+]
+
+
+def make(model: VampNet, request: dict[str, Any], **more: Any) -> torch.Tensor:
+    rest = {name: value for name, value in request.items() if name != "steps"}
+    return model.generate(*tokens_of(request["steps"]), **rest, **more)
+
+
+def all_at_once(crowd: ThreadPoolExecutor, turns: Turns, vn: VampNet, requests: list[dict[str, Any]]) -> list[torch.Tensor]:
+    """What requests get that begin together."""
+    begin = threading.Barrier(len(requests))
+
+    def one(request: dict[str, Any]) -> torch.Tensor:
+        with turns.join(vn) as view:
+            begin.wait(SECONDS)
+            return make(view, request)
+
+    return [job.result(SECONDS) for job in [crowd.submit(one, request) for request in requests]]
+
+
+# ------------------------------------------------------------------------------------------------------------------ tokens
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_everybody_gets_what_they_would_get_alone(crowd, vn, together):
+    alone = [make(vn, request) for request in REQUESTS]
+    vn.coarse.seen.clear()
+    found = all_at_once(crowd, Turns(together=together), vn, REQUESTS)
+    assert all(torch.equal(a, b) for a, b in zip(alone, found, strict=True))
+    assert together or max(vn.coarse.sizes) == 2
+
+
+def test_calls_that_fit_become_one(crowd, vn):
+    all_at_once(crowd, Turns(together=True, patience=LONG), vn, REQUESTS[:3])
+    # Apart it would be 4 + 9 + 6 calls; the first two to come may go without the others.
+    assert max(vn.coarse.sizes) == 4 and sum(vn.coarse.sizes) == 2 * 4 + 9 + 6 and len(vn.coarse.sizes) <= 9 + 2
+    assert sum(vn.fine.sizes) == 2 * 2 + 3 + 2
+
+
+def test_another_length_is_another_call(crowd, vn):
+    all_at_once(crowd, Turns(together=True, patience=LONG), vn, [REQUESTS[2], REQUESTS[3]])
+    assert set(vn.coarse.sizes) == {1} and len(vn.coarse.sizes) == 6 + 5
+
+
+def test_no_call_has_more_items_than_are_allowed(crowd, vn):
+    all_at_once(crowd, Turns(most=3, together=True, patience=LONG), vn, REQUESTS[:3])
+    assert max(vn.coarse.sizes) == 3
+
+
+def test_what_does_not_fit_into_memory_together_is_computed_apart(crowd, vn):
+    alone = [make(vn, request) for request in REQUESTS[:3]]
+    vn.coarse.seen.clear()
+    vn.coarse.most = 2
+    turns, told = Turns(together=True, patience=LONG), []
+    with told_by(told.append):
+        found = all_at_once(crowd, turns, vn, REQUESTS[:3])
+    assert all(torch.equal(a, b) for a, b in zip(alone, found, strict=True))
+    assert turns.most <= 2 and max(vn.coarse.sizes) == 2 and told == []
+
+
+def test_an_error_is_that_of_who_caused_it(crowd):
+    turns, begin = Turns(together=True, patience=LONG), threading.Barrier(2)
+
+    class Picky(LocalModel):
+        def forward(self, tokens, where=None):
+            if (tokens == 666).any():
+                raise RuntimeError("These tokens do not suit me.")
+            return super().forward(tokens, where)
+
+    model = VampNet(Part(), Picky(), LocalModel(14, 4))
+
+    def one(token: int) -> torch.Tensor:
+        with turns.join(model) as view:
+            begin.wait(SECONDS)
+            return view.coarse(torch.full((1, 4, 9), token), where=torch.ones(1, 4, 9, dtype=torch.bool))
+
+    good, bad = crowd.submit(one, 5), crowd.submit(one, 666)
+    assert good.result(SECONDS).shape == (36, 1024)
+    with pytest.raises(RuntimeError, match="do not suit me"):
+        bad.result(SECONDS)
+
+
+def test_one_who_stops_leaves_the_others_as_they_are(crowd, vn):
+    wanted = make(vn, REQUESTS[1])
+    turns, begin = Turns(together=True, patience=LONG), threading.Barrier(2)
+    steps: list[tuple[str, int, int]] = []
+
+    def stopping() -> None:
+        with turns.join(vn) as view:
+            begin.wait(SECONDS)
+            make(view, REQUESTS[0], on_step=lambda *step: steps.append(step), cancelled=lambda: len(steps) >= 2)
+
+    def staying() -> torch.Tensor:
+        with turns.join(vn) as view:
+            begin.wait(SECONDS)
+            return make(view, REQUESTS[1])
+
+    stopped, stayed = crowd.submit(stopping), crowd.submit(staying)
+    assert torch.equal(stayed.result(SECONDS), wanted)
+    with pytest.raises(CancelledError, match="after 2 of 4 steps"):
+        stopped.result(SECONDS)
+    assert steps == [("coarse", 1, 4), ("coarse", 2, 4)]
+
+
+def test_a_whole_vamp_goes_through_it():
+    model, clip = tiny_vampnet(), (44_100, 0.1 * torch.randn(22_050, 2).numpy())
+    quick = Sampling(steps=2, fine_steps=1)
+    wanted = model.vamp(clip, Prompt(), quick, 2, 5, loop=True, extend=(0, 0.2))
+    found = Turns().serve(model, lambda view: view.vamp(clip, Prompt(), quick, 2, 5, loop=True, extend=(0, 0.2)))
+    assert torch.equal(found.tokens, wanted.tokens)
+    assert all(torch.equal(a.audio_data, b.audio_data) for a, b in zip(found.takes, wanted.takes, strict=True))
+    assert Turns().serve(model, lambda view: (view.codec_id, view.grid, view.name)) == (model.codec_id, model.grid, "tiny")
+    assert model.coarse is tiny_models()[1]
+
+
+def test_a_view_falls_back_to_a_copy_of_the_model_and_not_of_the_view(vn):
+    with Turns().join(vn) as view:
+        copied = view.coarse.on_cpu()
+    assert isinstance(copied, Counting) and copied is not vn.coarse and torch.equal(copied.head, vn.coarse.head)
+
+
+def test_takes_are_computed_one_by_one_on_a_cpu_only():
+    assert batch_for(tiny_vampnet()) == 1
+    assert batch_for(SimpleNamespace(device=SimpleNamespace(type="cuda"))) == serving.MOST_ITEMS
+
+
+# ------------------------------------------------------------------------------------------------------------------- turns
+
+
+class Held(nn.Module):
+    """A transformer that waits in its next call once `armed`, until `go`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+        self.armed, self.waits, self.go = threading.Event(), threading.Event(), threading.Event()
+        self.eval()
+
+    def forward(self, tokens: torch.Tensor, where: torch.Tensor | None = None) -> torch.Tensor:
+        if self.armed.is_set():
+            self.waits.set()
+            assert self.go.wait(SECONDS)
+        return self.model(tokens, where=where)
+
+
+def test_a_short_request_does_not_wait_for_the_end_of_a_long_one(crowd, vn):
+    turns, under_way = Turns(), threading.Event()
+    long_steps: list[int] = []
+
+    def long() -> None:
+        def on_step(stage: str, step: int, of: int) -> None:
+            long_steps.append(step)
+            under_way.set()
+
+        turns.serve(vn, lambda view: make(view, {**REQUESTS[3], "sampling": Sampling(steps=400)}, on_step=on_step))
+
+    def short() -> int:
+        assert under_way.wait(SECONDS)
+        turns.serve(vn, lambda view: make(view, REQUESTS[2]))
+        return len(long_steps)
+
+    running, done = crowd.submit(long), crowd.submit(short)
+    assert done.result(SECONDS) < 200
+    running.result(SECONDS)
+
+
+def test_what_is_urgent_is_next(crowd, vn):
+    turns, held = Turns(), Held(vn.coarse)
+    held.armed.set()
+
+    def one(number: int, model: VampNet, urgent: bool) -> None:
+        given = torch.full((1, 4, 9), number), torch.ones(1, 4, 9, dtype=torch.bool)
+        turns.serve(model, lambda view: view.coarse(*given), urgent)
+
+    jobs = [crowd.submit(one, 0, VampNet(Part(), held, vn.fine), False)]
+    assert held.waits.wait(SECONDS)
+    for number, urgent in ((1, False), (2, False), (3, True)):
+        jobs.append(crowd.submit(one, number, vn, urgent))
+        until(lambda number=number: len(turns._waiting) == number)
+    held.go.set()
+    for job in jobs:
+        job.result(SECONDS)
+    assert [int(tokens[0, 0, 0]) for tokens in vn.coarse.seen] == [0, 3, 1, 2]
+
+
+def until(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+# ------------------------------------------------------------------------------------------------------------- the studio
+
+
+def test_a_preview_is_heard_while_a_vamp_is_under_way(crowd, handlers, tmp_path):
+    sessions = [Session(handlers.files) for _ in range(2)]
+    for number, session in enumerate(sessions):
+        handlers.choose(session, str(short_clip(tmp_path / f"noise{number}.wav")))
+    begun, go = threading.Event(), threading.Event()
+
+    def work(model: VampNet) -> None:
+        def on_step(*step: Any) -> None:
+            begun.set()
+            assert go.wait(SECONDS)
+
+        model.vamp(sessions[0].source.path, sampling=Sampling(steps=3), takes=1, on_step=on_step)
+
+    vamp = crowd.submit(handlers.use_model, work, lambda: False)
+    assert begun.wait(SECONDS)
+    heard = crowd.submit(handlers.hear, sessions[1], *values()).result(SECONDS)
+    other = crowd.submit(run_vamp, handlers, sessions[1]).result(SECONDS)
+    assert Path(heard["sound"]).is_file() and "ready" in other[-1][0] and not vamp.done()
+    go.set()
+    vamp.result(SECONDS)
+    for session in sessions:
+        session.close()
+
+
+def test_a_visitor_is_told_where_memory_was_short(handlers, tmp_path, monkeypatch):
+    session = Session(handlers.files)
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
+    model, coarse = tiny_vampnet(), Held(tiny_models()[1])
+    calls = iter([torch.OutOfMemoryError("CUDA out of memory"), None, None, None])
+
+    def once(tokens: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+        error = next(calls, None)
+        if error is not None:
+            raise error
+        return coarse.model(tokens, where=where)
+
+    coarse.forward, model.coarse = once, coarse
+    monkeypatch.setattr("vampnet.fallback.release", lambda: None)
+    monkeypatch.setattr("vampnet.studio.handlers.batch_for", lambda model: 2)
+    monkeypatch.setattr(handlers.shelf, "_model", model)
+    told = run_vamp(handlers, session, takes=2)
+    assert "2 takes are ready. Memory was short" in told[-1][0] and "vs-ready" in told[-1][0]
+    session.close()
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A studio whose coarse model can be held: its address, the model, a clip, and the number of the event that draws."""
+    folder = tmp_path_factory.mktemp("visitors")
+    codec, coarse, fine = tiny_models()
+    held = Held(coarse)
+    blocks, options = page.build(VampNet(codec, held, fine, "held"), folder / "none", gallery=Gallery(folder / "gallery"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    _, address, _ = blocks.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **options)
+    draw = next(number for number, fn in blocks.fns.items() if getattr(fn.fn, "__name__", "") == "draw")
+    yield SimpleNamespace(address=address, held=held, clip=short_clip(folder / "clip.wav"), draw=draw, folder=folder)
+    held.go.set()
+    blocks.close(verbose=False)
+
+
+def test_a_held_vamp_holds_up_nobody_else(studio):
+    first = Client(studio.address, verbose=False, download_files=studio.folder / "downloads")
+    plain = [None, *values(periodic=5)]
+
+    def draw() -> dict[str, Any]:
+        told = {"data": plain, "fn_index": studio.draw, "session_hash": "visitor"}
+        return httpx.post(f"{studio.address}gradio_api/run/predict", json=told).json()["data"][0]
+
+    draw()  # what is slow the first time is not what is measured
+    studio.held.armed.set()
+    job = first.submit(handle_file(studio.clip), takes=1, steps=4, api_name="/vamp")
+    assert studio.held.waits.wait(SECONDS)
+    times = {}
+    for name, ask in {
+        "page": lambda: httpx.get(studio.address),
+        "preview": draw,
+        "mask": lambda: call(studio.address, "mask", [None, 2.0]),
+        "shared": lambda: httpx.get(f"{studio.address}v/nothing-here"),
+    }.items():
+        start = time.monotonic()
+        answer = ask()
+        times[name] = time.monotonic() - start
+        assert name != "preview" or "Keeps" in str(answer["sentence"] if "sentence" in answer else answer)
+        assert name != "page" or answer.status_code == 200
+    assert max(times.values()) < 1, times
+    assert not job.done()
+    studio.held.armed.clear()
+    studio.held.go.set()
+    takes, _ = job.result(SECONDS)
+    assert len(takes) == 1

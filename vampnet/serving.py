@@ -1,0 +1,229 @@
+"""One model for several requests at once: they take turns, and calls of a transformer that fit together become one.
+
+Every request runs in a thread of its own with a view of the model (`Turns.join`) that does nothing but ask for a turn before it
+computes. A turn is one call of the codec or of a transformer, so a step of decoding: a short request is not kept waiting by a
+long one, and progress, stopping and sampling remain each request's own. Who has had the least time so far is next, and
+previews before all others.
+
+On a GPU, calls of one transformer over equally many time steps are put together into one batch, whatever the requests' steps,
+seeds and options: all of these live outside the call. Every item draws from its own random numbers, so its tokens depend on its
+(seed, take) alone, up to the rounding of a larger batch. On a CPU a batch gains nothing, and the calls stay apart: there an
+item's tokens are exactly what they are without company.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from vampnet.fallback import is_shortage, on_cpu, release
+
+if TYPE_CHECKING:
+    from vampnet.pipeline import VampNet
+
+MOST_ITEMS = 16
+"""Items of a call of a transformer, of all requests together: this bounds what it takes of the device's memory."""
+PATIENCE = 0.004
+"""Seconds that a call waits for those of others that are about to come: some of what they need between two steps on a GPU."""
+
+Result = TypeVar("Result")
+
+
+def batch_for(model: VampNet) -> int:
+    """Takes that one request computes at a time: on a CPU one by one."""
+    return 1 if model.device.type == "cpu" else MOST_ITEMS
+
+
+@dataclass(eq=False)
+class _Guest:
+    """A request.
+
+    Attributes:
+        urgent: it goes before all that are not.
+        used: seconds of computing that it has had; one that comes later begins with no less than the others.
+        key: what its last call can be put together with; None = with nothing.
+    """
+
+    urgent: bool
+    used: float
+    key: tuple[int, int] | None = None
+
+
+@dataclass(eq=False)
+class _Call:
+    """What a guest waits for: `compute(*given)`. With a key, `given` are the tokens and the mask of a transformer's call."""
+
+    guest: _Guest
+    compute: Callable[..., Any]
+    given: tuple[Any, ...]
+    key: tuple[int, int] | None = None
+    outcome: Future[Any] = field(default_factory=Future)
+
+    @property
+    def items(self) -> int:
+        return len(self.given[0])
+
+    def run(self) -> None:
+        try:
+            self.outcome.set_result(self.compute(*self.given))
+        except BaseException as error:  # it belongs to who waits for it
+            self.outcome.set_exception(error)
+
+
+class Turns:
+    """Whose turn it is to compute. There is one for each device; it holds no model.
+
+    Args:
+        most: items that are put into one call.
+        patience: seconds, see `PATIENCE`.
+        together: whether calls are put together; None = unless the model is on a CPU.
+    """
+
+    def __init__(self, most: int = MOST_ITEMS, patience: float = PATIENCE, together: bool | None = None) -> None:
+        self.most, self.patience, self.together = most, patience, together
+        self._changed = threading.Condition()
+        self._guests: list[_Guest] = []
+        self._waiting: list[_Call] = []
+        self._busy = False
+        self._elsewhere = threading.Lock()
+
+    def serve(self, model: VampNet, work: Callable[[VampNet], Result], urgent: bool = False) -> Result:
+        """`work(view of model)`; with a model that computes elsewhere (`VampNet.elsewhere`), one at a time."""
+        if getattr(model, "elsewhere", False):
+            with self._elsewhere:
+                return work(model)
+        with self.join(model, urgent) as view:
+            return work(view)
+
+    @contextmanager
+    def join(self, model: VampNet, urgent: bool = False) -> Iterator[VampNet]:
+        """A view of `model` that takes its turn with the other requests'; for one thread.
+
+        Args:
+            urgent: for what is short and waited for: it goes before all that are not.
+        """
+        with self._changed:
+            guest = _Guest(urgent, min((other.used for other in self._guests), default=0.0))
+            self._guests.append(guest)
+        together = model.device.type != "cpu" if self.together is None else self.together
+        view = copy.copy(model)
+        view.codec = _Codec(model.codec, self, guest)
+        view.coarse, view.fine = (_Transformer(part, self, guest, together) for part in (model.coarse, model.fine))
+        try:
+            yield view
+        finally:
+            with self._changed:
+                self._guests.remove(guest)
+                self._changed.notify_all()
+
+    def take(self, call: _Call) -> Any:
+        """Waits for the guest's turn and computes; somebody else may do it along with theirs."""
+        with self._changed:
+            self._waiting.append(call)
+            call.guest.key = call.key
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: call.outcome.done() or self._next() is call)
+            if call.outcome.done():
+                return call.outcome.result()
+            self._busy = True
+            calls = self._gather(call)
+        start = time.perf_counter()
+        try:
+            self._compute(calls)
+        finally:
+            with self._changed:
+                self._busy = False
+                for one in calls:
+                    one.guest.used += (time.perf_counter() - start) / len(calls)
+                self._changed.notify_all()
+        return call.outcome.result()
+
+    def _next(self) -> _Call | None:
+        """Whose turn it is now; of equals the one who came first. The lock is held."""
+        if self._busy:
+            return None
+        return min(self._waiting, key=lambda call: (not call.guest.urgent, call.guest.used))
+
+    def _gather(self, first: _Call) -> list[_Call]:
+        """`first` and the calls that are put together with it, which wait no longer. The lock is held."""
+        calls = [first]
+        if first.key is not None:
+
+            def fitting() -> list[_Call]:
+                return [call for call in self._waiting if call.key == first.key]
+
+            # Who has just computed such a call will soon bring the next.
+            self._changed.wait_for(
+                lambda: len(fitting()) >= sum(guest.key == first.key for guest in self._guests), self.patience
+            )
+            for call in fitting():
+                if call is not first and sum(one.items for one in calls) + call.items <= self.most:
+                    calls.append(call)
+        for call in calls:
+            self._waiting.remove(call)
+        return calls
+
+    @torch.no_grad()
+    def _compute(self, calls: list[_Call]) -> None:
+        """Computes calls of one key at once, and each for itself where that does not go well."""
+        if len(calls) > 1:
+            try:
+                tokens, where = (torch.cat([call.given[i] for call in calls]) for i in (0, 1))
+                logits = calls[0].compute(tokens, where)
+                parts = logits.split([int(call.given[1].sum()) for call in calls])
+            except Exception as error:
+                short = is_shortage(error)
+            else:
+                for call, part in zip(calls, parts, strict=True):
+                    call.outcome.set_result(part)
+                return
+            tokens = where = None
+            if short:
+                self.most = max(1, sum(call.items for call in calls) // 2)
+                release()
+        for call in calls:
+            call.run()
+
+
+class _View:
+    """Stands in for a part of the model: all that it is asked for is the part's, but what computes waits for its turn."""
+
+    def __init__(self, part: Any, turns: Turns, guest: _Guest) -> None:
+        self._part, self._turns, self._guest = part, turns, guest
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._part, name)
+
+    def on_cpu(self) -> Any:
+        """A copy of the part on the CPU, which needs no turn of the device."""
+        return on_cpu(self._part)
+
+
+class _Codec(_View):
+    def encode(self, audio: Tensor, loop: bool = False) -> Tensor:
+        return self._turns.take(_Call(self._guest, lambda: self._part.encode(audio, loop=loop), ()))
+
+    def decode(self, codes: Tensor, loop: bool = False) -> Tensor:
+        return self._turns.take(_Call(self._guest, lambda: self._part.decode(codes, loop=loop), ()))
+
+
+class _Transformer(_View):
+    def __init__(self, part: Any, turns: Turns, guest: _Guest, together: bool) -> None:
+        super().__init__(part, turns, guest)
+        self._together = together
+
+    def __call__(self, tokens: Tensor, where: Tensor | None = None) -> Tensor:
+        key = (id(self._part), tokens.shape[-1]) if self._together and where is not None else None
+        part = self._part
+        return self._turns.take(_Call(self._guest, lambda t, w: part(t, where=w), (tokens, where), key))
