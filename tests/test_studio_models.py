@@ -467,6 +467,6 @@ def test_the_app_loads_a_checkpoint_by_its_folder(tmp_path: Path, monkeypatch: p
     made: list[ModelShelf] = []
     blocks = SimpleNamespace(launch=lambda **options: None, block_thread=lambda: made[0].wait(SECONDS))
     monkeypatch.setattr(page, "build", lambda held, gallery: made.append(held) or (blocks, {}))
-    monkeypatch.setattr("vampnet.beats.warm_up", lambda: None)
+    monkeypatch.setattr("vampnet.studio.warm_up.warm_up", lambda shelf: None)
     app.main(["--model", str(tiny_checkpoint(tmp_path / "tiny")), "--device", "cpu", "--no-share-links"])
     assert made[0].title == "tiny on cpu"

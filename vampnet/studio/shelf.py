@@ -112,6 +112,11 @@ class ModelShelf:
         return self._model is not None
 
     @property
+    def idle(self) -> bool:
+        """Whether nobody uses the model at the moment."""
+        return self._users == 0
+
+    @property
     def title(self) -> str:
         """ "mini on cpu"; "" while there is no model."""
         model = self._model
