@@ -263,6 +263,33 @@ def test_what_is_urgent_is_next(crowd, vn):
     assert [int(tokens[0, 0, 0]) for tokens in vn.coarse.seen] == [0, 3, 1, 2]
 
 
+def test_who_stops_while_waiting_waits_no_longer(crowd, vn):
+    turns, held, stop = Turns(), Held(vn.coarse), threading.Event()
+    held.armed.set()
+    running = crowd.submit(turns.serve, VampNet(Part(), held, vn.fine), lambda view: make(view, REQUESTS[2]))
+    assert held.waits.wait(SECONDS)
+    waiting = crowd.submit(turns.serve, vn, lambda view: make(view, REQUESTS[2]), False, stop.is_set)
+    until(lambda: len(turns._waiting) == 1)
+    stop.set()
+    with pytest.raises(CancelledError, match="waited for its turn"):
+        waiting.result(SECONDS)
+    assert not running.done() and turns._waiting == []
+    held.go.set()
+    running.result(SECONDS)
+    assert turns._guests == []
+
+
+def test_what_is_computed_elsewhere_is_one_at_a_time_and_can_be_stopped(crowd):
+    turns, go, begun = Turns(), threading.Event(), threading.Event()
+    model = SimpleNamespace(elsewhere=True)
+    running = crowd.submit(turns.serve, model, lambda same: begun.set() or go.wait(SECONDS) and same)
+    assert begun.wait(SECONDS)
+    with pytest.raises(CancelledError, match="waited for its turn"):
+        turns.serve(model, lambda same: same, stopped=lambda: True)
+    go.set()
+    assert running.result(SECONDS) is model and turns.serve(model, lambda same: same) is model
+
+
 def until(what: Callable[[], bool]) -> None:
     end = time.monotonic() + SECONDS
     while not what():

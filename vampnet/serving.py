@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from vampnet.config import CancelledError
 from vampnet.fallback import is_shortage, on_cpu, release
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ MOST_ITEMS = 16
 """Items of a call of a transformer, of all requests together: this bounds what it takes of the device's memory."""
 PATIENCE = 0.004
 """Seconds that a call waits for those of others that are about to come: some of what they need between two steps on a GPU."""
+POLL_SECONDS = 0.2
 
 Result = TypeVar("Result")
 
@@ -50,11 +52,13 @@ class _Guest:
     Attributes:
         urgent: it goes before all that are not.
         used: seconds of computing that it has had; one that comes later begins with no less than the others.
+        stopped: whether it no longer wants its turn.
         key: what its last call can be put together with; None = with nothing.
     """
 
     urgent: bool
     used: float
+    stopped: Callable[[], bool]
     key: tuple[int, int] | None = None
 
 
@@ -96,23 +100,35 @@ class Turns:
         self._busy = False
         self._elsewhere = threading.Lock()
 
-    def serve(self, model: VampNet, work: Callable[[VampNet], Result], urgent: bool = False) -> Result:
-        """`work(view of model)`; with a model that computes elsewhere (`VampNet.elsewhere`), one at a time."""
-        if getattr(model, "elsewhere", False):
-            with self._elsewhere:
-                return work(model)
-        with self.join(model, urgent) as view:
-            return work(view)
+    def serve(
+        self, model: VampNet, work: Callable[[VampNet], Result], urgent: bool = False,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Result:  # fmt: skip
+        """`work(view of model)`, see `join`; with a model that says that it computes `elsewhere`, one at a time.
+
+        Raises:
+            CancelledError: `stopped()` was True while it waited.
+        """
+        if not getattr(model, "elsewhere", False):
+            with self.join(model, urgent, stopped) as view:
+                return work(view)
+        while not self._elsewhere.acquire(timeout=POLL_SECONDS):
+            _check(stopped)
+        try:
+            return work(model)
+        finally:
+            self._elsewhere.release()
 
     @contextmanager
-    def join(self, model: VampNet, urgent: bool = False) -> Iterator[VampNet]:
+    def join(self, model: VampNet, urgent: bool = False, stopped: Callable[[], bool] = lambda: False) -> Iterator[VampNet]:
         """A view of `model` that takes its turn with the other requests'; for one thread.
 
         Args:
             urgent: for what is short and waited for: it goes before all that are not.
+            stopped: asked while it waits for its turn, which then ends with a CancelledError.
         """
         with self._changed:
-            guest = _Guest(urgent, min((other.used for other in self._guests), default=0.0))
+            guest = _Guest(urgent, min((other.used for other in self._guests), default=0.0), stopped)
             self._guests.append(guest)
         together = model.device.type != "cpu" if self.together is None else self.together
         view = copy.copy(model)
@@ -131,7 +147,9 @@ class Turns:
             self._waiting.append(call)
             call.guest.key = call.key
             self._changed.notify_all()
-            self._changed.wait_for(lambda: call.outcome.done() or self._next() is call)
+            while not self._changed.wait_for(lambda: call.outcome.done() or self._next() is call, POLL_SECONDS):
+                if call in self._waiting:
+                    self._leave(call)
             if call.outcome.done():
                 return call.outcome.result()
             self._busy = True
@@ -146,6 +164,14 @@ class Turns:
                     one.guest.used += (time.perf_counter() - start) / len(calls)
                 self._changed.notify_all()
         return call.outcome.result()
+
+    def _leave(self, call: _Call) -> None:
+        """Waits no longer if the guest does not want to. The lock is held."""
+        try:
+            _check(call.guest.stopped)
+        except CancelledError:
+            self._waiting.remove(call)
+            raise
 
     def _next(self) -> _Call | None:
         """Whose turn it is now; of equals the one who came first. The lock is held."""
@@ -194,6 +220,11 @@ class Turns:
             call.run()
 
 
+def _check(stopped: Callable[[], bool]) -> None:
+    if stopped():
+        raise CancelledError("Stopped while it waited for its turn.")
+
+
 class _View:
     """Stands in for a part of the model: all that it is asked for is the part's, but what computes waits for its turn."""
 
@@ -206,8 +237,8 @@ class _View:
         return getattr(self._part, name)
 
     def on_cpu(self) -> Any:
-        """A copy of the part on the CPU, which needs no turn of the device."""
-        return on_cpu(self._part)
+        """A copy of the part on the CPU, which needs no turns; made in one, since nobody may use the part meanwhile."""
+        return self._turns.take(_Call(self._guest, lambda: on_cpu(self._part), ()))
 
 
 class _Codec(_View):

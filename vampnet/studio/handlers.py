@@ -92,7 +92,7 @@ class Handlers:
         urgent: bool = False,
     ) -> Result:  # fmt: skip
         """`ModelShelf.use`, in turns with the work of all other visitors; `urgent` for what is short and waited for."""
-        return self.shelf.use(lambda model: self.turns.serve(model, work, urgent), stopped, on_wait)
+        return self.shelf.use(lambda model: self.turns.serve(model, work, urgent, stopped), stopped, on_wait)
 
     def model_problem(self) -> str:
         """A sentence or two about a model that could not be loaded; empty if it was or still may be."""
