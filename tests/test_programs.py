@@ -21,6 +21,7 @@ from conftest import synthesise_music
 from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from studio_tools import call
 from tiny import tiny_vampnet
 
 from vampnet import tokens_file
@@ -65,14 +66,6 @@ def client(address: str, folder: Path) -> Client:
 @pytest.fixture
 def clip(folder: Path) -> Any:
     return handle_file(folder / "loop.wav")
-
-
-def call(address: str, name: str, data: list[Any]) -> list[tuple[str, Any]]:
-    """Calls an endpoint as plainly as HTTP can: (event, data) of each answer."""
-    event = httpx.post(f"{address}gradio_api/call/{name}", json={"data": data}).json()["event_id"]
-    with httpx.stream("GET", f"{address}gradio_api/call/{name}/{event}", timeout=60) as answer:
-        lines = [line.partition(": ")[2] for line in answer.iter_lines() if line]
-    return [(kind, json.loads(text)) for kind, text in zip(lines[::2], lines[1::2], strict=True)]
 
 
 def upload(address: str, path: Path) -> dict[str, Any]:

@@ -16,8 +16,7 @@ import pytest
 import studio_tools
 import torch
 from gradio_client import Client, handle_file
-from studio_tools import Part, run_vamp, short_clip, values
-from test_programs import call
+from studio_tools import Part, call, run_vamp, short_clip, values
 from tiny import tiny_models, tiny_vampnet
 from token_models import LocalModel
 from torch import nn
@@ -224,7 +223,7 @@ class Held(nn.Module):
 
 
 def test_a_short_request_does_not_wait_for_the_end_of_a_long_one(crowd, vn):
-    turns, under_way = Turns(), threading.Event()
+    turns, under_way = Turns(quantum=0.02), threading.Event()
     long_steps: list[int] = []
 
     def long() -> None:
@@ -242,6 +241,14 @@ def test_a_short_request_does_not_wait_for_the_end_of_a_long_one(crowd, vn):
     running, done = crowd.submit(long), crowd.submit(short)
     assert done.result(SECONDS) < 200
     running.result(SECONDS)
+
+
+def test_short_requests_come_one_after_the_other(crowd, vn):
+    all_at_once(crowd, Turns(grace=LONG), vn, [{**REQUESTS[3], "steps": steps} for steps in (31, 32, 33)])
+    lengths = [tokens.shape[-1] for tokens in vn.coarse.seen]
+    changes = sum(length != before for length, before in zip(lengths, lengths[1:], strict=False))
+    # Taking turns at every step it would be 14; but the first call of one may come before its elder's.
+    assert len(lengths) == 3 * 5 and changes <= 2 + 2
 
 
 def test_what_is_urgent_is_next(crowd, vn):

@@ -1,9 +1,10 @@
 """One model for several requests at once: they take turns, and calls of a transformer that fit together become one.
 
 Every request runs in a thread of its own with a view of the model (`Turns.join`) that does nothing but ask for a turn before it
-computes. A turn is one call of the codec or of a transformer, so a step of decoding: a short request is not kept waiting by a
-long one, and progress, stopping and sampling remain each request's own. Who has had the least time so far is next, and
-previews before all others.
+computes. A turn is one call of the codec or of a transformer, so a step of decoding; progress, stopping and sampling remain
+each request's own. Who came first is next until it has had some seconds (`QUANTUM`), then it is the next one's turn to have as
+many: short requests come one after the other, which is sooner for all of them than all at once, and none is kept waiting by a
+long one. Previews go before all others.
 
 On a GPU, calls of one transformer over equally many time steps are put together into one batch, whatever the requests' steps,
 seeds and options: all of these live outside the call. Every item draws from its own random numbers, so its tokens depend on its
@@ -14,6 +15,8 @@ item's tokens are exactly what they are without company.
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +38,12 @@ MOST_ITEMS = 16
 """Items of a call of a transformer, of all requests together: this bounds what it takes of the device's memory."""
 PATIENCE = 0.004
 """Seconds that a call waits for those of others that are about to come: some of what they need between two steps on a GPU."""
-POLL_SECONDS = 0.2
+QUANTUM = 5.0
+"""Seconds of computing that a request has before others of its kind: most are done by then."""
+GRACE = 0.1
+"""Seconds that others wait on a CPU for one whose turn it still is, while it draws between two steps: two at once on the same
+cores would only be in each other's way."""
+POLL_SECONDS = 0.05
 
 Result = TypeVar("Result")
 
@@ -50,15 +58,21 @@ class _Guest:
     """A request.
 
     Attributes:
+        number: counts the requests.
         urgent: it goes before all that are not.
-        used: seconds of computing that it has had; one that comes later begins with no less than the others.
+        together: whether its calls are put together with others'.
         stopped: whether it no longer wants its turn.
+        used: seconds of computing that it has had; one that comes later begins with no less than the others.
+        last: when it had its last turn (of `time.monotonic`).
         key: what its last call can be put together with; None = with nothing.
     """
 
+    number: int
     urgent: bool
-    used: float
+    together: bool
     stopped: Callable[[], bool]
+    used: float
+    last: float = -math.inf
     key: tuple[int, int] | None = None
 
 
@@ -88,12 +102,17 @@ class Turns:
 
     Args:
         most: items that are put into one call.
-        patience: seconds, see `PATIENCE`.
+        patience, quantum, grace: seconds, see `PATIENCE`, `QUANTUM` and `GRACE`.
         together: whether calls are put together; None = unless the model is on a CPU.
     """
 
-    def __init__(self, most: int = MOST_ITEMS, patience: float = PATIENCE, together: bool | None = None) -> None:
-        self.most, self.patience, self.together = most, patience, together
+    def __init__(
+        self, most: int = MOST_ITEMS, patience: float = PATIENCE, quantum: float = QUANTUM, grace: float = GRACE,
+        together: bool | None = None,
+    ) -> None:  # fmt: skip
+        self.most, self.together = most, together
+        self.patience, self.quantum, self.grace = patience, quantum, grace
+        self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._guests: list[_Guest] = []
         self._waiting: list[_Call] = []
@@ -127,13 +146,14 @@ class Turns:
             urgent: for what is short and waited for: it goes before all that are not.
             stopped: asked while it waits for its turn, which then ends with a CancelledError.
         """
-        with self._changed:
-            guest = _Guest(urgent, min((other.used for other in self._guests), default=0.0), stopped)
-            self._guests.append(guest)
         together = model.device.type != "cpu" if self.together is None else self.together
+        with self._changed:
+            least = min((other.used for other in self._guests), default=0.0)
+            guest = _Guest(next(self._numbers), urgent, together, stopped, least)
+            self._guests.append(guest)
         view = copy.copy(model)
         view.codec = _Codec(model.codec, self, guest)
-        view.coarse, view.fine = (_Transformer(part, self, guest, together) for part in (model.coarse, model.fine))
+        view.coarse, view.fine = (_Transformer(part, self, guest) for part in (model.coarse, model.fine))
         try:
             yield view
         finally:
@@ -154,14 +174,16 @@ class Turns:
                 return call.outcome.result()
             self._busy = True
             calls = self._gather(call)
-        start = time.perf_counter()
+        start = time.monotonic()
         try:
             self._compute(calls)
         finally:
             with self._changed:
                 self._busy = False
+                end = time.monotonic()
                 for one in calls:
-                    one.guest.used += (time.perf_counter() - start) / len(calls)
+                    one.guest.used += (end - start) / len(calls)
+                    one.guest.last = end
                 self._changed.notify_all()
         return call.outcome.result()
 
@@ -174,10 +196,16 @@ class Turns:
             raise
 
     def _next(self) -> _Call | None:
-        """Whose turn it is now; of equals the one who came first. The lock is held."""
-        if self._busy:
+        """Whose turn it is now; None while it is that of one who does not wait for it yet. The lock is held."""
+        if self._busy or not self._waiting:
             return None
-        return min(self._waiting, key=lambda call: (not call.guest.urgent, call.guest.used))
+        first = min(self._waiting, key=lambda call: self._rank(call.guest))
+        soon = time.monotonic() - self.grace
+        between = (guest for guest in self._guests if guest.last > soon and not guest.together)
+        return None if any(self._rank(guest) < self._rank(first.guest) for guest in between) else first
+
+    def _rank(self, guest: _Guest) -> tuple[bool, int, int]:
+        return not guest.urgent, int(guest.used / self.quantum), guest.number
 
     def _gather(self, first: _Call) -> list[_Call]:
         """`first` and the calls that are put together with it, which wait no longer. The lock is held."""
@@ -250,11 +278,7 @@ class _Codec(_View):
 
 
 class _Transformer(_View):
-    def __init__(self, part: Any, turns: Turns, guest: _Guest, together: bool) -> None:
-        super().__init__(part, turns, guest)
-        self._together = together
-
     def __call__(self, tokens: Tensor, where: Tensor | None = None) -> Tensor:
-        key = (id(self._part), tokens.shape[-1]) if self._together and where is not None else None
+        key = (id(self._part), tokens.shape[-1]) if self._guest.together and where is not None else None
         part = self._part
         return self._turns.take(_Call(self._guest, lambda t, w: part(t, where=w), (tokens, where), key))
