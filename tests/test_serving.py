@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import pytest
 import studio_tools
 import torch
-from gradio_client import Client, handle_file
-from studio_tools import Part, call, run_vamp, short_clip, values
+from studio_tools import Part
 from tiny import tiny_models, tiny_vampnet
-from token_models import LocalModel
-from torch import nn
+from token_models import Held, LocalModel
 
 from vampnet import serving
 from vampnet.config import CancelledError, Prompt, Sampling
-from vampnet.gallery import Gallery
 from vampnet.pipeline import VampNet
 from vampnet.progress import told_by
 from vampnet.serving import Turns, batch_for
-from vampnet.studio import page
-from vampnet.studio.session import Session
 
 handlers, known_beats = studio_tools.handlers, studio_tools.known_beats
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,11 +30,15 @@ LONG = 5.0
 
 
 class Counting(LocalModel):
-    """A `LocalModel` that fails with more than `most` items at a time, for want of memory."""
+    """A `LocalModel` with memory for `most` items at a time, which calls `gate` before its first call."""
 
     most = 99
+    gate: Callable[[], None] | None = None
 
     def forward(self, tokens, where=None):
+        gate, self.gate = self.gate, None
+        if gate is not None:
+            gate()
         if len(tokens) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().forward(tokens, where)
@@ -86,12 +82,18 @@ def make(model: VampNet, request: dict[str, Any], **more: Any) -> torch.Tensor:
 
 
 def all_at_once(crowd: ThreadPoolExecutor, turns: Turns, vn: VampNet, requests: list[dict[str, Any]]) -> list[torch.Tensor]:
-    """What requests get that begin together."""
-    begin = threading.Barrier(len(requests))
+    """What requests get that begin together: the first call ends when all have asked for theirs."""
+
+    def all_have_come() -> bool:
+        guests = turns._guests
+        return len(guests) == len(requests) and (
+            len(turns._waiting) == len(requests) - 1 or all(guest.key is not None for guest in guests)
+        )
+
+    vn.coarse.gate = lambda: until(all_have_come)
 
     def one(request: dict[str, Any]) -> torch.Tensor:
         with turns.join(vn) as view:
-            begin.wait(SECONDS)
             return make(view, request)
 
     return [job.result(SECONDS) for job in [crowd.submit(one, request) for request in requests]]
@@ -206,22 +208,6 @@ def test_takes_are_computed_one_by_one_on_a_cpu_only():
 # ------------------------------------------------------------------------------------------------------------------- turns
 
 
-class Held(nn.Module):
-    """A transformer that waits in its next call once `armed`, until `go`."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.config = model, model.config
-        self.armed, self.waits, self.go = threading.Event(), threading.Event(), threading.Event()
-        self.eval()
-
-    def forward(self, tokens: torch.Tensor, where: torch.Tensor | None = None) -> torch.Tensor:
-        if self.armed.is_set():
-            self.waits.set()
-            assert self.go.wait(SECONDS)
-        return self.model(tokens, where=where)
-
-
 def test_a_short_request_does_not_wait_for_the_end_of_a_long_one(crowd, vn):
     turns, under_way = Turns(quantum=0.02), threading.Event()
     long_steps: list[int] = []
@@ -302,100 +288,3 @@ def until(what: Callable[[], bool]) -> None:
     while not what():
         assert time.monotonic() < end
         time.sleep(0.005)
-
-
-# ------------------------------------------------------------------------------------------------------------- the studio
-
-
-def test_a_preview_is_heard_while_a_vamp_is_under_way(crowd, handlers, tmp_path):
-    sessions = [Session(handlers.files) for _ in range(2)]
-    for number, session in enumerate(sessions):
-        handlers.choose(session, str(short_clip(tmp_path / f"noise{number}.wav")))
-    begun, go = threading.Event(), threading.Event()
-
-    def work(model: VampNet) -> None:
-        def on_step(*step: Any) -> None:
-            begun.set()
-            assert go.wait(SECONDS)
-
-        model.vamp(sessions[0].source.path, sampling=Sampling(steps=3), takes=1, on_step=on_step)
-
-    vamp = crowd.submit(handlers.use_model, work, lambda: False)
-    assert begun.wait(SECONDS)
-    heard = crowd.submit(handlers.hear, sessions[1], *values()).result(SECONDS)
-    other = crowd.submit(run_vamp, handlers, sessions[1]).result(SECONDS)
-    assert Path(heard["sound"]).is_file() and "ready" in other[-1][0] and not vamp.done()
-    go.set()
-    vamp.result(SECONDS)
-    for session in sessions:
-        session.close()
-
-
-def test_a_visitor_is_told_where_memory_was_short(handlers, tmp_path, monkeypatch):
-    session = Session(handlers.files)
-    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
-    model, coarse = tiny_vampnet(), Held(tiny_models()[1])
-    calls = iter([torch.OutOfMemoryError("CUDA out of memory"), None, None, None])
-
-    def once(tokens: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-        error = next(calls, None)
-        if error is not None:
-            raise error
-        return coarse.model(tokens, where=where)
-
-    coarse.forward, model.coarse = once, coarse
-    monkeypatch.setattr("vampnet.fallback.release", lambda: None)
-    monkeypatch.setattr("vampnet.studio.handlers.batch_for", lambda model: 2)
-    monkeypatch.setattr(handlers.shelf, "_model", model)
-    told = run_vamp(handlers, session, takes=2)
-    assert "2 takes are ready. Memory was short" in told[-1][0] and "vs-ready" in told[-1][0]
-    session.close()
-
-
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A studio whose coarse model can be held: its address, the model, a clip, and the number of the event that draws."""
-    folder = tmp_path_factory.mktemp("visitors")
-    codec, coarse, fine = tiny_models()
-    held = Held(coarse)
-    blocks, options = page.build(VampNet(codec, held, fine, "held"), folder / "none", gallery=Gallery(folder / "gallery"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    _, address, _ = blocks.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **options)
-    draw = next(number for number, fn in blocks.fns.items() if getattr(fn.fn, "__name__", "") == "draw")
-    yield SimpleNamespace(address=address, held=held, clip=short_clip(folder / "clip.wav"), draw=draw, folder=folder)
-    held.go.set()
-    blocks.close(verbose=False)
-
-
-def test_a_held_vamp_holds_up_nobody_else(studio):
-    first = Client(studio.address, verbose=False, download_files=studio.folder / "downloads")
-    plain = [None, *values(periodic=5)]
-
-    def draw() -> dict[str, Any]:
-        told = {"data": plain, "fn_index": studio.draw, "session_hash": "visitor"}
-        return httpx.post(f"{studio.address}gradio_api/run/predict", json=told).json()["data"][0]
-
-    draw()  # what is slow the first time is not what is measured
-    studio.held.armed.set()
-    job = first.submit(handle_file(studio.clip), takes=1, steps=4, api_name="/vamp")
-    assert studio.held.waits.wait(SECONDS)
-    times = {}
-    for name, ask in {
-        "page": lambda: httpx.get(studio.address),
-        "preview": draw,
-        "mask": lambda: call(studio.address, "mask", [None, 2.0]),
-        "shared": lambda: httpx.get(f"{studio.address}v/nothing-here"),
-    }.items():
-        start = time.monotonic()
-        answer = ask()
-        times[name] = time.monotonic() - start
-        assert name != "preview" or "Keeps" in str(answer["sentence"] if "sentence" in answer else answer)
-        assert name != "page" or answer.status_code == 200
-    assert max(times.values()) < 1, times
-    assert not job.done()
-    studio.held.armed.clear()
-    studio.held.go.set()
-    takes, _ = job.result(SECONDS)
-    assert len(takes) == 1
