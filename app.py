@@ -38,9 +38,9 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Serves the studio until it is stopped with Ctrl-C."""
     options = read_options(arguments)
-    from vampnet import beats
     from vampnet.gallery_place import open_gallery
     from vampnet.studio.page import build
+    from vampnet.studio.warm_up import warm_up
     from vampnet.studio.zero import open_shelf
 
     shelf = open_shelf(options.model, options.device, options.models)
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         mcp_server=options.mcp, **settings,
     )  # fmt: skip
     shelf.loaded or shelf.start(options.model)
-    threading.Thread(target=lambda: shelf.wait() and beats.warm_up(), name="warm-up", daemon=True).start()
+    threading.Thread(target=warm_up, args=(shelf,), name="warm-up", daemon=True).start()
     page.block_thread()
 
 

@@ -5,11 +5,13 @@ The fixtures here are taken over by name (`handlers = studio_tools.handlers`): a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -131,3 +133,11 @@ class Loader:
         self.asked.append(name)
         self.before.get(name, lambda report: None)(on_download)
         return light_vampnet(name)
+
+
+def call(address: str, name: str, data: list[Any]) -> list[tuple[str, Any]]:
+    """Calls an endpoint as plainly as HTTP can: (event, data) of each answer."""
+    event = httpx.post(f"{address}gradio_api/call/{name}", json={"data": data}).json()["event_id"]
+    with httpx.stream("GET", f"{address}gradio_api/call/{name}/{event}", timeout=60) as answer:
+        lines = [line.partition(": ")[2] for line in answer.iter_lines() if line]
+    return [(kind, json.loads(text)) for kind, text in zip(lines[::2], lines[1::2], strict=True)]

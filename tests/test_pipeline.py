@@ -6,7 +6,7 @@ import soundfile
 import torch
 from tiny import tiny_models, tiny_vampnet
 
-from vampnet import VampNet, audio, loops, pipeline
+from vampnet import VampNet, audio, device, loops
 from vampnet.beats import make_grid
 from vampnet.config import CancelledError, Prompt, Sampling
 from vampnet.ring import ring_resample, whole_steps
@@ -323,4 +323,4 @@ def test_from_pretrained(tmp_path, make_music, vn):
     assert one_take(loaded, clip(make_music, 9_000)).model == "mine"
     with pytest.raises(ValueError, match="device 'nonsense'"):
         VampNet.from_pretrained(tmp_path / "mine", device="nonsense")
-    assert pipeline.best_device() in ("cuda", "mps", "cpu")
+    assert device.best_device() in ("cuda", "mps", "cpu")

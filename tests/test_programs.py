@@ -21,12 +21,14 @@ from conftest import synthesise_music
 from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from studio_tools import call
 from tiny import tiny_vampnet
 
 from vampnet import tokens_file
 from vampnet.config import SAMPLE_RATE, Prompt, Sampling
 from vampnet.gallery import Gallery
 from vampnet.studio import page
+from vampnet.studio.lanes import AT_ONCE
 from vampnet.studio.programs import Programs
 from vampnet.studio.results import Results
 from vampnet.studio.session import Files
@@ -64,14 +66,6 @@ def client(address: str, folder: Path) -> Client:
 @pytest.fixture
 def clip(folder: Path) -> Any:
     return handle_file(folder / "loop.wav")
-
-
-def call(address: str, name: str, data: list[Any]) -> list[tuple[str, Any]]:
-    """Calls an endpoint as plainly as HTTP can: (event, data) of each answer."""
-    event = httpx.post(f"{address}gradio_api/call/{name}", json={"data": data}).json()["event_id"]
-    with httpx.stream("GET", f"{address}gradio_api/call/{name}/{event}", timeout=60) as answer:
-        lines = [line.partition(": ")[2] for line in answer.iter_lines() if line]
-    return [(kind, json.loads(text)) for kind, text in zip(lines[::2], lines[1::2], strict=True)]
 
 
 def upload(address: str, path: Path) -> dict[str, Any]:
@@ -230,7 +224,7 @@ def test_programs_and_people_wait_in_one_line(tmp_path: Path) -> None:
     blocks, _ = page.build(tiny_vampnet(), tmp_path)
     line = [fn.api_name for fn in blocks.fns.values() if fn.concurrency_id == "model"]
     assert len(line) >= 5 and {"vamp", "encode", "decode", "process"} < set(line)
-    assert all(fn.concurrency_limit == 1 for fn in blocks.fns.values() if fn.concurrency_id == "model")
+    assert {fn.concurrency_limit for fn in blocks.fns.values() if fn.concurrency_id == "model"} == {AT_ONCE}
     public = {fn.api_name for fn in blocks.fns.values() if fn.api_visibility == "public"}
     assert public == {"vamp", "mask", "encode", "decode"}
 

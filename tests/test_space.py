@@ -184,7 +184,7 @@ def test_mcp_says_what_it_needs_and_is_offered_when_it_is_there(monkeypatch, cap
     launched: dict[str, Any] = {}
     blocks = SimpleNamespace(launch=lambda **options: launched.update(options), block_thread=lambda: None)
     monkeypatch.setattr(page, "build", lambda *given, **options: (blocks, {}))
-    monkeypatch.setattr("vampnet.beats.warm_up", lambda: None)
+    monkeypatch.setattr("vampnet.studio.warm_up.warm_up", lambda shelf: None)
     monkeypatch.setattr("vampnet.studio.shelf.ModelShelf.start", lambda self, name: None)
     app.main(["--mcp"])
     assert launched["mcp_server"] is True
@@ -192,6 +192,7 @@ def test_mcp_says_what_it_needs_and_is_offered_when_it_is_there(monkeypatch, cap
 
 def test_on_zero_gpu_the_app_has_the_model_before_the_page(monkeypatch):
     monkeypatch.setattr("vampnet.studio.zero.active", lambda: True)
+    monkeypatch.setattr("vampnet.studio.warm_up.warm_up", lambda shelf: None)
     order: list[str] = []
     held = SimpleNamespace(loaded=True, wait=lambda: False)
     monkeypatch.setattr("vampnet.studio.zero.shelf", lambda name: order.append(f"model {name}") or held)

@@ -1,4 +1,4 @@
-"""The studio's models without a browser: waiting for one, exchanging it, failures, memory, the chooser, the app."""
+"""The studio's models without a browser: waiting for one, exchanging it, failures, the chooser."""
 
 from __future__ import annotations
 
@@ -16,16 +16,13 @@ import torch
 from studio_tools import Loader, entry, light_vampnet, other_vampnet, run_vamp, short_clip, values
 from tiny import tiny_checkpoint, tiny_vampnet
 
-import app
-from vampnet import checkpoints
-from vampnet.catalogue import size
+from vampnet import checkpoints, fallback
 from vampnet.config import CancelledError
 from vampnet.pipeline import VampNet
-from vampnet.studio import memory, page, shelf
+from vampnet.studio import page, shelf
 from vampnet.studio.chooser import Chooser
 from vampnet.studio.controls import FOLLOWERS
 from vampnet.studio.handlers import Handlers
-from vampnet.studio.notices import megabytes
 from vampnet.studio.session import Files, Session
 from vampnet.studio.shelf import ModelShelf, Shape
 
@@ -155,7 +152,7 @@ def test_the_model_before_is_gone_from_memory(room: Any, released: list[None]) -
     del released[:]
     exchange(held, "new")
     assert (name_of(held), held.name, held.problem, held.version) == ("new", "new", "", 2) and released
-    memory.release()
+    fallback.release()
     assert before() is None and weights() is None
 
 
@@ -299,45 +296,6 @@ def test_hub_models_stay_in_the_list_when_the_disk_is_looked_at_again() -> None:
     ]  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------------------------------- memory
-
-
-def test_free_memory_is_what_the_system_and_the_container_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    cpu = torch.device("cpu")
-    assert memory.free_bytes(cpu) is None
-    (tmp_path / "meminfo").write_text("MemTotal:  4000 kB\nMemAvailable:  3000 kB\n")
-    assert memory.free_bytes(cpu) == 3000 * 1024
-    texts = {"memory.max": "2000000", "memory.current": "900000", "memory.stat": "anon 5\ninactive_file 100000"}
-    for name, text in texts.items():
-        (tmp_path / name).write_text(text + "\n")
-    assert memory.free_bytes(cpu) == 1_200_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.free_bytes(cpu) == 3000 * 1024
-
-
-def test_release_also_lets_go_of_what_refers_to_itself() -> None:
-    part = torch.nn.Linear(2, 2)
-    part.itself = [part]
-    weights = weakref.ref(part.weight)
-    del part
-    memory.release()
-    assert weights() is None
-
-
-def test_a_shortage_of_memory_is_told_from_other_errors() -> None:
-    assert memory.is_shortage(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 4 GB"))
-    assert not memory.is_shortage(RuntimeError("size mismatch")) and not memory.is_shortage(ValueError("out of memory"))
-
-
-def test_sizes_for_people() -> None:
-    assert [size(count) for count in (None, 33_400_000, 999_600_000, 1_330_000_000, 700_000, 5)] == [
-        "size unknown", "33 MB", "1.0 GB", "1.3 GB", "0.7 MB", "0.1 MB",
-    ]  # fmt: skip
-    assert megabytes(340 * MB, 1330 * MB) == "340 of 1,330 MB" and megabytes(5 * MB, 0) == "5 MB"
-
-
 # ------------------------------------------------------------------------------------------------------------------ page
 
 
@@ -438,35 +396,3 @@ def test_only_a_shelf_with_a_choice_gets_a_chooser(tmp_path: Path) -> None:
         return {getattr(block, "elem_id", None) for block in blocks.blocks.values()}
 
     assert "models" not in ids(False) and "model-load" in ids(True)
-
-
-# ------------------------------------------------------------------------------------------------------------------- app
-
-
-def test_options_of_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SPACE_ID", "GRADIO_SERVER_NAME"):
-        monkeypatch.delenv(name, raising=False)
-    options = app.read_options(["--model", "m", "--device", "cpu", "--port", "8000", "--host", "0.0.0.0"])
-    assert (options.model, options.device, options.port, options.host, options.share) == ("m", "cpu", 8000, "0.0.0.0", False)
-    assert app.read_options([]).model == "mini" and not app.read_options([]).share
-
-
-def test_models_can_be_chosen_only_where_nobody_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SPACE_ID", "GRADIO_SERVER_NAME"):
-        monkeypatch.delenv(name, raising=False)
-    for arguments, chosen in (
-        ([], True), (["--host", "127.0.0.1"], True), (["--host", "0.0.0.0"], False), (["--share"], False),
-        (["--no-models"], False), (["--share", "--models"], True),
-    ):  # fmt: skip
-        assert app.read_options(arguments).models == chosen, arguments
-    monkeypatch.setenv("SPACE_ID", "somebody/studio")
-    assert not app.read_options([]).models and app.read_options(["--models"]).models
-
-
-def test_the_app_loads_a_checkpoint_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[ModelShelf] = []
-    blocks = SimpleNamespace(launch=lambda **options: None, block_thread=lambda: made[0].wait(SECONDS))
-    monkeypatch.setattr(page, "build", lambda held, gallery: made.append(held) or (blocks, {}))
-    monkeypatch.setattr("vampnet.beats.warm_up", lambda: None)
-    app.main(["--model", str(tiny_checkpoint(tmp_path / "tiny")), "--device", "cpu", "--no-share-links"])
-    assert made[0].title == "tiny on cpu"

@@ -1,5 +1,7 @@
 """Small models with behaviour that tests can foretell, and what fills tokens with them."""
 
+import threading
+
 import torch
 from torch import nn
 
@@ -91,3 +93,19 @@ def assert_filled(before, after, mask):
     assert torch.equal(after[~mask], before[~mask]), "kept tokens must not change"
     assert after.min() >= 0 and after.max() < 1024, "no MASK may be left"
     assert not (after[mask] == POISON).any(), "every masked token must be made anew"
+
+
+class Held(nn.Module):
+    """A transformer that waits in its next call once `armed`, until `go`."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config = model, model.config
+        self.armed, self.waits, self.go = threading.Event(), threading.Event(), threading.Event()
+        self.eval()
+
+    def forward(self, tokens, where=None):
+        if self.armed.is_set():
+            self.waits.set()
+            assert self.go.wait(30)
+        return self.model(tokens, where=where)

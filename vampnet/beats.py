@@ -7,8 +7,11 @@ beat-this (Foscarin, Schlueter and Widmer, ISMIR 2024) tracks beats and downbeat
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import secrets
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -40,6 +43,7 @@ STALL_SECONDS = 3.0
 WAIT_SECONDS = 20.0
 """How long `track` waits for a download that has begun; it then goes on with librosa and the download in the background."""
 DOWNLOAD_SECONDS = 900.0
+COMPILE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -179,10 +183,28 @@ def _warm_up(download: bool) -> None:
     noise = np.random.default_rng(0).normal(size=2 * rate).astype(np.float32)
     noise[:: rate // 2] += 20.0
     try:
+        if not _is_compiled():
+            _compile()
         _track_librosa(noise, rate, "")
         find_checkpoint(download)
     except Exception:  # a thread has nobody to report to; the same error meets the caller of track() again
         return
+
+
+def _is_compiled() -> bool:
+    """Whether numba has librosa's code on the disk. Where it cannot write beside librosa it keeps it elsewhere: then False."""
+    found = importlib.util.find_spec("librosa")
+    return found is not None and any(Path(found.origin).parent.rglob("beat*.nbi"))
+
+
+def _compile() -> None:
+    """Has a process of its own, of low priority, compile librosa's code for the disk: that takes half a minute, in which a
+    thread of this one would keep the interpreter from all others."""
+    root = str(Path(__file__).resolve().parent.parent)
+    code = "import os, sys; getattr(os, 'nice', int)(10); sys.path.insert(0, sys.argv[1]); from vampnet import beats; "
+    code += "beats._is_compiled = lambda: True; beats._warm_up(False)"
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([sys.executable, "-c", code, root], timeout=COMPILE_SECONDS, check=False, **quiet)
 
 
 def _mono(signal: AudioSignal) -> tuple[np.ndarray, int]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from vampnet import convert, hub_cli
 from vampnet.config import CancelledError, Prompt, Sampling
+from vampnet.progress import SENTENCES, told_by
 
 FORMATS = ("wav", "flac", "ogg")
 
@@ -314,7 +315,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             commands = {
                 "vamp": _vamp, "encode": _encode, "decode": _decode, "models": hub_cli.run, "convert": convert.run
             }  # fmt: skip
-            commands[args.command](args)
+            with told_by(lambda kind: sys.stderr.write(f"warning: {SENTENCES[kind]}\n")):
+                commands[args.command](args)
     except (KeyboardInterrupt, CancelledError):
         sys.stderr.write("Stopped.\n")
         return 130

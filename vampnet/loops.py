@@ -186,6 +186,19 @@ def trim_to_bars(
     return make_signal(signal.audio_data[..., start:end].clone(), rate), grid.cut(start / rate, end / rate)
 
 
+def cut_to_bars(signal: AudioSignal, grid: BeatGrid | None, wanted: int | str | None) -> tuple[AudioSignal, BeatGrid | None]:
+    """The clip and its beats, cut to whole bars if that is asked for: a number of them, or "all".
+
+    Raises:
+        ValueError: as `bars`.
+    """
+    if wanted is None or grid is None:
+        return signal, grid
+    cut, grid = trim_to_bars(signal, grid, None if wanted == "all" else wanted)
+    cut.path_to_file = signal.path_to_file
+    return cut, grid
+
+
 def _too_few(wanted: int, room: int, at: float | None) -> str:
     place = "" if at is None else f" from {at:g} s on"
     held = "no whole bar" if room < 1 else "only 1 whole bar" if room == 1 else f"only {room} whole bars"

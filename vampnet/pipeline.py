@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 from vampnet import audio, beats, checkpoints, loops, stereo
 from vampnet.beats import BeatGrid
-from vampnet.config import CancelledError, Prompt, Sampling, TokenGrid
+from vampnet.config import Prompt, Sampling, TokenGrid
+from vampnet.device import usable_device
 from vampnet.extend import longer
+from vampnet.fallback import within_memory
 from vampnet.generate import generate
 from vampnet.kept import kept_sound
+from vampnet.progress import Cancelled, OnDownload, OnStep, Watch
 from vampnet.prompt import build_mask
 from vampnet.ring import ring_resample, whole_steps
 from vampnet.vamp import Clip, Vamp
@@ -28,36 +31,6 @@ if TYPE_CHECKING:
     from audiotools import AudioSignal
 
     from vampnet.codec import Codec
-
-OnStep = Callable[[str, int, int], None]
-"""Called with the stage ("beats", "encode", "coarse", "fine", "decode"), the steps done, and of how many."""
-
-OnDownload = Callable[[str, int, int], None]
-"""Called with the name of a file that is being downloaded, the bytes done, and of how many."""
-
-Cancelled = Callable[[], bool]
-"""Asked between steps; once it says True, CancelledError is raised."""
-
-
-class _Watch:
-    """Progress and cancellation of one vamp."""
-
-    def __init__(self, on_step: OnStep | None, cancelled: Cancelled | None) -> None:
-        self.on_step, self.cancelled = on_step, cancelled
-
-    def __call__(self, stage: str, step: int, of: int) -> None:
-        """Report `step` steps done; CancelledError if the caller wants no more of them."""
-        if self.on_step is not None:
-            self.on_step(stage, step, of)
-        if step < of and self.cancelled is not None and self.cancelled():
-            raise CancelledError(f"Stopped in the {stage} stage after {step} of {of} steps.")
-
-
-def best_device() -> str:
-    """ "cuda" if there is such a device, else "mps", else "cpu"."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 class VampNet:
@@ -103,11 +76,7 @@ class VampNet:
             FileNotFoundError: no such checkpoint, or it cannot be had without a network.
             ValueError: a damaged checkpoint, or a device that cannot be used.
         """
-        chosen = best_device() if device is None else device
-        try:
-            torch.empty(1, device=chosen)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"The device '{chosen}' cannot be used here: leave it out, or use cpu.") from error
+        chosen = usable_device(device)
         models = checkpoints.load(
             name, chosen, revision=revision, codec=codec, coarse=coarse, fine=fine, on_download=on_download
         )
@@ -167,7 +136,7 @@ class VampNet:
         length = made if length is None else length
         if length < 1 or (length > made and not loop):
             raise ValueError(f"{tokens.shape[-1]} time steps are {made} samples: ask for 1 to {made}, not {length}.")
-        wave = self.codec.decode(tokens.to(self.device), loop=loop).float().cpu()
+        wave = self._code(lambda codec, device: codec.decode(tokens.to(device), loop=loop).float().cpu())
         if not bool(wave.isfinite().all()):
             raise ValueError("The codec's samples are not finite: its weights are damaged, get them again.")
         return audio.make_signal(ring_resample(wave, length) if loop else wave[..., :length], self.grid.sample_rate)
@@ -201,7 +170,7 @@ class VampNet:
         if prompt.needs_beats and beats is None and signal is not None:
             beats = self._track(signal)
         if prompt.needs_onsets and onsets is None and signal is not None:
-            onsets = _onsets(signal)
+            onsets = self._onsets(signal)
         times = beats.beats if isinstance(beats, BeatGrid) else beats
         return build_mask(prompt, (tokens.shape[1], tokens.shape[2]), self.grid, times, onsets, seed)
 
@@ -237,6 +206,7 @@ class VampNet:
         Raises:
             ValueError: no seeds, or tokens and masks that do not fit the models.
             CancelledError: `cancelled()` was True.
+            MemoryShortage: too little of it even for a smaller `batch` on the CPU (a ValueError).
         """
         pairs = [(seed, 0) if isinstance(seed, int) else tuple(seed) for seed in seeds]
         if not pairs:
@@ -245,11 +215,9 @@ class VampNet:
         for seed in dict.fromkeys(seed for seed, _ in pairs):
             rows = [row for row, pair in enumerate(pairs) if pair[0] == seed]
             given, todo = (x if x.shape[0] == 1 else x[rows] for x in (tokens, mask))
-            made = generate(
-                self.coarse, self.fine, given.to(self.device), todo.to(self.device), sampling or Sampling(), seed,
-                [pairs[row][1] for row in rows], loop=loop, batch=batch, on_step=on_step, cancelled=cancelled,
-            )  # fmt: skip
-            out.update(zip(rows, made.cpu(), strict=True))
+            who = seed, [pairs[row][1] for row in rows]
+            rest = {"batch": batch, "loop": loop, "on_step": on_step, "cancelled": cancelled}
+            out.update(zip(rows, self._generate(given, todo, sampling or Sampling(), *who, **rest), strict=True))
         return torch.stack([out[row] for row in range(len(pairs))])
 
     # ---- all of it ----------------------------------------------------------------------------------------------------
@@ -299,7 +267,7 @@ class VampNet:
                 shape than the clip's tokens.
             CancelledError: `cancelled()` was True.
         """
-        prompt, sampling, watch = prompt or Prompt(), sampling or Sampling(), _Watch(on_step, cancelled)
+        prompt, sampling, watch = prompt or Prompt(), sampling or Sampling(), Watch(on_step, cancelled)
         if isinstance(takes, bool) or not isinstance(takes, int) or takes < 1:
             raise ValueError(f"takes must be a whole number of at least 1, not {takes!r}.")
         track = prompt.needs_beats and mask is None
@@ -352,7 +320,7 @@ class VampNet:
         Raises:
             AudioError, ValueError, CancelledError: as `vamp`.
         """
-        watch = _Watch(on_step, cancelled)
+        watch = Watch(on_step, cancelled)
         if bars not in (None, "all") and (isinstance(bars, bool) or not isinstance(bars, int) or bars < 1):
             raise ValueError(f"bars must be a whole number of at least 1, 'all' or None, not {bars!r}.")
         loaded = audio.load(source, self.grid.sample_rate)
@@ -360,7 +328,7 @@ class VampNet:
             watch("beats", 0, 1)
             beats = self._track(loaded)
             watch("beats", 1, 1)
-        signal, beats = _whole_bars(loaded, beats, bars)
+        signal, beats = loops.cut_to_bars(loaded, beats, bars)
         watch("encode", 0, 1)
         mono, image = stereo.split(signal, loop)
         clip = Clip(signal, self._encode(mono, loop), image, audio.measure_loudness(signal), loop, bars, beats)
@@ -390,7 +358,7 @@ class VampNet:
 
     def hear_kept(self, clip: Clip, mask: Tensor) -> AudioSignal:
         """What a mask (1, K, T) bool keeps of a clip, as sound; see `kept.kept_sound`."""
-        return kept_sound(self.codec, clip, mask)
+        return self._code(lambda codec, _: kept_sound(codec, clip, mask))
 
     def mask_of_clip(self, clip: Clip, prompt: Prompt, seed: int) -> Tensor:
         """`mask` for a clip of `listen`: the times of a ring are turned into those of its whole time steps.
@@ -400,30 +368,32 @@ class VampNet:
         """
         length = clip.signal.audio_data.shape[-1]
         stretch = self.grid.tokens_to_samples(clip.tokens.shape[-1]) / length if clip.loop else 1.0
-        onsets = [time * stretch for time in _onsets(clip.signal)] if prompt.needs_onsets else None
+        onsets = [time * stretch for time in self._onsets(clip.signal)] if prompt.needs_onsets else None
         times = None if clip.beats is None else [time * stretch for time in clip.beats.beats]
         return self.mask(clip.tokens, prompt, None, times, onsets, seed)
 
     # ---- parts of these -----------------------------------------------------------------------------------------------
 
+    def _generate(self, tokens: Tensor, mask: Tensor, sampling: Sampling, *who: Any, batch: int, **rest: Any) -> Tensor:
+        """The takes of one seed; `who` is the seed and the numbers of the takes."""
+
+        def work(models: Sequence[nn.Module], device: torch.device, batch: int) -> Tensor:
+            return generate(*models, tokens.to(device), mask.to(device), sampling, *who, batch=batch, **rest).cpu()
+
+        return within_memory(work, (self.coarse, self.fine), self.device, min(batch, len(who[1])))
+
     def _encode(self, mono: AudioSignal, loop: bool) -> Tensor:
         wave = audio.to_codec_level(mono)[0].audio_data
         if loop:
             wave = ring_resample(wave, whole_steps(wave.shape[-1], self.grid.hop))
-        return self.codec.encode(wave.to(self.device), loop=loop).cpu()
+        return self._code(lambda codec, device: codec.encode(wave.to(device), loop=loop).cpu())
+
+    def _code(self, work: Callable[[Codec, torch.device], Any]) -> Any:
+        """`work(codec, device)`, where memory is short on the CPU."""
+        return within_memory(lambda models, device, _: work(models[0], device), (self.codec,), self.device)
 
     def _track(self, signal: AudioSignal) -> BeatGrid:
         return beats.track(signal, device=self.device if self.device.type == "cuda" else "cpu")
 
-
-def _onsets(signal: AudioSignal) -> tuple[float, ...]:
-    return beats.onsets(signal)
-
-
-def _whole_bars(signal: AudioSignal, grid: BeatGrid | None, bars: int | str | None) -> tuple[AudioSignal, BeatGrid | None]:
-    """The clip and its beats, cut to whole bars if that is asked for."""
-    if bars is None or grid is None:
-        return signal, grid
-    cut, grid = loops.trim_to_bars(signal, grid, None if bars == "all" else bars)
-    cut.path_to_file = signal.path_to_file
-    return cut, grid
+    def _onsets(self, signal: AudioSignal) -> tuple[float, ...]:
+        return beats.onsets(signal)

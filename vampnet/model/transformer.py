@@ -101,6 +101,8 @@ class TokenTransformer(nn.Module):
     def reset(self) -> None:
         """Draw new weights: unit-variance input, residual branches scaled down by the depth, a nearly flat classifier."""
         config = self.config
+        if self.classifier.is_meta:
+            return  # nothing to draw, and for the mere shape of a draw torch imports its compiler, which takes a second
         if self._has_codebooks:
             centre, spread = self.codebooks.mean(dim=1), self.codebooks.std(dim=1).clamp(min=1e-3)
         else:

@@ -17,6 +17,7 @@ from vampnet.comping import comp, part_steps, part_times
 from vampnet.config import Prompt, Sampling
 from vampnet.studio.controls import Request
 from vampnet.studio.handlers import Handlers, buttons_of
+from vampnet.studio.lanes import MODEL_LANE
 from vampnet.studio.notices import notice, progress
 from vampnet.studio.players import keep_vamp
 from vampnet.studio.session import Session, Source, envelope
@@ -48,7 +49,7 @@ class Comping:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         self.html.select(self.open, session, self.html, queue=False, **quiet)
         self.html.submit(self.begin, session, [progress_line, vamp, stop], queue=False, **quiet).then(
-            self.make, session, [progress_line, vamp, stop, takes], concurrency_limit=1, concurrency_id="model", **quiet
+            self.make, session, [progress_line, vamp, stop, takes], **MODEL_LANE, **quiet
         )  # fmt: skip
 
     def open(self, session: Session, event: gr.EventData) -> dict[str, Any] | None:
@@ -109,7 +110,7 @@ class Comping:
         for line in working.watch():
             yield [line, gr.skip(), gr.skip(), gr.skip()]
         problem = working.problem()
-        done = problem or notice(say("comp.done", session.language), "ready")
+        done = problem or notice(f"{say('comp.done', session.language)} {working.aside}".strip(), "ready")
         yield [done, *buttons_of(False), gr.skip() if problem else list(session.vamps)]
 
     def _comp(

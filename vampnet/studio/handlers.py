@@ -6,7 +6,6 @@ import asyncio
 import html
 import logging
 import secrets
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +16,7 @@ from vampnet import audio
 from vampnet.audio import AudioError
 from vampnet.config import CancelledError
 from vampnet.pipeline import VampNet
+from vampnet.serving import Turns, batch_for
 from vampnet.studio import presets, tempo
 from vampnet.studio.controls import FOLLOWERS, LEVELS, MAX_SEED, NAMES, Request, follow, most_levels, read_request, whole_depth
 from vampnet.studio.ground import ground
@@ -49,7 +49,7 @@ class Handlers:
 
     def __init__(self, model: VampNet | ModelShelf, examples: Path) -> None:
         self.files = Files()
-        self._working = threading.Lock()
+        self.turns = Turns()
         self.shelf = model if isinstance(model, ModelShelf) else ModelShelf(model)
         found = sorted(examples.iterdir()) if examples.is_dir() else []
         self.examples = [path for path in found if path.suffix.lower() in AUDIO_ENDINGS]
@@ -88,11 +88,11 @@ class Handlers:
         return notice(problem, "error") if problem else notice(say("page.model", language, name=self.shelf.title), "ready")
 
     def use_model(
-        self, work: Callable[[VampNet], Result], stopped: Callable[[], bool], on_wait: Callable[[], None] = lambda: None
-    ) -> Result:
-        """`ModelShelf.use`, one at a time, also where a visitor has left and the last step of a vamp still runs."""
-        with self._working:
-            return self.shelf.use(work, stopped, on_wait)
+        self, work: Callable[[VampNet], Result], stopped: Callable[[], bool], on_wait: Callable[[], None] = lambda: None,
+        urgent: bool = False,
+    ) -> Result:  # fmt: skip
+        """`ModelShelf.use`, in turns with the work of all other visitors; `urgent` for what is short and waited for."""
+        return self.shelf.use(lambda model: self.turns.serve(model, work, urgent, stopped), stopped, on_wait)
 
     def model_problem(self) -> str:
         """A sentence or two about a model that could not be loaded; empty if it was or still may be."""
@@ -177,7 +177,7 @@ class Handlers:
             request = read_request(whole_depth(values, self.shelf.shape.levels))
             if request.prompt.needs_beats or request.bars is not None:
                 source.track()
-            sound = self.use_model(lambda model: _kept(model, request, source), lambda: False)
+            sound = self.use_model(lambda model: _kept(model, request, source), lambda: False, urgent=True)
         except (ValueError, CancelledError) as error:
             return {"problem": str(error), "at": secrets.token_hex(4)}
         except Exception:
@@ -232,7 +232,7 @@ class Handlers:
     def vamp(self, session: Session) -> Iterator[tuple[Any, Any, Any, Any]]:
         """Makes the takes that `begin` was asked for: (progress line, takes, Vamp button, Stop button), again and again.
 
-        One at a time for all visitors. If the visitor leaves, the vamp is stopped.
+        It takes turns with those of other visitors. If the visitor leaves, the vamp is stopped.
         """
         if session.request is None or session.running:
             yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
@@ -249,7 +249,7 @@ class Handlers:
             vamp = model.vamp(
                 source.path, request.prompt, request.sampling, request.takes, request.seed, loop=request.loop,
                 bars=request.bars, beats=source.grid, mask=given_mask(request, source, Shape.of(model)), extend=request.extend,
-                on_step=on_step, cancelled=cancelled,
+                batch=batch_for(model), on_step=on_step, cancelled=cancelled,
             )  # fmt: skip
             keep_vamp(session, vamp, request, source)
 
@@ -264,7 +264,7 @@ class Handlers:
             yield problem, gr.skip(), *buttons
             return
         done = say("work.done.one" if request.takes == 1 else "work.done", session.language, count=request.takes)
-        yield notice(done, "ready"), list(session.vamps), *buttons
+        yield notice(f"{done} {working.aside}".strip(), "ready"), list(session.vamps), *buttons
 
 
 def about_source(session: Session) -> str:

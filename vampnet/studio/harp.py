@@ -17,7 +17,8 @@ from vampnet import audio
 from vampnet.pipeline import VampNet
 from vampnet.studio.controls import CONTROLS, DEFAULTS, NAMES, Control, info_of
 from vampnet.studio.endpoints import add_endpoint, file_of, plain_errors, read_options
-from vampnet.studio.programs import MODEL_QUEUE, Programs
+from vampnet.studio.lanes import MODEL_LANE
+from vampnet.studio.programs import Programs
 from vampnet.studio.running import Running
 from vampnet.studio.text import say
 
@@ -41,7 +42,7 @@ class Harp:
     def add(self) -> None:
         """Adds the endpoints."""
         add_endpoint(self.controls, "controls", concurrency_limit=None, **HIDDEN)
-        add_endpoint(self.process, "process", controls=self.controls_asked, **MODEL_QUEUE, **HIDDEN)
+        add_endpoint(self.process, "process", controls=self.controls_asked, **MODEL_LANE, **HIDDEN)
         add_endpoint(self.cancel, "cancel", queue=False, **HIDDEN)
 
     def controls(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from vampnet import audio
 from vampnet.journey import SOURCE, Journey, Round
 from vampnet.studio.controls import Request, read_request, whole_depth
 from vampnet.studio.handlers import Handlers, buttons_of
+from vampnet.studio.lanes import MODEL_LANE
 from vampnet.studio.mask_picture import pack_wave
 from vampnet.studio.notices import notice, progress
 from vampnet.studio.session import Session, Source, envelope, plain_name
@@ -102,9 +103,7 @@ class JourneyRoom:
         shown, given = [progress_line, vamp, stop, self.button, self.strip], [session, *controls]
         self.button.click(self.begin, given, shown, queue=False, **quiet)
         self.strip.select(self.act, given, shown, queue=False, trigger_mode="multiple", **quiet)
-        self.strip.submit(
-            self.round, given, shown, concurrency_limit=1, concurrency_id="model", trigger_mode="multiple", **quiet
-        )  # fmt: skip
+        self.strip.submit(self.round, given, shown, trigger_mode="multiple", **MODEL_LANE, **quiet)
         stop.click(self.stop, session, shown, queue=False, **quiet)
         self.strip.download(self.export, session, [progress_line, self.strip], concurrency_limit=2, **quiet)
         return self.strip.apply(self.use, session, message, **quiet)

@@ -1,8 +1,7 @@
-"""How much memory there is for a model, and giving back what one has left."""
+"""How much memory there is for a model."""
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 import torch
@@ -38,21 +37,3 @@ def _host_free() -> int | None:
     except (OSError, ValueError):
         pass  # no container, or one without a limit ("max")
     return max(free, 0)
-
-
-def release() -> None:
-    """Gives the memory of what nobody refers to any more back to the system and to the device."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-    elif torch.backends.mps.is_available():
-        torch.mps.empty_cache()
-
-
-def is_shortage(error: BaseException) -> bool:
-    """Whether an error says that there was too little memory, of the computer or of the device."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error).lower() for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )

@@ -19,6 +19,7 @@ from vampnet.studio.deck import Deck
 from vampnet.studio.handlers import AUDIO_ENDINGS, Handlers
 from vampnet.studio.harp import Harp
 from vampnet.studio.journey_room import JourneyRoom
+from vampnet.studio.lanes import MODEL_LANE
 from vampnet.studio.programs import Programs
 from vampnet.studio.prompts import Prompts
 from vampnet.studio.recorder import Recorder
@@ -205,6 +206,6 @@ def _wire(
     buttons = [vamp, stop]
     for pressed in (vamp.click, again.then, tried.then):
         pressed(handlers.begin, [session, *everything], [progress, *buttons], **at_once).then(
-            handlers.vamp, session, [progress, deck.takes, *buttons], concurrency_limit=1, concurrency_id="model", **quiet
+            handlers.vamp, session, [progress, deck.takes, *buttons], **MODEL_LANE, **quiet
         ).then(handlers.catch_up, [session, *everything], [status, *followers, picture], **at_once)
     return tell_of_model

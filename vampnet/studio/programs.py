@@ -25,9 +25,11 @@ from vampnet.gallery import Gallery
 from vampnet.pipeline import VampNet
 from vampnet.prompt import build_mask, kept_kbps, kept_share
 from vampnet.ring import whole_steps
+from vampnet.serving import batch_for
 from vampnet.studio.controls import Request
 from vampnet.studio.endpoints import add_endpoint, check_format, file_of, plain_errors, read_options, uploaded
 from vampnet.studio.handlers import Handlers
+from vampnet.studio.lanes import MODEL_LANE
 from vampnet.studio.mask_picture import describe, mask_of
 from vampnet.studio.results import Results
 from vampnet.studio.running import Running
@@ -39,8 +41,6 @@ Bars = Literal["off", "1", "2", "4", "8"]
 Format = Literal["wav", "flac", "ogg"]
 Steps = Callable[[str, int, int], None]
 Result = TypeVar("Result")
-MODEL_QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
-"""One at a time for everybody, the page included: the same line as its Vamp button."""
 
 
 class Programs:
@@ -57,10 +57,10 @@ class Programs:
 
     def add(self) -> None:
         """Adds the endpoints."""
-        add_endpoint(self.vamp, "vamp", (Prompt, Sampling), **MODEL_QUEUE)
+        add_endpoint(self.vamp, "vamp", (Prompt, Sampling), **MODEL_LANE)
         add_endpoint(self.mask, "mask", (Prompt,), concurrency_limit=4)
-        add_endpoint(self.encode, "encode", **MODEL_QUEUE)
-        add_endpoint(self.decode, "decode", **MODEL_QUEUE)
+        add_endpoint(self.encode, "encode", **MODEL_LANE)
+        add_endpoint(self.decode, "decode", **MODEL_LANE)
         if self.gallery is not None:
             add_endpoint(self.share, "share", concurrency_limit=2)
 
@@ -106,7 +106,8 @@ class Programs:
                 beats = clip.track() if request.prompt.needs_beats or request.bars is not None else None
                 return model.vamp(
                     clip.path, request.prompt, request.sampling, request.takes, request.seed, loop=request.loop,
-                    bars=request.bars, beats=beats, extend=request.extend, on_step=on_step, cancelled=stopped,
+                    bars=request.bars, beats=beats, extend=request.extend, batch=batch_for(model), on_step=on_step,
+                    cancelled=stopped,
                 )  # fmt: skip
 
             made = yield from self._progress(work)

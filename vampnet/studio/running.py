@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from vampnet.pipeline import VampNet
+from vampnet.progress import told_by
 from vampnet.studio.handlers import Handlers
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ class Running:
     """Work with the model in a thread of its own; iterating gives how far it is, and ends with the work.
 
     Args:
-        handlers: whose model it is; it is used by one at a time.
+        handlers: whose model it is, used in turns with others.
         work: called with the model, `on_step` and `stopped`.
     """
 
@@ -56,7 +57,8 @@ class Running:
             return self.work(model, lambda *step: self._steps.put(step), stopped)
 
         try:
-            self.outcome.set_result(self.handlers.use_model(work, stopped, lambda: self._steps.put(("model", 0, 0))))
+            with told_by(lambda kind: self._steps.put((f"memory.{kind}", 0, 0))):
+                self.outcome.set_result(self.handlers.use_model(work, stopped, lambda: self._steps.put(("model", 0, 0))))
         except BaseException as error:  # for whoever waits; without the frames, which hold on to the model
             log.debug("A program's work failed", exc_info=error)
             self.outcome.set_exception(error.with_traceback(None))

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from vampnet import checkpoints
 from vampnet.config import N_COARSE, N_CODEBOOKS, CancelledError, TokenGrid
+from vampnet.fallback import is_shortage, release
 from vampnet.pipeline import OnDownload, VampNet
-from vampnet.studio.memory import free_bytes, is_shortage, release
+from vampnet.studio.memory import free_bytes
 from vampnet.studio.notices import megabytes
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class ModelShelf:
         self._changed = threading.Condition()
         self._cancelled = threading.Event()
         self._users, self._busy, self._need = 0, False, 0
+        self._leaving = False
         self.known: list[Entry] = []
         self._model: VampNet | None = None
         self.name, self.shape, self.version, self.problem, self.stopped = "", Shape(), 0, "", False
@@ -108,6 +110,11 @@ class ModelShelf:
     def loaded(self) -> bool:
         """Whether there is a model."""
         return self._model is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody uses the model at the moment."""
+        return self._users == 0
 
     @property
     def title(self) -> str:
@@ -139,7 +146,7 @@ class ModelShelf:
             ValueError: there is no model, and none is being loaded.
         """
         with self._changed:
-            while self._model is None:
+            while self._model is None or self._leaving:
                 if self.task is None:
                     raise ValueError(self.problem or "There is no model: load one first.")
                 on_wait()
@@ -258,11 +265,15 @@ class ModelShelf:
             return
         self._say(Task(f"Waiting for a vamp before {_short(name)} is loaded …") if self._users else self.task)
         with self._changed:
-            while self._users:
-                self._changed.wait(POLL_SECONDS)
-                self._check()
-            # Nobody gets the model between these two: `use` needs the same lock.
-            self._model, self.name = None, ""
+            # Or one vamp after the other would put the exchange off for ever.
+            self._leaving = True
+            try:
+                while self._users:
+                    self._changed.wait(POLL_SECONDS)
+                    self._check()
+                self._model, self.name = None, ""
+            finally:
+                self._leaving = False
             self.version += 1
         release()
 

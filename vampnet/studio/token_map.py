@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from vampnet.studio.handlers import Handlers
+from vampnet.studio.lanes import PREVIEW_LANE
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 AT_ONCE: dict[str, Any] = {**QUIET, "queue": False}
@@ -89,6 +90,4 @@ class TokenMap:
         """
         # The map asks for the ground that it lacks, whatever way a source came.
         self.ground.select(handlers.ground, session, self.ground, **AT_ONCE)
-        self.heard.select(
-            handlers.hear, [session, *everything], self.heard, concurrency_limit=1, concurrency_id="model", **QUIET
-        )  # fmt: skip
+        self.heard.select(handlers.hear, [session, *everything], self.heard, **PREVIEW_LANE, **QUIET)

@@ -11,6 +11,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from vampnet.config import CancelledError
+from vampnet.fallback import MemoryShortage
+from vampnet.progress import Shortage, told_by
 from vampnet.studio.notices import notice, progress
 from vampnet.studio.session import Session
 from vampnet.studio.text import say
@@ -29,7 +31,7 @@ class Work:
     """One piece of work of a visitor whose `session.request` is set already; `watch` does it.
 
     Args:
-        handlers: of the page: their model, one at a time for all visitors.
+        handlers: of the page: their model, in turns with other visitors.
         session: the visitor's.
         do: the work.
         ended: called at the end, in the thread of the work, whether it went well or not and also if the visitor has left:
@@ -47,6 +49,7 @@ class Work:
         self._words = f"{words} · " if words else ""
         self._steps: queue.Queue[tuple[str, int, int]] = queue.Queue()
         self._outcome: Future[Any] = Future()
+        self._short = ""
 
     def watch(self) -> Iterator[str]:
         """Does the work; lines of progress, as HTML, until it is over. If the visitor leaves meanwhile, it is stopped."""
@@ -81,10 +84,17 @@ class Work:
             return ""
         if isinstance(error, CancelledError):
             return notice(say("work.stopped", self._session.language), "ready")
+        if isinstance(error, MemoryShortage):
+            return notice(say("work.memory.none", self._session.language), "error")
         if isinstance(error, ValueError):
             return notice(str(error), "error")
         log.error("Work failed", exc_info=error)
         return notice(say("work.failed", self._session.language, error=f"{type(error).__name__}: {error}"), "error")
+
+    @property
+    def aside(self) -> str:
+        """A sentence for behind the one that it went well: how it went on where memory was short; "" if it was not."""
+        return say(f"work.memory.{self._short}.done", self._session.language) if self._short else ""
 
     def _run(self) -> None:
         session, well = self._session, False
@@ -92,11 +102,17 @@ class Work:
         def on_step(*step: Any) -> None:
             self._steps.put(step)
 
+        def on_shortage(kind: Shortage) -> None:
+            self._short = kind if self._short != "cpu" else self._short
+            on_step(f"memory.{kind}", 0, 0)
+
         try:
             self._prepare(on_step)
-            found = self._handlers.use_model(
-                lambda model: self._do(model, on_step, session.stop.is_set), session.stop.is_set, lambda: on_step("model", 0, 0)
-            )
+            with told_by(on_shortage):
+                found = self._handlers.use_model(
+                    lambda model: self._do(model, on_step, session.stop.is_set), session.stop.is_set,
+                    lambda: on_step("model", 0, 0),
+                )  # fmt: skip
             self._outcome.set_result(found)
             well = True
         except (CancelledError, ValueError) as error:
@@ -118,6 +134,6 @@ def latest(steps: queue.Queue[tuple[str, int, int]], language: str) -> tuple[str
         return None
     stage, done, of = newest
     words = say(f"work.{stage}", language)
-    if stage == "model":
+    if stage.startswith(("model", "memory")):
         return f"{words} …", 0, 0
     return (say("work.count", language, words=words, done=done, of=of) if of > 1 else f"{words} …"), done, of

@@ -193,6 +193,8 @@ class ZeroVampNet(VampNet):
         model: on the CPU; only looked at.
     """
 
+    elsewhere = True
+
     def __init__(self, model: VampNet) -> None:
         codec = model.codec
         self.codec = SimpleNamespace(

@@ -1,0 +1,44 @@
+"""The options of the app, and what it opens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tiny import tiny_checkpoint
+
+import app
+from vampnet.studio import page
+from vampnet.studio.shelf import ModelShelf
+
+SECONDS = 60
+
+
+def test_options_of_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SPACE_ID", "GRADIO_SERVER_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    options = app.read_options(["--model", "m", "--device", "cpu", "--port", "8000", "--host", "0.0.0.0"])
+    assert (options.model, options.device, options.port, options.host, options.share) == ("m", "cpu", 8000, "0.0.0.0", False)
+    assert app.read_options([]).model == "mini" and not app.read_options([]).share
+
+
+def test_models_can_be_chosen_only_where_nobody_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SPACE_ID", "GRADIO_SERVER_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for arguments, chosen in (
+        ([], True), (["--host", "127.0.0.1"], True), (["--host", "0.0.0.0"], False), (["--share"], False),
+        (["--no-models"], False), (["--share", "--models"], True),
+    ):  # fmt: skip
+        assert app.read_options(arguments).models == chosen, arguments
+    monkeypatch.setenv("SPACE_ID", "somebody/studio")
+    assert not app.read_options([]).models and app.read_options(["--models"]).models
+
+
+def test_the_app_loads_a_checkpoint_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[ModelShelf] = []
+    blocks = SimpleNamespace(launch=lambda **options: None, block_thread=lambda: made[0].wait(SECONDS))
+    monkeypatch.setattr(page, "build", lambda held, gallery: made.append(held) or (blocks, {}))
+    monkeypatch.setattr("vampnet.studio.warm_up.warm_up", lambda shelf: None)
+    app.main(["--model", str(tiny_checkpoint(tmp_path / "tiny")), "--device", "cpu", "--no-share-links"])
+    assert made[0].title == "tiny on cpu"

@@ -1,0 +1,92 @@
+"""The loop deck in Chromium on a page of its own, without Gradio."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from test_browser_deck import WEB, state, wait_heard
+
+from vampnet.config import SAMPLE_RATE
+from vampnet.studio.deck import SCRIPTS, STYLES
+from vampnet.studio.text import script
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def shared(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """The deck on a page of its own, without Gradio: a source of 1 s and takes of 1, 1.5 and 1 s."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number, seconds in enumerate((1.0, 1.0, 1.5, 1.0)):
+        soundfile.write(tmp_path / f"{number}.wav", 0.1 * rng.standard_normal(round(seconds * SAMPLE_RATE)), SAMPLE_RATE)
+        wave = base64.b64encode(np.array([[-90], [90]], dtype=np.int8).repeat(50, axis=1).tobytes()).decode()
+        rows.append({"number": number, "name": f"<b>{number}</b>", "file": f"{number}.wav", "sound": f"{number}.wav",
+                     "seconds": seconds, "wave": wave, "favourite": False})  # fmt: skip
+    settings = {"kept_share": 0.12, "kept_kbps": 0.9, "sampling": {"steps": 24}, "seed": 3, "model": "mini"}
+    shown = {"id": "x", "title": "Vary", "source": "<i>loop</i>", "settings": settings, "seconds": 1.0, "tempo": 0, "beats": [],
+             "downbeats": [], "source_track": rows[0], "takes": rows[1:], "files": []}  # fmt: skip
+    scripts = "".join(f"<script>{text}</script>" for text in (script(), *((WEB / name).read_text() for name in SCRIPTS)))
+    styles = "".join(f"<style>{(WEB / name).read_text()}</style>" for name in STYLES)
+    page, errors = browser.new_page(viewport={"width": 390, "height": 800}), []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.route("http://deck.test/*.wav", lambda route: route.fulfill(path=tmp_path / route.request.url.rsplit("/", 1)[1]))
+    html = f"<!doctype html><meta charset=utf-8><link rel=icon href=data:,>{styles}{scripts}<main></main>"
+    page.route("http://deck.test/", lambda route: route.fulfill(body=html, content_type="text/html"))
+    page.goto("http://deck.test/")
+    page.evaluate(
+        """(vamp) => {
+          const address = (path) => '/' + path;
+          VampStudio.deck.mount(document.querySelector('main'), {vamp, address, readOnly: true});
+        }""",
+        shown,
+    )
+    yield page
+    page.close()
+    assert not errors
+
+
+def test_a_page_without_gradio_shows_the_same_deck(shared: Any) -> None:
+    page = shared
+    assert page.locator(".vs-take").count() == 3 and page.locator(".vs-deck h2").inner_text() == "Vary of <i>loop</i>"
+    for action in ("Use as source", "Vamp again from this", "Favourite Take 1"):
+        assert page.get_by_role("button", name=action).count() == 0
+    assert page.locator(".vs-switch input[value=bar]").is_disabled()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    # Only so much is decoded as may be held: what is heard, and what was heard last.
+    page.evaluate("VampStudio.player.hold(2.6)")
+    page.keyboard.press("1")
+    wait_heard(page, 1)
+    page.wait_for_timeout(150)
+    assert page.evaluate("VampStudio.player.output().run.keys()") == ["1.wav|0|0"]
+    # A file that is broken is said, and what plays goes on.
+    broken = "http://deck.test/0.wav"
+    page.route(broken, lambda route: route.fulfill(body="no sound", content_type="audio/wav"))
+    page.keyboard.press("0")
+    page.wait_for_selector(".vs-deck-note:has-text('could not be loaded')")
+    assert state(page)["playing"] and state(page)["heard"] == 1 and page.locator(".vs-front.vs-take").count() == 1
+    page.unroute(broken)
+    page.keyboard.press("2")
+    wait_heard(page, 2)
+    assert page.evaluate("VampStudio.player.output().run.keys()") == ["1.wav|0|0", "2.wav|0|0"]
+    page.keyboard.press("3")
+    wait_heard(page, 3)
+    assert page.evaluate("VampStudio.player.output().run.keys()") == ["2.wav|0|0", "3.wav|0|0"]
+    # With room for all, all run, each on its own length from the one moment at which they began.
+    page.evaluate("VampStudio.player.hold(60)")
+    page.keyboard.press("r")
+    page.wait_for_function("VampStudio.player.output().run?.keys().length === 4")
+    lengths = page.evaluate("VampStudio.player.output().run.keys().map((key) => VampStudio.player.output().run.frames(key))")
+    assert sorted(lengths) == [44_100, 44_100, 44_100, 66_150]
+    page.wait_for_timeout(1100)
+    one, longer = page.evaluate("[VampStudio.player.position(1), VampStudio.player.position(2)]")
+    assert (longer * 1.5) % 1 == pytest.approx(one, abs=0.02) or (longer * 1.5 - one) % 1 > 0.97
+    page.locator(".vs-take canvas").nth(2).locator("..").click(position={"x": 30, "y": 10})
+    wait_heard(page, 3)

@@ -1,0 +1,114 @@
+"""What is imported before the first answer, and what is readied in idle moments."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from studio_tools import Loader, run_vamp, short_clip
+from tiny import tiny_checkpoint, tiny_vampnet
+
+from vampnet import beats
+from vampnet.studio import warm_up as warm
+from vampnet.studio.handlers import Handlers
+from vampnet.studio.session import Session
+from vampnet.studio.shelf import ModelShelf
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 30
+CODE = """
+import sys
+import numpy as np
+
+def found(*names):
+    print(*sorted(set(names) & set(sys.modules)), sep=",")
+
+import app, vampnet.studio.page, vampnet.studio.zero, vampnet.studio.warm_up
+never = "librosa", "numba", "sklearn", "matplotlib", "torch._dynamo", "sympy", "beat_this"
+found(*never, "scipy", "audiotools", "torchaudio", "dac", "tensorboard", "pyloudnorm", "mcp")
+from vampnet import Prompt, Sampling, VampNet
+model = VampNet.from_pretrained(sys.argv[1], "cpu")
+noise = 0.1 * np.random.default_rng(0).standard_normal((9_000, 2)).astype(np.float32)
+model.vamp((44_100, noise), Prompt(), Sampling(steps=1, fine_steps=1), takes=1, loop=True)
+found(*never)
+"""
+
+
+def test_neither_the_page_nor_a_vamp_imports_what_it_does_not_need(tmp_path):
+    command = [sys.executable, "-c", CODE, str(tiny_checkpoint(tmp_path / "tiny"))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["", ""]
+
+
+# ----------------------------------------------------------------------------------------------------------------- warm-up
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was readied, in order."""
+    found: list[str] = []
+    monkeypatch.setattr(warm, "rehearse", lambda model: found.append(f"rehearse {model.name}"))
+    monkeypatch.setattr(beats, "warm_up", lambda: found.append("beats"))
+    monkeypatch.setattr(warm, "POLL_SECONDS", 0.01)
+    return found
+
+
+def test_first_the_vamp_then_the_beats(order):
+    shelf = ModelShelf(load=Loader())
+    ready = threading.Thread(target=warm.warm_up, args=(shelf,))
+    ready.start()
+    assert order == []  # there is no model yet
+    shelf.start(str(ROOT / "checkpoints" / "mini"))
+    ready.join(SECONDS)
+    assert [words.split()[0] for words in order] == ["rehearse", "beats"]
+
+
+def test_the_tracker_is_readied_when_nobody_vamps(order):
+    shelf, go = ModelShelf(tiny_vampnet()), threading.Event()
+    visitor = threading.Thread(target=shelf.use, args=(lambda model: go.wait(SECONDS),))
+    visitor.start()
+    ready = threading.Thread(target=warm.warm_up, args=(shelf,))
+    ready.start()
+    ready.join(0.2)
+    assert order == ["rehearse tiny"] and ready.is_alive() and not shelf.idle
+    go.set()
+    ready.join(SECONDS)
+    visitor.join(SECONDS)
+    assert order == ["rehearse tiny", "beats"] and shelf.idle
+
+
+def test_without_a_model_or_with_a_broken_one_nothing_is_raised(order, monkeypatch):
+    empty = ModelShelf()
+    empty.task = None
+    warm.warm_up(empty)
+    assert order == []
+    monkeypatch.setattr(warm, "rehearse", lambda model: 1 / 0)
+    warm.warm_up(ModelShelf(tiny_vampnet()))
+    assert order == ["beats"]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_rehearsal_is_a_vamp_and_leaves_the_next_as_it_is(tmp_path):
+    handlers = Handlers(tiny_vampnet(), tmp_path)
+    session = Session(handlers.files)
+    handlers.shelf.use(warm.rehearse)
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
+    assert "1 take is ready" in run_vamp(handlers, session)[-1][0]
+    session.close()
+    warm.rehearse(SimpleNamespace(elsewhere=True))  # nothing is asked of it
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_tracker_is_compiled_in_another_process_and_only_once(monkeypatch, compiled):
+    done: list[str] = []
+    monkeypatch.setattr(beats, "_is_compiled", lambda: compiled)
+    monkeypatch.setattr(beats.subprocess, "run", lambda command, **options: done.append(command[2]))
+    monkeypatch.setattr(beats, "_track_librosa", lambda *given: done.append("track"))
+    beats._warm_up(False)
+    assert done[-1] == "track" and len(done) == (1 if compiled else 2)
+    for code in done[:-1]:
+        compile(code, "child", "exec")

@@ -1,0 +1,52 @@
+"""How much memory there is, giving it back, and sizes for people."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+
+from vampnet import fallback
+from vampnet.catalogue import size
+from vampnet.studio import memory
+from vampnet.studio.notices import megabytes
+
+MB = 10**6
+
+
+def test_free_memory_is_what_the_system_and_the_container_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    cpu = torch.device("cpu")
+    assert memory.free_bytes(cpu) is None
+    (tmp_path / "meminfo").write_text("MemTotal:  4000 kB\nMemAvailable:  3000 kB\n")
+    assert memory.free_bytes(cpu) == 3000 * 1024
+    texts = {"memory.max": "2000000", "memory.current": "900000", "memory.stat": "anon 5\ninactive_file 100000"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text + "\n")
+    assert memory.free_bytes(cpu) == 1_200_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_bytes(cpu) == 3000 * 1024
+
+
+def test_release_also_lets_go_of_what_refers_to_itself() -> None:
+    part = torch.nn.Linear(2, 2)
+    part.itself = [part]
+    weights = weakref.ref(part.weight)
+    del part
+    fallback.release()
+    assert weights() is None
+
+
+def test_a_shortage_of_memory_is_told_from_other_errors() -> None:
+    assert fallback.is_shortage(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 4 GB"))
+    assert not fallback.is_shortage(RuntimeError("size mismatch")) and not fallback.is_shortage(ValueError("out of memory"))
+
+
+def test_sizes_for_people() -> None:
+    assert [size(count) for count in (None, 33_400_000, 999_600_000, 1_330_000_000, 700_000, 5)] == [
+        "size unknown", "33 MB", "1.0 GB", "1.3 GB", "0.7 MB", "0.1 MB",
+    ]  # fmt: skip
+    assert megabytes(340 * MB, 1330 * MB) == "340 of 1,330 MB" and megabytes(5 * MB, 0) == "5 MB"
