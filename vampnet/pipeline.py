@@ -22,6 +22,7 @@ from vampnet.generate import generate
 from vampnet.kept import kept_sound
 from vampnet.prompt import build_mask
 from vampnet.ring import ring_resample, whole_steps
+from vampnet.sentences import Sentence
 from vampnet.vamp import Clip, Vamp
 
 if TYPE_CHECKING:
@@ -107,7 +108,9 @@ class VampNet:
         try:
             torch.empty(1, device=chosen)
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"The device '{chosen}' cannot be used here: leave it out, or use cpu.") from error
+            raise ValueError(
+                Sentence("The device '{chosen}' cannot be used here: leave it out, or use cpu.", chosen=chosen)
+            ) from error
         models = checkpoints.load(
             name, chosen, revision=revision, codec=codec, coarse=coarse, fine=fine, on_download=on_download
         )
@@ -169,7 +172,7 @@ class VampNet:
             raise ValueError(f"{tokens.shape[-1]} time steps are {made} samples: ask for 1 to {made}, not {length}.")
         wave = self.codec.decode(tokens.to(self.device), loop=loop).float().cpu()
         if not bool(wave.isfinite().all()):
-            raise ValueError("The codec's samples are not finite: its weights are damaged, get them again.")
+            raise ValueError(Sentence("The codec's samples are not finite: its weights are damaged, get them again."))
         return audio.make_signal(ring_resample(wave, length) if loop else wave[..., :length], self.grid.sample_rate)
 
     def mask(
@@ -301,7 +304,7 @@ class VampNet:
         """
         prompt, sampling, watch = prompt or Prompt(), sampling or Sampling(), _Watch(on_step, cancelled)
         if isinstance(takes, bool) or not isinstance(takes, int) or takes < 1:
-            raise ValueError(f"takes must be a whole number of at least 1, not {takes!r}.")
+            raise ValueError(Sentence("takes must be a whole number of at least 1, not {takes!r}.", takes=takes))
         track = prompt.needs_beats and mask is None
         clip = self.listen(source, loop=loop, bars=bars, beats=beats, track=track, on_step=on_step, cancelled=cancelled)
         painted, extend = mask is not None, tuple(float(value) for value in extend)

@@ -81,7 +81,7 @@ class Comping:
         fits = isinstance(choice, list) and len(choice) == len(opened["times"]) - 1
         if not fits or any(isinstance(number, bool) or number not in opened["rows"] for number in choice):
             return [notice(say("comp.choose", language), "error"), *nothing[1:]]
-        problem = "" if self.handlers.shelf.loaded else self.handlers.model_problem()
+        problem = "" if self.handlers.shelf.loaded else self.handlers.model_problem(language)
         if problem:
             return [notice(problem, "error"), *nothing[1:]]
         session.stop.clear()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vampnet.config import CancelledError
 from vampnet.studio.notices import notice, progress
 from vampnet.studio.session import Session
-from vampnet.studio.text import say
+from vampnet.studio.text import say, tell
 
 if TYPE_CHECKING:
     from vampnet.pipeline import Cancelled, OnStep, VampNet
@@ -82,7 +82,7 @@ class Work:
         if isinstance(error, CancelledError):
             return notice(say("work.stopped", self._session.language), "ready")
         if isinstance(error, ValueError):
-            return notice(str(error), "error")
+            return notice(tell(error, self._session.language), "error")
         log.error("Work failed", exc_info=error)
         return notice(say("work.failed", self._session.language, error=f"{type(error).__name__}: {error}"), "error")
 
