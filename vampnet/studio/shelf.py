@@ -49,7 +49,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Task:
-    """What the shelf is doing: words, said by `text.tell`, and for a download the bytes done and of how many (0 = not known)."""
+    """What the shelf is doing: words, for `text.tell`, and for a download the bytes done and of how many (0 = not known)."""
 
     words: str
     done: int = 0
