@@ -21,6 +21,7 @@ from vampnet.studio.notices import notice, progress
 from vampnet.studio.players import keep_vamp
 from vampnet.studio.session import Session, Source, envelope
 from vampnet.studio.text import say
+from vampnet.studio.titles import NAMED, comp_title
 from vampnet.studio.work import Work
 from vampnet.vamp import Vamp
 
@@ -135,7 +136,7 @@ class Comping:
         comment = metadata.write(dataclasses.replace(origin, kind="comp", takes=len(vamp.takes)))
         path = folder / settings["source_file"]
         source = Source(path, shown["source"], samples, rate, envelope(vamp.source), _beats_of(shown))
-        title = say("comp.title", session.language, title=shown["title"])
+        title = comp_title(shown.get(NAMED) or shown["title"])
         kept = keep_vamp(session, result, request, source, title, "comp", [comment])
         kept["source_track"]["alias"] = shown["source_track"].get("alias")
 

@@ -92,6 +92,8 @@ TEXT: dict[str, str] = {
     "share.mine.sure": "정말 삭제할까요?",
     "share.too_large": "이 뱀프는 {size} MB인데 최대 {most} MB까지 공유할 "
     "수 있습니다. 테이크를 줄이거나 더 짧은 클립을 공유하세요.",
+    "share.too_often": "한 시간 안에 이곳에서 뱀프 {most}개를 공유했습니다. {minutes}분 뒤에 다시 공유하세요.",
+    "share.dialog.stranger": "삭제 링크를 꼭 보관하세요. 다른 사이트의 페이지 안이거나 쿠키가 꺼져 있을 때처럼 이 브라우저가 이 페이지의 쿠키를 남기지 않아, 그 링크로만 뱀프를 지울 수 있고 아래 목록에도 나오지 않습니다.",
     "share.title": "제목이 {n}자입니다. {most}자까지 쓸 수 있습니다.",
     "share.note": "메모가 {n}자입니다. {most}자까지 쓸 수 있습니다.",
     "share.disk": "뱀프를 저장할 수 없습니다. 서버의 디스크가 가득 찼거나 쓸 수 없습니다.",
@@ -515,4 +517,13 @@ TEXT: dict[str, str] = {
     "map.wrong.whole": "{control}: 정수여야 합니다. 받은 값: {value:g}.",
     "map.wrong.region": "구간은 시작과 끝(초)이어야 합니다. 구간을 지우고 파형 위에서 다시 끌어 보세요.",
     "journey.no_round": "그 라운드는 이제 없습니다. 보이는 것 중에서 고르세요.",
+    "deck.title.periodic": "P {n}",
+    "deck.title.kept_codebooks": "N_k {n}",
+    "deck.title.context": "앞 {before}초와 뒤 {after}초",
+    "deck.title.beat_width_ms": "박 {n} ms",
+    "deck.title.onset_width_ms": "소리 시작 {n} ms",
+    "deck.title.nothing": "남긴 것 없음",
+    "deck.title.painted": "직접 칠함",
+    "share.words.painted": "지도에 칠한 것",
+    "share.words.added": "앞에 {before}초, 뒤에 {after}초를 더함",
 }
