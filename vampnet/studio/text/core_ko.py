@@ -114,7 +114,7 @@ TEXT: dict[str, str] = {
     "takes must be a whole number of at least 1, not {takes!r}.": "테이크 수는 1 이상의 정수여야 합니다. 받은 값: {takes!r}.",
     "The device '{chosen}' cannot be used here: leave it out, or use cpu.": "여기서는 ‘{chosen}’ 장치를 쓸 수 없습니다. 빼거나 cpu를 쓰세요.",
     "The region starts at {start:g} s, but the clip ends at {clip:.2f} s: move the region into the clip.": "구간이 {start:g}초에 시작하는데 클립은 {clip:.2f}초에 끝납니다. 구간을 클립 안으로 옮기세요.",
-    "This prompt keeps what follows each {name}: pass the {name}s in seconds or set {name}_width_ms to 0.": "이 프롬프트에는 때({name})가 필요합니다. 때를 초로 주거나 {name}_width_ms를 0으로 두세요.",
+    "This prompt keeps what follows each {name}: pass the {name}s in seconds or set {name}_width_ms to 0.": "이 프롬프트에는 박이나 소리가 시작되는 때({name})가 필요합니다. 때를 초로 주거나 그 폭을 0으로 두세요.",
     "{path} is damaged or not by torch.save ({kind}), and nothing in it was run: get it again.": "{path}: 손상되었거나 torch.save로 쓴 것이 아닙니다({kind}). 그 안의 어떤 것도 실행하지 않았습니다. 다시 받으세요.",
     "{path} is refused, since it could be read only by running code that it names ({code}): take a file that holds tensors and plain values alone.": "{path}: 읽으려면 그 안에 적힌 코드({code})를 실행해야 하므로 거절했습니다. 텐서와 단순한 값만 담긴 파일을 쓰세요.",
     "There is no file {path}.": "{path} 파일이 없습니다.",
