@@ -31,9 +31,10 @@ from vampnet.sentences import Sentence, sentence_of
 from vampnet.studio import tempo
 from vampnet.studio.chooser import Chooser
 from vampnet.studio.comp_room import comp_title
-from vampnet.studio.controls import CONTROLS, Request
+from vampnet.studio.controls import CONTROLS, Request, info_of
 from vampnet.studio.handlers import Handlers, about_source
 from vampnet.studio.paint import read_paint
+from vampnet.studio.prompts import Prompts
 from vampnet.studio.restoring import Restoring
 from vampnet.studio.session import Session
 from vampnet.studio.share_data import publish
@@ -219,6 +220,15 @@ def test_bars_that_a_clip_does_not_have() -> None:
 
 def tiny_clip(seconds: float) -> Any:
     return 44_100, (0.1 * np.random.default_rng(0).normal(size=round(44_100 * seconds))).astype(np.float32)
+
+
+def test_lines_of_controls_are_every_visitors_own_at_once() -> None:
+    import gradio as gr
+
+    with gr.Blocks():
+        prompts = Prompts()
+    for name, control in prompts.controls.items():
+        assert ("{" in en.TEXT[f"map.{name}.info"]) == (control.info == info_of(name)), name
 
 
 # ----------------------------------------------------------------------------------------------------------------- models
