@@ -212,6 +212,19 @@ def test_stop_ends_a_vamp_and_the_next_one_works(page: Any, clip: Path) -> None:
     assert page.locator(".vs-vamp").count() == 2 and page.locator(".vs-take").count() == 2
 
 
+def test_what_is_typed_beyond_the_end_of_a_slider_is_its_end(page: Any) -> None:
+    for name, typed, kept in (("steps", "999", "72"), ("steps", "0", "1"), ("takes", "", "4"), ("seed", "-5", "0")):
+        field = page.locator(f"#control-{name} input[type=number]")
+        field.focus()
+        field.fill("")
+        field.press_sequentially(typed, delay=60)
+        field.press("Tab")
+        assert field.input_value() == kept
+    # Nothing of it failed on the server, which would say so.
+    page.wait_for_timeout(500)
+    assert page.locator(".toast-body").count() == 0
+
+
 def test_bad_files_get_a_sentence_and_nothing_is_lost(page: Any, clip: Path, tmp_path: Path) -> None:
     page.click("#vamp")
     page.wait_for_selector("#progress [role=alert]:has-text('no audio yet')")

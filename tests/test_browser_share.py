@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.server
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,3 +167,43 @@ def test_a_link_outlives_the_server_and_brings_everything_back(browser: Any, cli
         with visit(browser, f"{address}v/{name}", missing=True, locale="ko-KR") as page:
             assert page.locator("h1").inner_text() == "여기에는 뱀프가 없습니다"
             check_layout(page)
+
+
+@contextmanager
+def other_site(address: str) -> Iterator[str]:
+    """The address of a page on another site that shows `address` in a frame."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            frame = f'<link rel="icon" href="data:,"><iframe src="{address}" style="width:1200px;height:800px"></iframe>'
+            self.wfile.write(b"<!doctype html><title>A blog</title>" + frame.encode())
+
+        def log_message(self, *given: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://localhost:{server.server_address[1]}/"
+    server.shutdown()
+    server.server_close()
+
+
+def test_in_a_frame_of_another_site_the_delete_link_is_handed_over(browser: Any, clip: Path, tmp_path: Path) -> None:
+    with serve(tmp_path) as address, other_site(address) as blog, visit(browser, blog, locale="ko-KR") as page:
+        frame = page.frame_locator("iframe")
+        frame.locator("#status .vs-ready").wait_for()
+        [inner] = [found for found in page.frames if found.url.startswith(address)]
+        bring(inner, clip)
+        vamp(inner, takes=1, steps=2)
+        inner.wait_for_selector("#progress :text('테이크 1개가 준비되었습니다')")
+        _, delete = share(inner, "From a blog")
+        assert "삭제 링크를 꼭 보관하세요" in inner.inner_text(".vs-share-keep")
+        assert inner.locator(".vs-share-mine li").count() == 0 and page.context.cookies() == []
+        # And it does what it says, with no cookie and no frame.
+        page.goto(delete)
+        page.get_by_role("button", name="삭제").click()
+        page.wait_for_selector("h1:has-text('삭제')")
+        assert not list((tmp_path / "gallery" / "vamps").iterdir())

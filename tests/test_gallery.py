@@ -85,7 +85,6 @@ def killed(left: int, work: Callable[[], object]) -> int:
     if child == 0:
         try:
             for name in ("fsync", "rename", "replace"):
-
                 real = getattr(os, name)
 
                 def counted(*arguments: object, real: Callable[..., object] = real) -> object:

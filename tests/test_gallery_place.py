@@ -121,7 +121,11 @@ def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setenv("VAMPNET_GALLERY_DAYS", "30")
     gallery = open_gallery(read("--gallery-vamps", "7", "--gallery-gb", "0.5"))
     assert gallery is not None and gallery.root == (tmp_path / "mine").resolve()
-    assert gallery.limits == Limits(7, 500_000_000, days=30)
+    assert gallery.limits == Limits(7, 500_000_000, days=30, hourly=20, proxies=0)
+    monkeypatch.setenv("VAMPNET_GALLERY_HOURLY", "5")
+    monkeypatch.setenv("SPACE_ID", "me/space")
+    given = read("--gallery-proxies", "2"), read()
+    assert [(one.gallery_hourly, one.gallery_proxies) for one in given] == [(5, 2), (5, 1)]
     assert open_gallery(read("--no-share-links")) is None
     (tmp_path / "file").write_text("in the way")
     assert open_gallery(read("--gallery", str(tmp_path / "file" / "gallery"))) is None

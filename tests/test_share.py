@@ -24,7 +24,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from vampnet.bundle import read_bundle
-from vampnet.gallery import Gallery, Limits, NotShared, Shared
+from vampnet.gallery import Gallery, GalleryError, Limits, NotShared, Shared
 from vampnet.studio.controls import read_request
 from vampnet.studio.mask_picture import given_mask, mask_of
 from vampnet.studio.paint import paint_of
@@ -191,7 +191,9 @@ def test_it_works_below_a_path_and_behind_a_proxy(gallery: Gallery, root: str) -
     with gr.Blocks() as page:
         gr.HTML("the studio")
     page.root_path = root
-    client = TestClient(App.create_app(page, app_kwargs={"routes": SharePages(gallery).routes()}), base_url="http://inside:7860")
+    client = TestClient(
+        App.create_app(page, app_kwargs={"routes": SharePages(gallery).routes()}), base_url="http://inside:7860"
+    )
     headers = {"X-Forwarded-Host": "studio.example", "X-Forwarded-Proto": "https"}
     wanted = root if root.startswith("http") else f"https://studio.example{root}"
     # A proxy may cut its path off or leave it there.
@@ -292,6 +294,16 @@ def test_nobody_shares_what_is_not_theirs(sharing: Sharing, session: Session, ha
     assert sharing.gallery.settings(told["id"])["beats"]["beats"][:2] == [0.02, 0.5]
     private = sharing.act(session, asked(""), event(action="share", vamp=vamp, private=True))["id"]
     assert sharing.gallery.settings(private)["beats"] is None and "Roof" not in page_text(sharing.gallery, private)
+    # Whoever has no cookie, as in a frame of another site, is told that nothing but the delete link is theirs.
+    assert told["known"] is True
+    told = sharing.act(session, asked(""), event(action="share", vamp=vamp, title="Nobody's"))
+    assert told["stage"] == "done" and told["known"] is False and told["mine"] == []
+    with pytest.raises(GalleryError):
+        sharing.gallery.delete(told["id"], owner="")
+    sharing.gallery.delete(told["id"], secret=told["secret"])
+    told = sharing.ask(session, asked(), event(action="share", vamp=vamp))
+    assert [one["title"] for one in told["mine"]] == ["Ours"]
+    told = {"id": told["mine"][0]["id"]}
     # The list is the owner's, and so is deleting from it.
     stolen = sharing.act(stranger, asked("s" * 22), event(action="delete", id=told["id"]))
     assert stolen["mine"] == [] and "Only who shared" in stolen["problem"] and sharing.gallery.get(told["id"])

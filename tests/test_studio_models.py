@@ -28,6 +28,8 @@ from vampnet.studio.shelf import ModelShelf, Shape
 
 known_beats = studio_tools.known_beats
 SECONDS = 60
+VISIT = SimpleNamespace(headers={})
+"""A visitor without a language."""
 MB = 10**6
 
 
@@ -339,7 +341,7 @@ def chooser(tmp_path: Path, room: Any) -> Chooser:
 
 
 def test_cards_show_size_licence_and_whether_it_is_on_disk(chooser: Chooser) -> None:
-    first, second = chooser.show("new")
+    first, second = chooser.show(Session(chooser.handlers.files), "new")
     assert "Looking on the hub" in first and "Looking" not in second
     assert "3.0 GB · CC BY-NC-SA 4.0 · will be downloaded" in second and "33 MB · MIT · in use" in second
     assert "100 MB · MIT · on disk" in second and second.count('aria-pressed="true"') == 1
@@ -349,7 +351,7 @@ def test_cards_show_size_licence_and_whether_it_is_on_disk(chooser: Chooser) -> 
 
 def test_a_press_on_load_ends_with_the_new_model(chooser: Chooser) -> None:
     session = Session(chooser.handlers.files)
-    assert len(list(chooser.show("new"))) == 2
+    assert len(list(chooser.show(Session(chooser.handlers.files), "new"))) == 2
     line, load, cancel = chooser.begin(session, " new ")
     assert "Loading new" in line and not load["interactive"] and cancel["visible"]
     steps = told(chooser.watch(session, "new"))
@@ -371,7 +373,7 @@ def test_what_cannot_be_loaded_is_said_and_the_page_goes_on(chooser: Chooser) ->
 
 def test_a_page_that_opens_during_a_download_shows_it(chooser: Chooser) -> None:
     chooser.shelf.task = shelf.Task("Downloading coarse.pth: 1 of 2 MB", 1, 2)
-    steps = chooser.watch_quietly()
+    steps = chooser.watch_quietly(VISIT)
 
     async def look() -> tuple[Any, Any]:
         first = await anext(steps)
@@ -385,9 +387,9 @@ def test_a_page_that_opens_during_a_download_shows_it(chooser: Chooser) -> None:
 
 def test_a_page_that_opens_after_a_failure_hears_of_it_but_not_of_a_stop(chooser: Chooser) -> None:
     exchange(chooser.shelf, "bad")
-    assert "It is bad." in told(chooser.watch_quietly())[-1][0]
+    assert "It is bad." in told(chooser.watch_quietly(VISIT))[-1][0]
     chooser.shelf.stopped, chooser.shelf.problem = True, "Stopped: new was not loaded."
-    assert told(chooser.watch_quietly())[-1][0] == ""
+    assert told(chooser.watch_quietly(VISIT))[-1][0] == ""
 
 
 def test_only_a_shelf_with_a_choice_gets_a_chooser(tmp_path: Path) -> None:

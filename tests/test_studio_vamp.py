@@ -16,11 +16,11 @@ from studio_tools import run_vamp, short_clip, values
 from tiny import tiny_vampnet
 
 from vampnet.config import SAMPLE_RATE, Prompt, Sampling
-from vampnet.studio import players
 from vampnet.studio.controls import CONTROLS, Request
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.page import build
 from vampnet.studio.session import MAX_VAMPS, Files, Session
+from vampnet.studio.titles import say_title, title_of
 
 handlers, session, known_beats = studio_tools.handlers, studio_tools.session, studio_tools.known_beats
 
@@ -68,7 +68,7 @@ def test_a_vamp_gives_takes_as_long_as_the_source(handlers: Handlers, session: S
     sounds = [soundfile.read(take["sound"])[0] for take in vamp["takes"]]
     assert all(sound.shape == (SAMPLE_RATE // 2, 2) and np.abs(sound).max() > 0.001 for sound in sounds)
     assert not np.array_equal(*sounds)
-    assert vamp["title"] == "Vary" and "seed 7" in vamp["sentence"]
+    assert vamp["title"] == "Vary"
     assert told[-1][2]["interactive"] and not told[-1][3]["interactive"]
     assert session.request is None and not session.running
 
@@ -151,7 +151,6 @@ def test_a_second_press_does_not_start_a_second_vamp(handlers: Handlers, session
     handlers.stop(session)
 
 
-
 # ------------------------------------------------------------------------------------------------------------------- page
 
 
@@ -163,7 +162,7 @@ def test_the_page_builds_with_and_without_examples(tmp_path: Path) -> None:
 
 def test_titles_say_what_was_kept() -> None:
     def title(**changes: Any) -> str:
-        return players._title(Request(Prompt(**changes), Sampling()))
+        return say_title(title_of(Request(Prompt(**changes), Sampling())))
 
     assert title(periodic=7) == "Vary" and title(periodic=0) == "Nothing kept"
     assert title(periodic=5, kept_codebooks=1) == "P 5, N_k 1"

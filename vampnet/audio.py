@@ -18,6 +18,7 @@ import torch
 
 from vampnet.config import SAMPLE_RATE
 from vampnet.limiter import limit_peaks
+from vampnet.sentences import Sentence
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -87,10 +88,12 @@ def load(source: Any, sample_rate: int = SAMPLE_RATE, max_seconds: float = MAX_S
     _check_length(samples.shape[0], rate, max_seconds)
     samples = _at_most_stereo(samples)
     if not np.isfinite(samples).all():
-        raise AudioError("The audio holds NaN or infinite samples: export it again from the program that made it.")
+        raise AudioError(Sentence("The audio holds NaN or infinite samples: export it again from the program that made it."))
     peak = float(np.abs(samples).max())
     if peak < 10 ** (SILENCE_DBFS / 20):
-        raise AudioError(f"The audio is silent (its peak lies below {SILENCE_DBFS:.0f} dBFS): use a clip with sound in it.")
+        raise AudioError(Sentence(
+            "The audio is silent (its peak lies below {floor:.0f} dBFS): use a clip with sound in it.", floor=SILENCE_DBFS,
+        ))  # fmt: skip
     samples = _resample(samples, rate, sample_rate)
     signal = make_signal(torch.from_numpy(np.ascontiguousarray(samples.T)).unsqueeze(0), sample_rate)
     signal.path_to_file = path
@@ -102,11 +105,11 @@ def _read_file(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
     import soundfile
 
     if not path.exists():
-        raise AudioError(f"There is no file '{path}': check the path.")
+        raise AudioError(Sentence("There is no file '{path}': check the path.", path=path))
     if path.is_dir():
-        raise AudioError(f"'{path}' is a folder: choose one sound file in it.")
+        raise AudioError(Sentence("'{path}' is a folder: choose one sound file in it.", path=path))
     if path.stat().st_size == 0:
-        raise AudioError(f"'{path.name}' is an empty file: choose one that holds audio.")
+        raise AudioError(Sentence("'{file}' is an empty file: choose one that holds audio.", file=path.name))
     try:
         # A handle without a name: the content decides what the file is, and not how its name ends.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -114,24 +117,33 @@ def _read_file(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
             _check_header(file, path.name, max_seconds)
             return _decode(file, max_seconds), file.samplerate
     except (soundfile.SoundFileError, TypeError) as error:
-        raise AudioError(f"'{path.name}' cannot be read as audio: use a sound WAV, FLAC, OGG or MP3 file.") from error
+        raise AudioError(
+            Sentence("'{file}' cannot be read as audio: use a sound WAV, FLAC, OGG or MP3 file.", file=path.name)
+        ) from error
     except OSError as error:
-        raise AudioError(f"'{path.name}' cannot be opened ({error.strerror}): check that you may read it.") from error
+        raise AudioError(
+            Sentence("'{file}' cannot be opened ({reason}): check that you may read it.", file=path.name, reason=error.strerror)
+        ) from error
 
 
 def _check_header(file: Any, name: str, max_seconds: float) -> None:
     if not MIN_FILE_RATE <= file.samplerate <= MAX_FILE_RATE:
-        raise AudioError(
-            f"'{name}' has a sample rate of {file.samplerate} Hz, and {MIN_FILE_RATE} to {MAX_FILE_RATE} Hz can be read: "
-            "convert it first."
-        )
+        raise AudioError(Sentence(
+            "'{name}' has a sample rate of {rate} Hz, and {low} to {high} Hz can be read: convert it first.", name=name,
+            rate=file.samplerate, low=MIN_FILE_RATE, high=MAX_FILE_RATE,
+        ))  # fmt: skip
     if file.channels > MAX_CHANNELS:
-        raise AudioError(f"'{name}' has {file.channels} channels, and at most {MAX_CHANNELS} can be read: mix it to stereo.")
+        raise AudioError(Sentence(
+            "'{name}' has {channels} channels, and at most {most} can be read: mix it to stereo.", name=name,
+            channels=file.channels, most=MAX_CHANNELS,
+        ))  # fmt: skip
     if file.frames > 0:
         _check_length(file.frames, file.samplerate, max_seconds)
     if file.frames * file.channels > MAX_DECODED_SAMPLES:
-        samples = f"{file.frames * file.channels:,} samples"
-        raise AudioError(f"'{name}' is too large ({samples}): convert it to stereo at 44.1 kHz or cut it first.")
+        raise AudioError(Sentence(
+            "'{name}' is too large ({samples:,} samples): convert it to stereo at 44.1 kHz or cut it first.", name=name,
+            samples=file.frames * file.channels,
+        ))  # fmt: skip
 
 
 def _decode(file: Any, max_seconds: float) -> np.ndarray:
@@ -150,7 +162,7 @@ def _decode(file: Any, max_seconds: float) -> np.ndarray:
 def _read_memory(source: Any) -> tuple[np.ndarray, int]:
     """(N, C) float32 and its rate in Hz, from an AudioSignal or a pair of samples and rate."""
     if source is None:
-        raise AudioError("There is no audio: upload, record or choose a clip first.")
+        raise AudioError(Sentence("There is no audio: upload, record or choose a clip first."))
     if hasattr(source, "audio_data") and hasattr(source, "sample_rate"):
         source = (source.audio_data, source.sample_rate)
     if not (isinstance(source, (tuple, list)) and len(source) == 2):
@@ -170,7 +182,10 @@ def _read_memory(source: Any) -> tuple[np.ndarray, int]:
         samples = _array_to_frames(np.asarray(samples))
     if samples.shape[1] > MAX_CHANNELS:
         channels = samples.shape[1]
-        raise AudioError(f"The audio has {channels} channels, and at most {MAX_CHANNELS} can be read: mix it to stereo.")
+        raise AudioError(Sentence(
+            "The audio has {channels} channels, and at most {most} can be read: mix it to stereo.", channels=channels,
+            most=MAX_CHANNELS,
+        ))  # fmt: skip
     return samples, int(rate)
 
 
@@ -211,20 +226,26 @@ def _to_float(samples: np.ndarray) -> np.ndarray:
 def _check_length(samples: int, rate: int, max_seconds: float) -> None:
     seconds = samples / rate
     if samples == 0:
-        raise AudioError("The audio is empty (0 samples): use a clip with sound in it.")
+        raise AudioError(Sentence("The audio is empty (0 samples): use a clip with sound in it."))
     if seconds < MIN_SECONDS:
-        limit_ms = round(MIN_SECONDS * 1000)
-        raise AudioError(f"The audio lasts {seconds * 1000:.0f} ms, and at least {limit_ms} ms are needed: use a longer clip.")
+        raise AudioError(Sentence(
+            "The audio lasts {ms:.0f} ms, and at least {least:.0f} ms are needed: use a longer clip.", ms=seconds * 1000,
+            least=MIN_SECONDS * 1000,
+        ))  # fmt: skip
     if seconds > max_seconds:
-        limit_text = _spell(max_seconds)
-        raise AudioError(f"The audio lasts {_spell(seconds)}, and at most {limit_text} can be used: cut out the part you want.")
+        raise AudioError(Sentence(
+            "The audio lasts {seconds}, and at most {most} can be used: cut out the part you want.", seconds=_spell(seconds),
+            most=_spell(max_seconds),
+        ))  # fmt: skip
 
 
-def _spell(seconds: float) -> str:
+def _spell(seconds: float) -> Sentence:
     if seconds < 120:
-        return f"{seconds:.3g} s"
+        return Sentence("{seconds:.3g} s", seconds=seconds)
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+    if minutes < 120:
+        return Sentence("{minutes} min", minutes=minutes)
+    return Sentence("{hours} h {minutes} min", hours=minutes // 60, minutes=minutes % 60)
 
 
 def _at_most_stereo(samples: np.ndarray) -> np.ndarray:

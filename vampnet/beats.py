@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from vampnet.sentences import Sentence
+
 if TYPE_CHECKING:
     from audiotools import AudioSignal
 
@@ -122,20 +124,28 @@ def track(
         raise ValueError(f"There is no beat-this checkpoint at '{checkpoint}': check the path or leave it out.")
     samples, rate = _mono(signal)
     if engine == "librosa":
-        return _track_librosa(samples, rate, "librosa tracked the beats, as asked; the downbeats are a guess.")
+        return _track_librosa(samples, rate, Sentence("librosa tracked the beats, as asked; the downbeats are a guess."))
     path, reason = (Path(checkpoint), "") if checkpoint is not None else find_checkpoint(download)
     if path is None and engine == "beat-this":
         raise ValueError(f"beat-this cannot track the beats because {reason}: give a checkpoint or use librosa.")
     if path is None:
-        return _track_librosa(samples, rate, f"librosa tracked the beats because {reason}; the downbeats are a guess.")
+        return _track_librosa(samples, rate, _instead(reason))
     try:
         model = _beat_this(str(path), path.stat().st_mtime_ns, str(device))
     except Exception as error:  # a checkpoint can be broken in any way, and whatever it is, librosa still works
-        problem = f"the beat-this checkpoint '{path}' cannot be loaded ({type(error).__name__})"
+        kind = type(error).__name__
         if engine == "beat-this" or checkpoint is not None:
-            raise ValueError(f"{problem[0].upper()}{problem[1:]}: delete it or give another.") from error
-        return _track_librosa(samples, rate, f"librosa tracked the beats because {problem}; the downbeats are a guess.")
-    return _track_beat_this(model, samples, rate, f"beat-this tracked beats and downbeats with {path.name}.")
+            raise ValueError(
+                f"The beat-this checkpoint '{path}' cannot be loaded ({kind}): delete it or give another."
+            ) from error
+        problem = Sentence("the beat-this checkpoint '{path}' cannot be loaded ({kind})", path=path, kind=kind)
+        return _track_librosa(samples, rate, _instead(problem))
+    note = Sentence("beat-this tracked beats and downbeats with {file}.", file=path.name)
+    return _track_beat_this(model, samples, rate, note)
+
+
+def _instead(reason: str) -> Sentence:
+    return Sentence("librosa tracked the beats because {reason}; the downbeats are a guess.", reason=reason)
 
 
 def onsets(signal: AudioSignal) -> tuple[float, ...]:
@@ -251,14 +261,14 @@ def _track_librosa(samples: np.ndarray, rate: int, note: str) -> BeatGrid:
     import librosa
 
     if not _audible(samples):
-        return BeatGrid(engine="librosa", note="The audio is silent, so there are no beats in it.")
+        return BeatGrid(engine="librosa", note=Sentence("The audio is silent, so there are no beats in it."))
     strength = _onset_strength(samples, rate)
     if not strength.any():
-        return BeatGrid(engine="librosa", note="librosa found no beat in the audio.")
+        return BeatGrid(engine="librosa", note=Sentence("librosa found no beat in the audio."))
     _, frames = librosa.beat.beat_track(onset_envelope=strength, sr=rate, hop_length=HOP, trim=False)
     beats = _to_seconds(strength, frames, rate, len(samples))
     if not beats:
-        return BeatGrid(engine="librosa", note="librosa found no beat in the audio.")
+        return BeatGrid(engine="librosa", note=Sentence("librosa found no beat in the audio."))
     return make_grid(beats, _guess_downbeats(samples, rate, beats), "librosa", note)
 
 
@@ -294,7 +304,7 @@ def _beat_this(path: str, modified: int, device: str) -> Any:
 
 def _track_beat_this(model: Any, samples: np.ndarray, rate: int, note: str) -> BeatGrid:
     if not _audible(samples):
-        return BeatGrid(engine="beat-this", note="The audio is silent, so there are no beats in it.")
+        return BeatGrid(engine="beat-this", note=Sentence("The audio is silent, so there are no beats in it."))
     beats, downbeats = model(samples.astype(np.float64), rate)
     end = len(samples) / rate - EDGE_SECONDS
     return make_grid([t for t in beats if t < end], [t for t in downbeats if t < end], "beat-this", note)
@@ -310,9 +320,9 @@ def find_checkpoint(download: bool = True) -> tuple[Path | None, str]:
         if (folder / f"beat_this-{name}.ckpt").is_file():
             return folder / f"beat_this-{name}.ckpt", ""
     if not download:
-        return None, "the weights of beat-this are not on this machine"
+        return None, Sentence("the weights of beat-this are not on this machine")
     if os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}:
-        return None, "the weights of beat-this are not on this machine and HF_HUB_OFFLINE forbids a download"
+        return None, Sentence("the weights of beat-this are not on this machine and HF_HUB_OFFLINE forbids a download")
     from beat_this.inference import CHECKPOINT_URL
 
     return _fetch(f"{CHECKPOINT_URL}/{CHECKPOINT}.ckpt", folder / f"beat_this-{CHECKPOINT}.ckpt")
@@ -341,7 +351,7 @@ class _Download:
             torch.load(part, map_location="cpu", weights_only=True)
             os.replace(part, self.path)
         except Exception as error:  # whatever goes wrong with a network, the answer is librosa
-            self.problem = f"the weights of beat-this could not be downloaded ({type(error).__name__})"
+            self.problem = Sentence("the weights of beat-this could not be downloaded ({kind})", kind=type(error).__name__)
         finally:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
@@ -362,6 +372,7 @@ def _fetch(url: str, path: Path) -> tuple[Path | None, str]:
     if first and job.answered.wait(CONNECT_SECONDS):
         job.done.wait(WAIT_SECONDS)
     if not job.done.is_set():
-        state = "are still being downloaded" if job.answered.is_set() else "could not be downloaded (no answer)"
-        return None, f"the weights of beat-this {state}"
+        if job.answered.is_set():
+            return None, Sentence("the weights of beat-this are still being downloaded")
+        return None, Sentence("the weights of beat-this could not be downloaded (no answer)")
     return (path, "") if not job.problem else (None, job.problem)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from vampnet import audio
 from vampnet.beats import BeatGrid
 from vampnet.config import Prompt, Sampling, TokenGrid
+from vampnet.sentences import Sentence
 from vampnet.vamp import FORMATS, Vamp
 
 SETTINGS, TOKENS, SOURCE = "vamp.json", "tokens.safetensors", "source"
@@ -99,9 +100,9 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
         source = settings["source_file"]
         names = [*([] if source is None else [source]), *settings["files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError("There is no vamp here, or its settings are damaged.") from error
+        raise ValueError(Sentence("There is no vamp here, or its settings are damaged.")) from error
     if any(not isinstance(name, str) or Path(name).name != name or name.startswith(".") for name in names):
-        raise ValueError("The settings of this vamp name files outside its folder: it is not used.")
+        raise ValueError(Sentence("The settings of this vamp name files outside its folder: it is not used."))
     return settings
 
 
@@ -113,7 +114,7 @@ def read_bundle(folder: str | Path) -> Vamp:
     """
     folder, settings = Path(folder), read_settings(folder)
     if settings["source_file"] is None:
-        raise ValueError("The source of this vamp was kept private: there are its takes and settings, and no more.")
+        raise ValueError(Sentence("The source of this vamp was kept private: there are its takes and settings, and no more."))
     try:
         tensors = load_file(folder / TOKENS)
         tokens, source_tokens = (tensors[name].long() for name in ("tokens", "source_tokens"))
@@ -129,10 +130,10 @@ def read_bundle(folder: str | Path) -> Vamp:
             tuple(settings.get("extend", (0.0, 0.0))),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"The vamp in this folder is damaged ({type(error).__name__}).") from error
+        raise ValueError(Sentence("The vamp in this folder is damaged ({kind}).", kind=type(error).__name__)) from error
     steps, levels = source_tokens.shape[-1], source_tokens.shape[-2]
     if tokens.shape != (len(takes), levels, steps) or mask.shape != (1, levels, steps) or source_tokens.shape[0] != 1:
-        raise ValueError("The vamp in this folder is damaged: its tokens do not fit its takes.")
+        raise ValueError(Sentence("The vamp in this folder is damaged: its tokens do not fit its takes."))
     return vamp
 
 

@@ -9,13 +9,14 @@ from typing import Literal
 
 from vampnet import hub, layout
 from vampnet.hub_errors import ModelUnavailable
+from vampnet.sentences import Sentence
 
 STOCK = "hugggof/vampnet"
 """The repository of the published weights."""
 STOCK_BYTES = 600_996_465 + 1_330_000_000 + 1_100_000_000
 """Size of the published codec, coarse and fine model, to be told without a network."""
 LICENCES = {STOCK: "CC BY-NC-SA 4.0"}
-NOT_STATED = "not stated"
+NOT_STATED = Sentence("not stated")
 SECONDS = 4.0
 """How long the hub may take: somebody waits for the list."""
 
@@ -47,7 +48,7 @@ class Entry:
 def size(count: int | None) -> str:
     """Bytes for people, in powers of ten: "33 MB", "1.3 GB"; None is "size unknown"."""
     if count is None:
-        return "size unknown"
+        return Sentence("size unknown")
     if count >= 999_500_000:
         return f"{count / 1e9:.1f} GB"
     return f"{max(count, 1) / 1e6:.0f} MB" if count >= 950_000 else f"{max(count / 1e6, 0.1):.1f} MB"
@@ -70,7 +71,7 @@ def catalogue(online: bool = True) -> list[Entry]:
 def _bundled(name: str) -> Entry:
     folder = layout.bundled_folder() / name
     size = sum((folder / file).stat().st_size for file in ("config.json", *layout.WEIGHTS))
-    return Entry(name, "bundled", size, _licence_in(folder), True, "comes with the program; small and quick")
+    return Entry(name, "bundled", size, _licence_in(folder), True, Sentence("comes with the program; small and quick"))
 
 
 def _published(folder: Path | None, online: bool) -> list[Entry]:
@@ -113,8 +114,10 @@ def _entries(name: str, sizes: dict[str, int | None], licence: str, source: Lite
 
 def _about(name: str, style: str | None = None) -> str:
     if style is not None:
-        return f"fine-tune '{style}'; shares its codec with {name}"
-    return "the published weights, paper size; a GPU helps" if name == STOCK else "downloaded from the hub"
+        return Sentence("fine-tune '{style}'; shares its codec with {name}", style=style, name=name)
+    if name == STOCK:
+        return Sentence("the published weights, paper size; a GPU helps")
+    return Sentence("downloaded from the hub")
 
 
 def _licence_in(folder: Path) -> str:

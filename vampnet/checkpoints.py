@@ -21,6 +21,7 @@ from vampnet import hub, layout
 from vampnet.catalogue import Entry, catalogue
 from vampnet.hub_errors import Damaged, ModelUnavailable, not_cached
 from vampnet.layout import FOLDER_VARIABLE, PARTS, WEIGHTS, bundled_folder, bundled_models, is_checkpoint
+from vampnet.sentences import Sentence, sentence_of
 
 if TYPE_CHECKING:
     import torch
@@ -81,11 +82,12 @@ def _local(text: str) -> Path | None:
 
 
 def _unknown(text: str) -> FileNotFoundError:
-    known = ", ".join(f"'{model}'" for model in bundled_models()) or f"none in {bundled_folder()}"
-    return FileNotFoundError(
-        f"There is no model '{text}': name a bundled model ({known}), a repository of the hub as 'owner/repo', or a folder "
-        f"that holds config.json, {', '.join(WEIGHTS[:-1])} and {WEIGHTS[-1]}."
-    )
+    known = ", ".join(f"'{model}'" for model in bundled_models()) or Sentence("none in {folder}", folder=bundled_folder())
+    return FileNotFoundError(Sentence(
+        "There is no model '{text}': name a bundled model ({known}), a repository of the hub as 'owner/repo', or a folder "
+        "that holds config.json, {weights} and {last}.", text=text, known=known, weights=", ".join(WEIGHTS[:-1]),
+        last=WEIGHTS[-1],
+    ))  # fmt: skip
 
 
 def _split(text: str) -> tuple[str, str | None]:
@@ -111,7 +113,9 @@ def find(name: str | Path, weights: Sequence[str] = WEIGHTS) -> Path:
         raise _unknown(os.fspath(name))
     missing = [file for file in ("config.json", *weights) if not (folder / file).is_file()]
     if missing:
-        raise FileNotFoundError(f"The checkpoint {folder} is not complete: {', '.join(missing)} missing.")
+        raise FileNotFoundError(
+            Sentence("The checkpoint {folder} is not complete: {missing} missing.", folder=folder, missing=", ".join(missing))
+        )
     return folder
 
 
@@ -140,15 +144,17 @@ def locate(
     folder, title = _local(base), base
     if folder is not None:
         if revision is not None:
-            raise ValueError(f"'{base}' is a folder, which has no revisions: leave the revision out.")
-        chosen = layout.choose(layout.files_of(folder), f"The checkpoint {folder}", needed, style)
+            raise ValueError(Sentence("'{base}' is a folder, which has no revisions: leave the revision out.", base=base))
+        chosen = layout.choose(layout.files_of(folder), Sentence("The checkpoint {folder}", folder=folder), needed, style)
         title = folder.resolve().name
     else:
         repo, at, named = base.partition("@")
         if not hub.is_repo(repo):
             raise _unknown(text)
         if at and revision not in (None, named):
-            raise ValueError(f"'{base}' names another revision than '{revision}': give one of them.")
+            raise ValueError(
+                Sentence("'{base}' names another revision than '{revision}': give one of them.", base=base, revision=revision)
+            )
         wanted = hub.check_revision(named if at else "main" if revision is None else revision)
         title = repo if wanted == "main" else f"{repo}@{wanted}"
         folder, chosen = _from_hub(repo, wanted, needed, style, on_download)
@@ -219,7 +225,10 @@ def load(
         damaged = hub.discard_damaged(file for file in files if file.is_file())
         if damaged:
             what = ", ".join(damaged)
-            raise Damaged(f"{what} of '{title}' was damaged on the disk and has been deleted: load the model again.") from error
+            raise Damaged(Sentence(
+                "{what} of '{title}' was damaged on the disk and has been deleted: load the model again.", what=what,
+                title=title,
+            )) from error  # fmt: skip
         raise
     coarse_model, fine_model = (model.requires_grad_(False).to(device) for model in (coarse_model, fine_model))
     return Models(title, codec_model.to(device), coarse_model, fine_model)
@@ -247,11 +256,11 @@ def _read(paths: dict[str, Path]) -> tuple[Codec, TokenTransformer, TokenTransfo
     coarse, fine = (_read_transformer(paths[which], which, codec) for which in ("coarse", "fine"))
     if fine.config.n_codebooks != codec.n_codebooks or fine.config.n_conditioning != coarse.config.n_codebooks:
         where = ", ".join(dict.fromkeys(str(path) for path in paths.values()))
-        raise ValueError(
-            f"The models of {where} do not fit together: the codec has {codec.n_codebooks} levels, the coarse model "
-            f"{coarse.config.n_codebooks}, and the fine one reads {fine.config.n_codebooks} of which it is given "
-            f"{fine.config.n_conditioning}."
-        )
+        raise ValueError(Sentence(
+            "The models of {where} do not fit together: the codec has {levels} levels, the coarse model {coarse}, and the "
+            "fine one reads {fine} of which it is given {given}.", where=where, levels=codec.n_codebooks,
+            coarse=coarse.config.n_codebooks, fine=fine.config.n_codebooks, given=fine.config.n_conditioning,
+        ))  # fmt: skip
     return codec, coarse, fine
 
 
@@ -264,11 +273,13 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except (SafetensorError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"The checkpoint {path} cannot be loaded ({reason}): get its files again.") from error
+        raise ValueError(
+            Sentence("The checkpoint {path} cannot be loaded ({reason}): get its files again.", path=path, reason=reason)
+        ) from error
     except ValueError as error:
         if str(path) in str(error):
             raise
-        raise ValueError(f"{path} cannot be loaded. {error}") from error
+        raise ValueError(Sentence("{path} cannot be loaded. {error}", path=path, error=sentence_of(error))) from error
 
 
 def _read_codec(path: Path) -> Codec:
@@ -304,9 +315,9 @@ def _config(folder: Path) -> dict:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder / 'config.json'} is not readable JSON: get the file again.") from error
+        raise ValueError(Sentence("{file} is not readable JSON: get the file again.", file=folder / "config.json")) from error
     if not isinstance(config, dict):
-        raise ValueError(f"{folder / 'config.json'} does not describe a checkpoint: get the file again.")
+        raise ValueError(Sentence("{file} does not describe a checkpoint: get the file again.", file=folder / "config.json"))
     return config
 
 
@@ -347,7 +358,11 @@ def verify_checksums(folder: str | Path, weights: Sequence[str] = WEIGHTS) -> No
     folder = Path(folder)
     sums = _config(folder).get("sha256", {})
     if not isinstance(sums, dict) or not set(sums) <= set(WEIGHTS):
-        raise ValueError(f"The section 'sha256' of {folder / 'config.json'} must name weight files: get the file again.")
+        raise ValueError(
+            Sentence("The section 'sha256' of {file} must name weight files: get the file again.", file=folder / "config.json")
+        )
     for name, expected in sums.items():
         if name in weights and _sha256(folder / name) != expected:
-            raise ValueError(f"{folder / name} does not have the checksum in config.json: get the file again.")
+            raise ValueError(
+                Sentence("{file} does not have the checksum in config.json: get the file again.", file=folder / name)
+            )

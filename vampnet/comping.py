@@ -16,6 +16,7 @@ from vampnet import loops
 from vampnet.beats import BeatGrid
 from vampnet.config import Sampling, TokenGrid
 from vampnet.ring import whole_steps
+from vampnet.sentences import Sentence
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -95,9 +96,12 @@ def assemble(tokens: Tensor, choice: Sequence[int], bounds: Sequence[int]) -> Te
     """
     steps = tokens.shape[-1]
     if len(bounds) != len(choice) + 1 or list(bounds) != sorted(bounds) or bounds[0] != 0 or bounds[-1] != steps:
-        raise ValueError(f"{len(choice)} parts of {steps} time steps need as many bounds and one more, from 0 to the end.")
+        raise ValueError(Sentence(
+            "{count} parts of {steps} time steps need as many bounds and one more, from 0 to the end.", count=len(choice),
+            steps=steps,
+        ))  # fmt: skip
     if any(isinstance(take, bool) or not isinstance(take, int) or not 0 <= take < len(tokens) for take in choice):
-        raise ValueError(f"Each part needs one of the takes 1 to {len(tokens)}.")
+        raise ValueError(Sentence("Each part needs one of the takes 1 to {takes}.", takes=len(tokens)))
     parts = zip(choice, bounds[:-1], bounds[1:], strict=True)
     return torch.cat([tokens[take : take + 1, :, start:end] for take, start, end in parts], dim=-1)
 
@@ -167,7 +171,10 @@ def comp(
     """
     if tokens.shape[1:] != clip.tokens.shape[1:]:
         shapes = tuple(tokens.shape[1:]), tuple(clip.tokens.shape[1:])
-        raise ValueError(f"The takes' tokens {shapes[0]} do not fit the clip's {shapes[1]}: use the model that made them.")
+        raise ValueError(Sentence(
+            "The takes' tokens {takes} do not fit the clip's {clip}: use the model that made them.", takes=shapes[0],
+            clip=shapes[1],
+        ))  # fmt: skip
     laid = assemble(tokens, choice, bounds)
     mask = joins(choice, bounds, tokens.shape[1], model.grid, seconds, clip.loop)
     if mask.any():

@@ -8,6 +8,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
+
+from vampnet.sentences import Sentence
 
 MASK = 1024
 """Token id of a position that is still to be generated; real codes are 0..1023."""
@@ -80,17 +83,20 @@ class TokenGrid:
         return round(seconds * self.sample_rate / self.hop)
 
 
-def _require(ok: bool, sentence: str) -> None:
+def _require(ok: bool, field: str, value: Any, pattern: str, **values: Any) -> None:
+    """ValueError if something is not `ok`: the pattern with the name of an option, {field}, and its {value}."""
     if not ok:
-        raise ValueError(sentence)
+        raise ValueError(Sentence(pattern, field=field, value=value, **values))
 
 
 def _finite(value: float, name: str) -> None:
-    _require(isinstance(value, (int, float)) and math.isfinite(value), f"{name} must be a number, not {value!r}.")
+    ok = isinstance(value, (int, float)) and math.isfinite(value)
+    _require(ok, name, value, "{field} must be a number, not {value!r}.")
 
 
 def _whole(value: int, name: str) -> None:
-    _require(isinstance(value, int) and not isinstance(value, bool), f"{name} must be a whole number, not {value!r}.")
+    ok = isinstance(value, int) and not isinstance(value, bool)
+    _require(ok, name, value, "{field} must be a whole number, not {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -134,23 +140,27 @@ class Prompt:
             _whole(getattr(self, name), name)
         for name in ("prefix_seconds", "suffix_seconds", "beat_width_ms", "onset_width_ms", "dropout"):
             _finite(getattr(self, name), name)
-            _require(getattr(self, name) >= 0, f"{name} must not be negative, and it is {getattr(self, name)}.")
-        _require(self.periodic >= 0, f"periodic must be 0 (off) or a period in time steps, not {self.periodic}.")
-        _require(self.periodic_width >= 1, f"periodic_width must be at least 1 time step, not {self.periodic_width}.")
+            value = getattr(self, name)
+            _require(value >= 0, name, value, "{field} must not be negative, and it is {value}.")
         _require(
-            0 <= self.kept_codebooks <= N_CODEBOOKS, f"kept_codebooks must lie in 0..{N_CODEBOOKS}, not {self.kept_codebooks}."
+            self.periodic >= 0, "periodic", self.periodic, "{field} must be 0 (off) or a period in time steps, not {value}."
         )
-        _require(
-            1 <= self.prompt_codebooks <= N_CODEBOOKS,
-            f"prompt_codebooks must lie in 1..{N_CODEBOOKS}, not {self.prompt_codebooks}.",
-        )
-        _require(self.dropout <= 1, f"dropout is a share from 0 to 1, not {self.dropout}.")
+        _require(self.periodic_width >= 1, "periodic_width", self.periodic_width, "{field} must be at least 1, not {value}.")
+        for name, least in (("kept_codebooks", 0), ("prompt_codebooks", 1)):
+            value, limits = getattr(self, name), {"least": least, "most": N_CODEBOOKS}
+            _require(least <= value <= N_CODEBOOKS, name, value, "{field} must lie in {least}..{most}, not {value}.", **limits)
+        _require(self.dropout <= 1, "dropout", self.dropout, "{field} is a share from 0 to 1, not {value}.")
         if self.region is not None:
-            _require(len(self.region) == 2, f"region must be (start, end) in seconds, not {self.region!r}.")
+            _require(len(self.region) == 2, "region", self.region, "{field} must be (start, end) in seconds, not {value!r}.")
             start, end = self.region
             _finite(start, "region start")
             _finite(end, "region end")
-            _require(0 <= start < end, f"region must start at 0 or later and end after its start, not {self.region!r}.")
+            _require(
+                0 <= start < end,
+                "region",
+                self.region,
+                "{field} must start at 0 or later and end after its start, not {value!r}.",
+            )
 
     @property
     def needs_beats(self) -> bool:
@@ -200,12 +210,16 @@ class Sampling:
         for name in ("temperature", "mask_temperature", "top_p", "typical_mass", "sample_cutoff"):
             _finite(getattr(self, name), name)
         for name in ("steps", "typical_min_tokens", "fine_steps", "feedback"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}.")
+            value = getattr(self, name)
+            _require(value >= 1, name, value, "{field} must be at least 1, not {value}.")
         for name in ("temperature", "mask_temperature", "top_k"):
-            _require(getattr(self, name) >= 0, f"{name} must not be negative, and it is {getattr(self, name)}.")
+            value = getattr(self, name)
+            _require(value >= 0, name, value, "{field} must not be negative, and it is {value}.")
         for name in ("top_p", "typical_mass"):
-            _require(0 < getattr(self, name) <= 1, f"{name} must lie above 0 and at most at 1, not {getattr(self, name)}.")
-        _require(0 <= self.sample_cutoff <= 1, f"sample_cutoff is a share from 0 to 1, not {self.sample_cutoff}.")
+            value = getattr(self, name)
+            _require(0 < value <= 1, name, value, "{field} must lie above 0 and at most at 1, not {value}.")
+        cutoff = self.sample_cutoff
+        _require(0 <= cutoff <= 1, "sample_cutoff", cutoff, "{field} is a share from 0 to 1, not {value}.")
 
 
 @dataclass(frozen=True)
@@ -239,8 +253,10 @@ class TransformerConfig:
     position_max_distance: int = 128
 
     def __post_init__(self) -> None:
-        _require(self.dim % self.heads == 0, f"dim {self.dim} is not a multiple of heads {self.heads}.")
-        _require(0 <= self.n_conditioning < self.n_codebooks, "A model must predict at least one codebook level.")
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}.")
+        if not 0 <= self.n_conditioning < self.n_codebooks:
+            raise ValueError("A model must predict at least one codebook level.")
 
     @property
     def n_predicted(self) -> int:

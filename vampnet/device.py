@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from vampnet.sentences import Sentence
+
 
 def best_device() -> str:
     """ "cuda" if there is such a device, else "mps", else "cpu"."""
@@ -18,5 +20,7 @@ def usable_device(device: str | torch.device | None) -> str | torch.device:
     try:
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"The device '{chosen}' cannot be used here: leave it out, or use cpu.") from error
+        raise ValueError(
+            Sentence("The device '{chosen}' cannot be used here: leave it out, or use cpu.", chosen=chosen)
+        ) from error
     return chosen

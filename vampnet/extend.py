@@ -20,6 +20,7 @@ from vampnet.audio import MAX_SECONDS, make_signal
 from vampnet.beats import EDGE_SECONDS, BeatGrid
 from vampnet.config import TokenGrid
 from vampnet.ring import whole_steps
+from vampnet.sentences import Sentence
 
 if TYPE_CHECKING:
     from vampnet.codec import Codec
@@ -81,9 +82,14 @@ def plan(samples: int, seconds: tuple[float, float], grid: TokenGrid, loop: bool
     """
     before, after = (float(value) for value in seconds)
     if not (math.isfinite(before) and math.isfinite(after)) or before < 0 or after < 0:
-        raise ValueError(f"What is added before and after must be seconds of at least 0, not {before:g} and {after:g}.")
+        raise ValueError(Sentence(
+            "What is added before and after must be seconds of at least 0, not {before:g} and {after:g}.", before=before,
+            after=after,
+        ))  # fmt: skip
     if samples / grid.sample_rate + before + after > MAX_SECONDS and before + after > 0:
-        raise ValueError(f"With what is added the clip would be longer than {MAX_SECONDS / 60:g} minutes: add less.")
+        raise ValueError(Sentence(
+            "With what is added the clip would be longer than {minutes:g} minutes: add less.", minutes=MAX_SECONDS / 60,
+        ))  # fmt: skip
     if loop:
         steps = whole_steps(samples, grid.hop) // grid.hop
         step = samples / steps  # samples of the clip a time step of the ring
@@ -112,7 +118,7 @@ def longer(clip: Clip, seconds: tuple[float, float], codec: Codec) -> Clip:
         ValueError: as `plan`, or the clip was made longer already.
     """
     if clip.extension is not None:
-        raise ValueError("This clip was made longer already: begin with the clip itself.")
+        raise ValueError(Sentence("This clip was made longer already: begin with the clip itself."))
     samples, rate = clip.signal.audio_data.shape[-1], int(clip.signal.sample_rate)
     added = plan(samples, seconds, TokenGrid(codec.sample_rate, codec.hop), clip.loop)
     silent = _silent_tokens(codec)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from vampnet.progress import tell_of_shortage
+from vampnet.sentences import Sentence
 
 Result = TypeVar("Result")
 
@@ -57,7 +58,7 @@ def within_memory(
             models, device = tuple(on_cpu(model) for model in models), torch.device("cpu")
             tell_of_shortage("cpu")
         else:
-            raise MemoryShortage("There is not enough memory for this: close other programs, or use a shorter clip.")
+            raise MemoryShortage(Sentence("There is not enough memory for this: close other programs, or use a shorter clip."))
 
 
 def on_cpu(model: Any) -> Any:

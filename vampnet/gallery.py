@@ -43,7 +43,7 @@ class GalleryError(ValueError):
     """Something that cannot be shared or deleted.
 
     Attributes:
-        reason: "too_large", "title", "note", "not_yours" or "disk".
+        reason: "too_large", "title", "note", "not_yours", "disk" or "too_often".
         values: what a sentence about it needs.
     """
 

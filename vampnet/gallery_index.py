@@ -24,19 +24,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a gallery holds; the oldest vamps go first.
+    """How much a gallery holds, of which the oldest vamps go first, and how much of it one visitor fills at once.
 
     Attributes:
         vamps: how many.
         bytes: of all of them.
         one: bytes of a single one.
         days: how long one is kept; 0 = for ever.
+        hourly: how many a visitor may share an hour; 0 = as many as they like.
+        proxies: how many proxies of our own stand before the server that they reach.
     """
 
     vamps: int = 2000
     bytes: int = 5_000_000_000
     one: int = 300_000_000
     days: float = 0
+    hourly: int = 20
+    proxies: int = 0
 
 
 class Row(NamedTuple):

@@ -54,6 +54,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         ("vamps", int, plain.vamps, "how many are kept; the oldest go first"),
         ("gb", float, plain.bytes / 1e9, "how many gigabytes of them"),
         ("days", float, plain.days, "how long each is kept; 0 is for ever"),
+        ("hourly", int, plain.hourly, "how many a visitor may share an hour; 0 is no limit"),
+        # A Space is behind one, which is all that is known of who asks there.
+        ("proxies", int, int("SPACE_ID" in os.environ), "how many of your own proxies visitors come through"),
     ):
         variable = f"{FOLDER_VARIABLE}_{name.upper()}"
         # As text, so that a bad value of a variable is refused like that of an option.
@@ -78,7 +81,10 @@ def open_gallery(options: argparse.Namespace) -> Gallery | None:
     from vampnet.gallery import Gallery  # with torch, which `--help` need not wait for
 
     folder = options.gallery or default_folder()
-    limits = Limits(options.gallery_vamps, round(options.gallery_gb * 1e9), days=options.gallery_days)
+    limits = Limits(
+        options.gallery_vamps, round(options.gallery_gb * 1e9), days=options.gallery_days,
+        hourly=options.gallery_hourly, proxies=options.gallery_proxies,
+    )  # fmt: skip
     try:
         gallery = Gallery(folder, limits)
     except OSError as error:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vampnet.hub_errors import Damaged, HubUnreachable, explained, transport_errors
+from vampnet.sentences import Sentence
 
 OnDownload = Callable[[str, int, int], None]
 """Called with (file name, bytes there, bytes in all) while a file is fetched; it may raise `CancelledError` to stop."""
@@ -70,7 +71,9 @@ def check_revision(revision: str) -> str:
         ValueError: it cannot be one.
     """
     if not _REVISION.fullmatch(revision) or ".." in revision or "//" in revision or revision.endswith(".lock"):
-        raise ValueError(f"'{revision}' cannot be a revision: name a branch, a tag or a commit of the repository.")
+        raise ValueError(Sentence(
+            "'{revision}' cannot be a revision: name a branch, a tag or a commit of the repository.", revision=revision,
+        ))  # fmt: skip
     return revision
 
 
@@ -226,7 +229,9 @@ def _fetch_file(listed: Listing, name: str, storage: Path, on_download: OnDownlo
             _receive(url, part, size, name, on_download)
             if not all(_matches(part, digest) for digest in (listed.sha256.get(name, ""), metadata.etag)):
                 part.unlink()
-                raise Damaged(f"{name} of '{listed.repo}' arrived damaged and was deleted: try again.")
+                raise Damaged(
+                    Sentence("{name} of '{repo}' arrived damaged and was deleted: try again.", name=name, repo=listed.repo)
+                )
             os.replace(part, blob)
     # The blob is there: this only enters it into the cache, as huggingface_hub does on this system.
     hf_hub_download(listed.repo, name, revision=listed.commit)
@@ -250,8 +255,11 @@ def _receive(url: str, part: Path, size: int | None, name: str, on_download: OnD
         if size is not None and size - done > free:
             raise OSError(errno.ENOSPC, f"{name} needs {size - done} more bytes, {free} are free")
         if failures > RETRIES:
-            got = f"{done:,} of {size:,} bytes are here" if size else "its size is not known"
-            raise HubUnreachable(f"The connection broke while {name} came in ({got}): try again, it goes on there.") from broken
+            part = Sentence("{done:,} of {size:,} bytes are here", done=done, size=size or 0)
+            got = part if size else Sentence("its size is not known")
+            raise HubUnreachable(
+                Sentence("The connection broke while {name} came in ({got}): try again, it goes on there.", name=name, got=got)
+            ) from broken
         on_download(name, done, size or 0)
         try:
             _stream(url, part, done, size, lambda now: on_download(name, now, size or 0))

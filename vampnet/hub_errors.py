@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from vampnet.sentences import Sentence
+
 
 class ModelUnavailable(FileNotFoundError):
     """A model cannot be had; the message is one sentence that says what to do."""
@@ -67,21 +69,35 @@ def _refused(error: Any, what: str, revision: str, file: str) -> ModelUnavailabl
     status = error.response.status_code if error.response is not None else 0
     page = f"{endpoint()}/{what}"
     if isinstance(error, GatedRepoError):
-        return AccessDenied(f"The conditions of '{what}' must be accepted first: do so at {page}, then run 'hf auth login'.")
+        return AccessDenied(Sentence(
+            "The conditions of '{what}' must be accepted first: do so at {page}, then run 'hf auth login'.", what=what,
+            page=page,
+        ))  # fmt: skip
     if isinstance(error, RevisionNotFoundError):
-        return RevisionMissing(f"'{what}' has no revision '{revision}': look for its branches and tags at {page}/tree/main.")
+        return RevisionMissing(Sentence(
+            "'{what}' has no revision '{revision}': look for its branches and tags at {page}/tree/main.", what=what,
+            revision=revision, page=page,
+        ))  # fmt: skip
     if isinstance(error, EntryNotFoundError):
-        return FileMissing(f"'{what}' has no file {file}: it is not a model that this version can load.")
+        return FileMissing(
+            Sentence("'{what}' has no file {file}: it is not a model that this version can load.", what=what, file=file)
+        )
     if status in (401, 403):
         if get_token():
-            return AccessDenied(f"Your token gives no access to '{what}', if it is there: log in again with 'hf auth login'.")
-        return AccessDenied(
-            f"There is no repository '{what}' that can be read without a token: check the name, or, if it is private, "
-            "log in with 'hf auth login' or set HF_TOKEN."
-        )
+            return AccessDenied(Sentence(
+                "Your token gives no access to '{what}', if it is there: log in again with 'hf auth login'.", what=what,
+            ))  # fmt: skip
+        return AccessDenied(Sentence(
+            "There is no repository '{what}' that can be read without a token: check the name, or, if it is private, "
+            "log in with 'hf auth login' or set HF_TOKEN.", what=what,
+        ))  # fmt: skip
     if isinstance(error, RepositoryNotFoundError) or status == 404:
-        return RepoMissing(f"The hub has no model repository '{what}': check the name, or your token if it is private.")
-    return HubUnreachable(f"The hub ({endpoint()}) answers '{what}' with error {status}: try again later.")
+        return RepoMissing(Sentence(
+            "The hub has no model repository '{what}': check the name, or your token if it is private.", what=what,
+        ))  # fmt: skip
+    return HubUnreachable(Sentence(
+        "The hub ({hub}) answers '{what}' with error {status}: try again later.", hub=endpoint(), what=what, status=status,
+    ))  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -90,7 +106,7 @@ def explained(what: str, revision: str, file: str = "") -> Iterator[None]:
     from huggingface_hub import constants
     from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    goal = f"{file} of '{what}'" if file else f"'{what}'"
+    goal = Sentence("{file} of '{what}'", file=file, what=what) if file else f"'{what}'"
     try:
         yield
     except ModelUnavailable:
@@ -100,24 +116,27 @@ def explained(what: str, revision: str, file: str = "") -> Iterator[None]:
     except HfHubHTTPError as error:
         raise _refused(error, what, revision, file) from error
     except (FileMetadataError, LookupError, TypeError, ValueError) as error:
-        raise HubUnreachable(
-            f"{endpoint()} does not answer as a hub does: check HF_ENDPOINT, and whether the network asks for a log-in page."
-        ) from error
+        raise HubUnreachable(Sentence(
+            "{hub} does not answer as a hub does: check HF_ENDPOINT, and whether the network asks for a log-in page.",
+            hub=endpoint(),
+        )) from error  # fmt: skip
     except (*transport_errors(), LocalEntryNotFoundError) as error:
-        raise HubUnreachable(
-            f"The hub ({endpoint()}) cannot be reached, and {goal} is not on this computer: check the connection and try "
-            "again; the bundled model 'mini' needs no network."
-        ) from error
+        raise HubUnreachable(Sentence(
+            "The hub ({hub}) cannot be reached, and {goal} is not on this computer: check the connection and try "
+            "again; the bundled model 'mini' needs no network.", hub=endpoint(), goal=goal,
+        )) from error  # fmt: skip
     except OSError as error:
         full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
-        reason = "is full" if full else f"cannot be used ({error.strerror or error})"
-        raise CacheUnwritable(
-            f"The folder for downloads, {constants.HF_HUB_CACHE}, {reason}: make room there, or set HF_HOME to another folder."
-        ) from error
+        reason = Sentence("is full") if full else Sentence("cannot be used ({reason})", reason=error.strerror or str(error))
+        raise CacheUnwritable(Sentence(
+            "The folder for downloads, {folder}, {reason}: make room there, or set HF_HOME to another folder.",
+            folder=constants.HF_HUB_CACHE, reason=reason,
+        )) from error  # fmt: skip
 
 
 def not_cached(what: str) -> NotCached:
     """The error for something that the cache does not hold while HF_HUB_OFFLINE is set."""
-    return NotCached(
-        f"'{what}' is not on this computer and HF_HUB_OFFLINE is set: unset it to download, or use the bundled model 'mini'."
-    )
+    return NotCached(Sentence(
+        "'{what}' is not on this computer and HF_HUB_OFFLINE is set: unset it to download, or use the bundled model 'mini'.",
+        what=what,
+    ))  # fmt: skip

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vampnet import audio, bundle, loops, metadata
 from vampnet.config import Prompt, Sampling
+from vampnet.sentences import Sentence
 from vampnet.vamp import Clip, Vamp
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Journey:
         found: list[Round] = []
         while number != SOURCE:
             if number not in self.rounds:
-                raise ValueError(f"There is no round {number} in this journey.")
+                raise ValueError(Sentence("There is no round {number} in this journey.", number=number))
             found.append(self.rounds[number])
             number = found[-1].parent
         return found[::-1]
@@ -245,13 +246,15 @@ class Journey:
         """
         path = self.path(to)
         if not path or repeats < 1:
-            raise ValueError("There is no round to export yet: let the journey go on for one.")
+            raise ValueError(Sentence("There is no round to export yet: let the journey go on for one."))
         first = self.read(path[0].number)
         start, end = self._bounds(first)
         parts, rate = len(path) + source, first.source.sample_rate
         if (end - start) * parts * repeats > MAX_EXPORT_SECONDS * rate:
-            most = f"One file holds at most {MAX_EXPORT_SECONDS / 60:.0f} minutes"
-            raise ValueError(f"{most}: go back to an earlier round, or repeat each less often.")
+            raise ValueError(Sentence(
+                "One file holds at most {minutes:.0f} minutes: go back to an earlier round, or repeat each less often.",
+                minutes=MAX_EXPORT_SECONDS / 60,
+            ))  # fmt: skip
         sounds = [first.source] if source else []
         sounds += [first.takes[0], *(self.read(found.number).takes[0] for found in path[1:])]
         samples = _even([sound.audio_data[..., start:end] for sound in sounds], rate)

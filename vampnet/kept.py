@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vampnet import audio, stereo
 from vampnet.ring import ring_resample
+from vampnet.sentences import Sentence
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -45,10 +46,13 @@ def kept_sound(codec: Codec, clip: Clip, mask: Tensor) -> AudioSignal:
         ValueError: nothing that sounds is kept, or the mask is not of the clip.
     """
     if mask.shape != clip.tokens.shape:
-        raise ValueError(f"The mask must be of the clip's tokens {tuple(clip.tokens.shape)}, not {tuple(mask.shape)}.")
+        raise ValueError(Sentence(
+            "The mask must be of the clip's tokens {clip_shape}, not {shape}.", clip_shape=tuple(clip.tokens.shape),
+            shape=tuple(mask.shape),
+        ))  # fmt: skip
     found = depths(mask)
     if not bool(found.any()):
-        raise ValueError("Nothing that sounds is kept: keep some moments, from the coarsest level on.")
+        raise ValueError(Sentence("Nothing that sounds is kept: keep some moments, from the coarsest level on."))
     device = codec.codebook_vectors().device
     wave = torch.zeros(codec.hop * mask.shape[-1])
     for depth in sorted(set(found.tolist()) - {0}):

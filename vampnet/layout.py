@@ -12,6 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from vampnet.hub_errors import FileMissing
+from vampnet.sentences import Sentence
 
 PARTS = ("codec", "coarse", "fine")
 WEIGHTS = ("codec.safetensors", "coarse.safetensors", "fine.safetensors")
@@ -47,7 +48,10 @@ def check_style(style: str) -> str:
         ValueError: it is none.
     """
     if not _STYLE.fullmatch(style) or ".." in style:
-        raise ValueError(f"'{style}' cannot be the name of a fine-tune: it has letters, digits, '.', '-', '_' and spaces only.")
+        raise ValueError(Sentence(
+            "'{style}' cannot be the name of a fine-tune: it has letters, digits, '.', '-', '_' and spaces only.",
+            style=style,
+        ))  # fmt: skip
     return style
 
 
@@ -91,11 +95,15 @@ def choose(files: Collection[str], where: str, needed: Collection[str] = PARTS, 
         own = _style_files(check_style(style))
         if not any(name in files for name in own.values()):
             known = ", ".join(styles_of(files))
-            raise FileMissing(f"{where} has no fine-tune '{style}': " + (f"it has {known}." if known else "it has none."))
+            raise FileMissing(
+                Sentence("{where} has no fine-tune '{style}': it has {known}.", where=where, style=style, known=known)
+                if known
+                else Sentence("{where} has no fine-tune '{style}': it has none.", where=where, style=style)
+            )
         chosen |= own
     chosen = {part: chosen[part] for part in PARTS if part in needed}
     wanted = [*(["config.json"] if any(name in WEIGHTS for name in chosen.values()) else []), *chosen.values()]
     missing = [name for name in wanted if name not in files]
     if missing:
-        raise FileMissing(f"{where} is not complete: {', '.join(missing)} missing.")
+        raise FileMissing(Sentence("{where} is not complete: {missing} missing.", where=where, missing=", ".join(missing)))
     return chosen

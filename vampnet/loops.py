@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from vampnet.audio import make_signal
+from vampnet.sentences import Sentence
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -136,11 +137,13 @@ def bars(signal: AudioSignal, grid: BeatGrid, bars: int | None = None, at: float
         ValueError: no beats, or fewer bars than wanted; the sentence says how many there are.
     """
     if bars is not None and bars < 1:
-        raise ValueError(f"bars must be at least 1, not {bars}.")
+        raise ValueError(Sentence("bars must be at least 1, not {bars}.", bars=bars))
     samples, rate = signal.audio_data.shape[-1], signal.sample_rate
     seconds = samples / rate
     if len(grid.beats) < 2:
-        raise ValueError("No steady beat was found in the audio, so it has no bars: leave bars out to use its whole length.")
+        raise ValueError(
+            Sentence("No steady beat was found in the audio, so it has no bars: leave bars out to use its whole length.")
+        )
     first, bar = bar_line(grid)
     whole = whole_bars(seconds, bar)
     if whole and at is None and bars in (None, whole):
@@ -199,11 +202,20 @@ def cut_to_bars(signal: AudioSignal, grid: BeatGrid | None, wanted: int | str | 
     return cut, grid
 
 
-def _too_few(wanted: int, room: int, at: float | None) -> str:
-    place = "" if at is None else f" from {at:g} s on"
-    held = "no whole bar" if room < 1 else "only 1 whole bar" if room == 1 else f"only {room} whole bars"
-    advice = "use a longer clip" if room < 1 else f"ask for at most {room} or use a longer clip"
-    return f"The audio holds {held}{place}, and {wanted} {'was' if wanted == 1 else 'were'} wanted: {advice}."
+def _too_few(wanted: int, room: int, at: float | None) -> Sentence:
+    held = Sentence("no whole bar") if room < 1 else Sentence("only 1 whole bar")
+    held = held if room < 2 else Sentence("only {room} whole bars", room=room)
+    held = held if at is None else Sentence("{held} from {at:g} s on", held=held, at=at)
+    if room < 1:
+        return Sentence("The audio holds {held}, and {wanted} wanted: use a longer clip.", held=held, wanted=_were(wanted))
+    return Sentence(
+        "The audio holds {held}, and {wanted} wanted: ask for at most {room} or use a longer clip.", held=held, room=room,
+        wanted=_were(wanted),
+    )  # fmt: skip
+
+
+def _were(count: int) -> Sentence:
+    return Sentence("1 was") if count == 1 else Sentence("{count} were", count=count)
 
 
 def bar_line(grid: BeatGrid) -> tuple[float, float]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vampnet.config import TokenGrid
+from vampnet.sentences import Sentence
 
 Shape = Sequence[int]
 Device = torch.device | str | None
@@ -170,9 +171,10 @@ def region(shape: Shape, start: int, stop: int, device: Device = None) -> Tensor
     """
     shape = _checked_shape(shape)
     if not 0 <= start < stop <= shape[-1]:
-        raise ValueError(
-            f"A region must hold at least one of the clip's {shape[-1]} time steps, and {start} to {stop} does not."
-        )
+        raise ValueError(Sentence(
+            "A region must hold at least one of the clip's {steps} time steps, and {start} to {stop} does not.",
+            steps=shape[-1], start=start, stop=stop,
+        ))  # fmt: skip
     steps = torch.arange(shape[-1], device=device)
     return keep_steps(shape, (steps < start) | (steps >= stop))
 

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
-from vampnet import __version__
+from vampnet import __version__, packed_mask
 from vampnet.config import Prompt, Sampling
+from vampnet.packed_mask import PackedMask
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -32,7 +33,7 @@ VERSION = 1
 PROGRAM = f"VampNet {__version__}"
 KINDS = ("take", "comp", "journey")
 MAX_BYTES = 64_000
-"""A comment that is longer is not ours: ours take about 1 kB."""
+"""A comment that is longer is not ours: ours take about 1 kB, and with a painted mask at most `packed_mask.MAX_TEXT` more."""
 MAX_SCANNED = 1_000_000
 """Bytes of blocks, chunks or pages that are looked through before the search ends."""
 MAX_BLOCKS = 200
@@ -53,7 +54,8 @@ class Origin:
         source_hash: `hash_of` the source, as it was vamped; "" if it is not known.
         program: that wrote the file.
         extend: seconds (before, after) that were added to the source.
-        painted: the mask was painted; it is too large to travel, so it does not come back.
+        painted: the mask was given and did not come from the prompt.
+        mask: that mask; None where none was given, or it is too large to travel.
     """
 
     prompt: Prompt
@@ -70,6 +72,7 @@ class Origin:
     program: str = PROGRAM
     extend: tuple[float, float] = (0.0, 0.0)
     painted: bool = False
+    mask: PackedMask | None = None
 
 
 def hash_of(signal: AudioSignal) -> str:
@@ -93,6 +96,7 @@ def origin_of(vamp: Vamp, take: int = 1, source: str = "", source_hash: str | No
     return Origin(
         vamp.prompt, vamp.sampling, vamp.seed, len(vamp.takes), vamp.loop, vamp.bars, "take", take, vamp.model,
         source or (Path(path).stem if path else ""), found, extend=vamp.extend, painted=vamp.painted,
+        mask=PackedMask.of(vamp.mask) if vamp.painted else None,
     )  # fmt: skip
 
 
@@ -105,6 +109,9 @@ def write(origin: Origin) -> str:
         "takes": origin.takes, "loop": origin.loop, "bars": origin.bars, "extend": list(origin.extend),
         "painted": origin.painted,
     }  # fmt: skip
+    mask = None if origin.mask is None else origin.mask.write()
+    if mask is not None:
+        values["mask"] = mask
     return json.dumps(values, separators=(",", ":"))
 
 
@@ -138,6 +145,7 @@ def parse(comment: bytes) -> Origin | None:
             kind if kind in KINDS else "take", _whole(values.get("take", 1), 1), _text(values.get("model")),
             _text(source.get("name")), _hash(source.get("hash")), _text(values.get("program")),
             _seconds(values.get("extend", [0, 0])), _flag(values.get("painted", False)),
+            packed_mask.read(values.get("mask")),
         )  # fmt: skip
     # Deep nesting ends in RecursionError, a lone surrogate in a ValueError.
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError):

@@ -25,6 +25,7 @@ from vampnet.kept import kept_sound
 from vampnet.progress import Cancelled, OnDownload, OnStep, Watch
 from vampnet.prompt import build_mask
 from vampnet.ring import ring_resample, whole_steps
+from vampnet.sentences import Sentence
 from vampnet.vamp import Clip, Vamp
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class VampNet:
             raise ValueError(f"{tokens.shape[-1]} time steps are {made} samples: ask for 1 to {made}, not {length}.")
         wave = self._code(lambda codec, device: codec.decode(tokens.to(device), loop=loop).float().cpu())
         if not bool(wave.isfinite().all()):
-            raise ValueError("The codec's samples are not finite: its weights are damaged, get them again.")
+            raise ValueError(Sentence("The codec's samples are not finite: its weights are damaged, get them again."))
         return audio.make_signal(ring_resample(wave, length) if loop else wave[..., :length], self.grid.sample_rate)
 
     def mask(
@@ -269,7 +270,7 @@ class VampNet:
         """
         prompt, sampling, watch = prompt or Prompt(), sampling or Sampling(), Watch(on_step, cancelled)
         if isinstance(takes, bool) or not isinstance(takes, int) or takes < 1:
-            raise ValueError(f"takes must be a whole number of at least 1, not {takes!r}.")
+            raise ValueError(Sentence("takes must be a whole number of at least 1, not {takes!r}.", takes=takes))
         track = prompt.needs_beats and mask is None
         clip = self.listen(source, loop=loop, bars=bars, beats=beats, track=track, on_step=on_step, cancelled=cancelled)
         painted, extend = mask is not None, tuple(float(value) for value in extend)

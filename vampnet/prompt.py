@@ -10,6 +10,7 @@ from torch import Tensor
 from vampnet import masks
 from vampnet.config import BITS_PER_TOKEN, N_CODEBOOKS, Prompt, TokenGrid
 from vampnet.sampling import take_generator
+from vampnet.sentences import Sentence
 
 
 def build_mask(
@@ -68,9 +69,10 @@ def _kept_steps(
         if width == 0:
             continue
         if times is None:
-            raise ValueError(
-                f"This prompt keeps what follows each {name}: pass the {name}s in seconds or set {name}_width_ms to 0."
-            )
+            raise ValueError(Sentence(
+                "This prompt keeps what follows each {name}: pass the {name}s in seconds or set {name}_width_ms to 0.",
+                name=name,
+            ))  # fmt: skip
         found.append(masks.around_times(shape, times, width, grid))
     return masks.keep_union(*found)
 
@@ -80,9 +82,10 @@ def _region_tokens(region: tuple[float, float], steps: int, grid: TokenGrid) -> 
     start = grid.token_at(region[0])
     if start >= steps:
         clip = grid.tokens_to_seconds(steps)
-        raise ValueError(
-            f"The region starts at {region[0]:g} s, but the clip ends at {clip:.2f} s: move the region into the clip."
-        )
+        raise ValueError(Sentence(
+            "The region starts at {start:g} s, but the clip ends at {clip:.2f} s: move the region into the clip.",
+            start=region[0], clip=clip,
+        ))  # fmt: skip
     stop = grid.samples_to_tokens(grid.seconds_to_samples(region[1]))
     return start, min(steps, max(stop, start + 1))
 

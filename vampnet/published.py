@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vampnet.sentences import Sentence
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -56,7 +58,7 @@ def read_published(path: str | os.PathLike) -> Published:
 
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(Sentence("There is no file {path}.", path=path))
     zipped = zipfile.is_zipfile(path)
     _check_container(path, zipped)
     try:
@@ -99,29 +101,34 @@ def _check_container(path: Path, zipped: bool) -> None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         if any(name.endswith("/.data/extern_modules") for name in names):
-            raise ValueError(
-                f"{path} is a torch.package archive: it carries program code, which is never run here. Take the plain file of "
-                "the model, or save it again with audiotools as model.save(path, package=False)."
-            )
+            raise ValueError(Sentence(
+                "{path} is a torch.package archive: it carries program code, which is never run here. Take the plain file of "
+                "the model, or save it again with audiotools as model.save(path, package=False).", path=path,
+            ))  # fmt: skip
         if not any(name.endswith("/data.pkl") for name in names):
-            raise ValueError(f"{path} is a zip file without weights in it: name a file that torch.save wrote.")
+            raise ValueError(
+                Sentence("{path} is a zip file without weights in it: name a file that torch.save wrote.", path=path)
+            )
         return
     with open(path, "rb") as file:
         head = file.read(2)
     if head == b"PK":
-        raise ValueError(f"{path} is not complete or damaged: get it again.")
+        raise ValueError(Sentence("{path} is not complete or damaged: get it again.", path=path))
     if head[:1] != b"\x80":
-        raise ValueError(f"{path} does not hold weights: name a file that torch.save wrote.")
+        raise ValueError(Sentence("{path} does not hold weights: name a file that torch.save wrote.", path=path))
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(path: Path, error: Exception) -> Sentence:
     needs = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if needs is not None:
-        return (
-            f"{path} is refused, since it could be read only by running code that it names ({needs[1]}): "
-            "take a file that holds tensors and plain values alone."
-        )
-    return f"{path} is damaged or not by torch.save ({type(error).__name__}), and nothing in it was run: get it again."
+        return Sentence(
+            "{path} is refused, since it could be read only by running code that it names ({code}): "
+            "take a file that holds tensors and plain values alone.", path=path, code=needs[1],
+        )  # fmt: skip
+    return Sentence(
+        "{path} is damaged or not by torch.save ({kind}), and nothing in it was run: get it again.", path=path,
+        kind=type(error).__name__,
+    )  # fmt: skip
 
 
 def _checked(path: Path, content: object) -> Published:
@@ -129,16 +136,23 @@ def _checked(path: Path, content: object) -> Published:
     from torch import Tensor
 
     if not isinstance(content, Mapping) or "state_dict" not in content:
-        raise ValueError(f"{path} has no 'state_dict' and so is not in the format of the published weights.")
+        raise ValueError(
+            Sentence("{path} has no 'state_dict' and so is not in the format of the published weights.", path=path)
+        )
     extra = sorted(str(key) for key in content if key not in ENTRIES)
     if extra:
-        raise ValueError(f"{path} holds more than {' and '.join(ENTRIES)}, which would be lost here: {', '.join(extra)}.")
+        raise ValueError(Sentence(
+            "{path} holds more than {known}, which would be lost here: {names}.", path=path, known=" and ".join(ENTRIES),
+            names=", ".join(extra),
+        ))  # fmt: skip
     state, metadata = content["state_dict"], content.get("metadata")
     if not isinstance(state, dict) or not state:
-        raise ValueError(f"The 'state_dict' of {path} holds no tensors by their names.")
+        raise ValueError(Sentence("The 'state_dict' of {path} holds no tensors by their names.", path=path))
     odd = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if odd:
-        raise ValueError(f"The 'state_dict' of {path} holds things that are not tensors: {', '.join(odd[:8])}.")
+        raise ValueError(Sentence(
+            "The 'state_dict' of {path} holds things that are not tensors: {names}.", path=path, names=", ".join(odd[:8]),
+        ))  # fmt: skip
     if not isinstance(metadata, dict) or not isinstance(metadata.get("kwargs"), dict):
-        raise ValueError(f"{path} has no metadata with 'kwargs', so the shape of its model is not known.")
+        raise ValueError(Sentence("{path} has no metadata with 'kwargs', so the shape of its model is not known.", path=path))
     return Published(state, metadata)

@@ -31,9 +31,7 @@ class ShortView(nn.Module):
             fluctuates, and to follow every fluctuation would make tones flutter.
     """
 
-    def __init__(
-        self, sample_rate: int, window: int, hop: int, bands: int, floor: float = 1e-3, slack: float = 0.4
-    ) -> None:
+    def __init__(self, sample_rate: int, window: int, hop: int, bands: int, floor: float = 1e-3, slack: float = 0.4) -> None:
         super().__init__()
         self.hop, self.floor, self.slack = hop, floor, slack
         pool, spread = _bands(sample_rate, window, bands)

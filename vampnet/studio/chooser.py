@@ -14,7 +14,7 @@ from vampnet.studio.handlers import Handlers
 from vampnet.studio.notices import notice, progress
 from vampnet.studio.session import Session
 from vampnet.studio.shelf import POLL_SECONDS
-from vampnet.studio.text import label
+from vampnet.studio.text import label, language_of, say, tell
 
 if TYPE_CHECKING:
     from vampnet.checkpoints import Entry
@@ -61,9 +61,9 @@ class Chooser:
         """
         shown = [self.line, self.load, self.cancel]
         page.load(self.watch_quietly, None, [*shown, self.list], concurrency_limit=None, **QUIET)
-        self.panel.expand(self.show, self.name, self.list, concurrency_limit=None, **QUIET)
+        self.panel.expand(self.show, [session, self.name], self.list, concurrency_limit=None, **QUIET)
         self.list.select(self.choose, None, self.name, **AT_ONCE)
-        self.name.change(self.cards, self.name, self.list, trigger_mode="always_last", **AT_ONCE)
+        self.name.change(self.cards, [session, self.name], self.list, trigger_mode="always_last", **AT_ONCE)
         began = gr.on([self.load.click, self.name.submit], self.begin, [session, self.name], shown, **AT_ONCE)
         began.then(self.watch, [session, self.name], [*shown, self.list], concurrency_limit=None, **QUIET)
         tell_of_model(began.then)
@@ -71,18 +71,23 @@ class Chooser:
 
     # ---- list ---------------------------------------------------------------------------------------------------------
 
-    def show(self, name: str) -> Iterator[str]:
+    def show(self, session: Session, name: str) -> Iterator[str]:
         """The list: first of what is on the disk, and then, which may take a while, with what the hub has."""
         self.shelf.entries(online=False)
-        yield self.cards(name, "Looking on the hub …")
+        yield self.cards(session, name, say("models.looking", session.language))
         self.shelf.entries(online=True)
-        yield self.cards(name)
+        yield self.cards(session, name)
 
-    def cards(self, name: str, note: str = "") -> str:
+    def cards(self, session: Session, name: str, note: str = "") -> str:
         """The list as it was looked up last, with the card called `name` pressed, as HTML."""
-        found = "".join(_card(entry, entry.name == self.shelf.name, entry.name == name) for entry in self.shelf.known)
+        return self._cards(session.language, name, note)
+
+    def _cards(self, language: str, name: str, note: str = "") -> str:
+        entries, used = self.shelf.known, self.shelf.name
+        found = "".join(_card(entry, entry.name == used, entry.name == name, language) for entry in entries)
         below = f'<p class="vs-aside" role="status">{html.escape(note)}</p>' if note else ""
-        return f'<div class="vs-models" role="group" aria-label="Models">{found}</div>{below}'
+        group = html.escape(say("models.list", language))
+        return f'<div class="vs-models" role="group" aria-label="{group}">{found}</div>{below}'
 
     def choose(self, event: gr.EventData) -> str:
         """A card was pressed: its name goes into the field."""
@@ -92,54 +97,57 @@ class Chooser:
 
     def begin(self, session: Session, name: str | None) -> tuple[Any, Any, Any]:
         """Starts to load a model: (line, Load button, Cancel button)."""
-        name = (name or "").strip()
+        name, language = (name or "").strip(), session.language
         if not name:
-            return notice("Choose a model from the list or type its name first.", "error"), *_buttons(busy=False)
+            return notice(say("models.choose", language), "error"), *_buttons(busy=False)
         if name == self.shelf.name:
-            return notice(f"{name} is loaded already.", "ready"), *_buttons(busy=False)
+            return notice(say("models.already", language, name=name), "ready"), *_buttons(busy=False)
         # Where another page was faster, this one watches that model come.
         self.shelf.start(name)
         session.awaits_model = True
         # What loads at once has no words any more.
-        return progress(self.shelf.words or f"Loading {name} …"), *_buttons(busy=True)
+        return progress(tell(self.shelf.words, language) or say("models.loading", language, name=name)), *_buttons(busy=True)
 
     async def watch(self, session: Session, name: str) -> AsyncIterator[tuple[Any, ...]]:
         """(line, Load button, Cancel button, list), again and again until the model that `begin` started is there or not."""
         if session.awaits_model:
             session.awaits_model = False
-            async for told in self._progress(name):
+            async for told in self._progress(session.language):
                 yield told
-            yield self._outcome(name, f"{self.shelf.title} is loaded.")
+            yield self._outcome(name, session.language)
 
-    async def watch_quietly(self) -> AsyncIterator[tuple[Any, ...]]:
+    async def watch_quietly(self, request: gr.Request) -> AsyncIterator[tuple[Any, ...]]:
         """The same for a page that opens while something goes on. The model that the program starts with comes silently."""
-        async for told in self._progress(""):
+        language = language_of(request.headers.get("accept-language"))  # the session may not know it yet
+        async for told in self._progress(language):
             yield told
-        yield self._outcome("", "")
+        yield self._outcome("", language, quiet=True)
 
-    async def _progress(self, name: str) -> AsyncIterator[tuple[Any, ...]]:
+    async def _progress(self, language: str) -> AsyncIterator[tuple[Any, ...]]:
         while (task := self.shelf.task) is not None:
             if task.of or self.shelf.version:
-                yield progress(task.words, task.done, task.of), *_buttons(busy=True), gr.skip()
+                yield progress(tell(task.words, language), task.done, task.of), *_buttons(busy=True), gr.skip()
             await asyncio.sleep(POLL_SECONDS)
 
-    def _outcome(self, name: str, well: str) -> tuple[Any, ...]:
+    def _outcome(self, name: str, language: str, quiet: bool = False) -> tuple[Any, ...]:
         stopped = self.shelf.stopped
+        well = "" if quiet else say("models.loaded", language, title=tell(self.shelf.title, language))
         # Whoever stopped it was told; a page that opens later need not hear of it.
-        problem = "" if stopped and not well else self.handlers.model_problem()
+        problem = "" if stopped and quiet else self.handlers.model_problem(language)
         line = notice(problem, "ready" if stopped else "error") if problem else notice(well, "ready") if well else ""
         if self.shelf.known:
             self.shelf.entries(online=False)
-        return line, *_buttons(busy=False), self.cards(name)
+        return line, *_buttons(busy=False), self._cards(language, name)
 
 
-def _card(entry: Entry, used: bool, chosen: bool) -> str:
+def _card(entry: Entry, used: bool, chosen: bool, language: str) -> str:
     """One model as a button, in which the names are text and never markup."""
-    where = "in use" if used else "on disk" if entry.on_disk else "will be downloaded"
-    facts = " · ".join((size(entry.size_bytes), entry.licence or "licence unknown", where))
+    where = say(f"models.{'used' if used else 'here' if entry.on_disk else 'there'}", language)
+    licence = tell(entry.licence, language) or say("models.licence", language)
+    about, facts = tell(entry.about, language), " · ".join((tell(size(entry.size_bytes), language), licence, where))
     return (
         f'<button type="button" data-name="{html.escape(entry.name)}" aria-pressed="{str(chosen).lower()}">'
-        f"<b>{html.escape(entry.name)}</b><span>{html.escape(entry.about)}</span><em>{html.escape(facts)}</em></button>"
+        f"<b>{html.escape(entry.name)}</b><span>{html.escape(about)}</span><em>{html.escape(facts)}</em></button>"
     )
 
 

@@ -22,6 +22,7 @@ from vampnet.studio.notices import notice, progress
 from vampnet.studio.players import keep_vamp
 from vampnet.studio.session import Session, Source, envelope
 from vampnet.studio.text import say
+from vampnet.studio.titles import NAMED, comp_title
 from vampnet.studio.work import Work
 from vampnet.vamp import Vamp
 
@@ -82,7 +83,7 @@ class Comping:
         fits = isinstance(choice, list) and len(choice) == len(opened["times"]) - 1
         if not fits or any(isinstance(number, bool) or number not in opened["rows"] for number in choice):
             return [notice(say("comp.choose", language), "error"), *nothing[1:]]
-        problem = "" if self.handlers.shelf.loaded else self.handlers.model_problem()
+        problem = "" if self.handlers.shelf.loaded else self.handlers.model_problem(language)
         if problem:
             return [notice(problem, "error"), *nothing[1:]]
         session.stop.clear()
@@ -136,7 +137,7 @@ class Comping:
         comment = metadata.write(dataclasses.replace(origin, kind="comp", takes=len(vamp.takes)))
         path = folder / settings["source_file"]
         source = Source(path, shown["source"], samples, rate, envelope(vamp.source), _beats_of(shown))
-        title = say("comp.title", session.language, title=shown["title"])
+        title = comp_title(shown.get(NAMED) or shown["title"])
         kept = keep_vamp(session, result, request, source, title, "comp", [comment])
         kept["source_track"]["alias"] = shown["source_track"].get("alias")
 

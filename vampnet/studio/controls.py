@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vampnet.config import CODEBOOK_SIZE, HOP, N_COARSE, N_CODEBOOKS, SAMPLE_RATE, Prompt, Sampling
 from vampnet.studio.paint import Paint, paint_of, read_paint
-from vampnet.studio.text import DEFAULT, say
+from vampnet.studio.text import DEFAULT, say, worded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,11 +165,11 @@ def read_request(values: Sequence[Any]) -> Request:
     """
     given = {control.name: _clean(control, value) for control, value in zip(CONTROLS, values, strict=True)}
     if not 1 <= given["takes"] <= MAX_TAKES:
-        raise ValueError(f"Takes must lie in 1..{MAX_TAKES}, not {given['takes']}.")
+        raise ValueError(worded("map.wrong.takes", most=MAX_TAKES, given=given["takes"]))
     if not 0 <= given["seed"] <= MAX_SEED:
-        raise ValueError(f"The seed must lie in 0..{MAX_SEED}, not {given['seed']}.")
+        raise ValueError(worded("map.wrong.seed", most=MAX_SEED, given=given["seed"]))
     if given["bars"] not in BARS:
-        raise ValueError(f"Whole bars must be one of {', '.join(BARS)}, not {given['bars']!r}.")
+        raise ValueError(worded("map.wrong.bars", known=", ".join(BARS), given=given["bars"]))
     prompt, sampling = (
         kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given}) for kind in (Prompt, Sampling)
     )
@@ -210,7 +210,7 @@ def restore(settings: dict[str, Any], mask: Tensor | None = None) -> dict[str, A
         values = {name: given.get(name, DEFAULTS[name]) for name in NAMES}
         return values_of(read_request([values[name] for name in NAMES]))
     except (KeyError, TypeError, IndexError) as error:
-        raise ValueError("These settings cannot be read: they are from another program, or damaged.") from error
+        raise ValueError(worded("map.wrong.settings")) from error
 
 
 def _clean(control: Control, value: Any) -> Any:
@@ -222,10 +222,10 @@ def _clean(control: Control, value: Any) -> Any:
     if control.name == "region":
         return _read_region(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{control.label} is empty: type a number or move its slider.")
+        raise ValueError(worded("map.wrong.empty", control=worded(f"map.{control.name}")))
     if control.name == "seed" or control.whole:
         if value != int(value):
-            raise ValueError(f"{control.label} must be a whole number, not {value:g}.")
+            raise ValueError(worded("map.wrong.whole", control=worded(f"map.{control.name}"), value=value))
         return int(value)
     return float(value)
 
@@ -236,5 +236,5 @@ def _read_region(value: Any) -> tuple[float, float] | None:
         return None
     numbers = isinstance(value, (list, tuple)) and len(value) == 2
     if not numbers or any(isinstance(part, bool) or not isinstance(part, (int, float)) for part in value):
-        raise ValueError("The region must be a start and an end in seconds: clear it and drag over the waveform again.")
+        raise ValueError(worded("map.wrong.region"))
     return float(value[0]), float(value[1])

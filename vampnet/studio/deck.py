@@ -10,7 +10,7 @@ from vampnet.studio.handlers import Handlers
 from vampnet.studio.notices import notice
 from vampnet.studio.players import find_take, told_beats
 from vampnet.studio.session import MAX_FAVOURITES, Session, has_favourite
-from vampnet.studio.text import say
+from vampnet.studio.text import say, tell
 
 SCRIPTS = ("text.js", "player.js", "parts.js", "track.js", "deck.js")
 STYLES = ("colours.css", "deck.css")
@@ -60,7 +60,7 @@ class Deck:
                 return nothing
             take = find_take(session, *given)
         except ValueError as error:
-            return [notice(str(error), "error"), list(session.vamps), gr.skip(), gr.skip()]
+            return [notice(tell(error, session.language), "error"), list(session.vamps), gr.skip(), gr.skip()]
         if action == "again" and session.request is not None:
             return [notice(say("deck.busy", session.language), "error"), *nothing[1:]]
         before = session.source

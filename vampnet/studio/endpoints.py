@@ -29,7 +29,6 @@ from vampnet.vamp import FORMATS
 log = logging.getLogger(__name__)
 
 
-
 def uploaded(given: Any) -> Path:
     """The path of a file that was uploaded.
 

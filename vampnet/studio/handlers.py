@@ -16,6 +16,7 @@ from vampnet import audio
 from vampnet.audio import AudioError
 from vampnet.config import CancelledError
 from vampnet.pipeline import VampNet
+from vampnet.sentences import Sentence
 from vampnet.serving import Turns, batch_for
 from vampnet.studio import presets, tempo
 from vampnet.studio.controls import FOLLOWERS, LEVELS, MAX_SEED, NAMES, Request, follow, most_levels, read_request, whole_depth
@@ -25,7 +26,7 @@ from vampnet.studio.notices import notice, progress
 from vampnet.studio.players import keep_vamp
 from vampnet.studio.session import Files, Session, Source, read_source
 from vampnet.studio.shelf import POLL_SECONDS, ModelShelf, Shape
-from vampnet.studio.text import language_of, say
+from vampnet.studio.text import DEFAULT, language_of, say, tell
 from vampnet.studio.work import Work
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Handlers:
     async def model_status(self, session: Session) -> AsyncIterator[str]:
         """A line about the model: what is being done as long as something is, and then what there is."""
         while self.shelf.task is not None:
-            yield notice(self.shelf.task.words, "busy")
+            yield notice(tell(self.shelf.task.words, session.language), "busy")
             await asyncio.sleep(POLL_SECONDS)
         yield self._model_line(session.language)
 
@@ -84,8 +85,9 @@ class Handlers:
 
     def _model_line(self, language: str) -> str:
         # Where there is a chooser, it says what went wrong.
-        problem = "" if self.shelf.choice and self.shelf.loaded else self.model_problem()
-        return notice(problem, "error") if problem else notice(say("page.model", language, name=self.shelf.title), "ready")
+        problem = "" if self.shelf.choice and self.shelf.loaded else self.model_problem(language)
+        ready = say("page.model", language, name=tell(self.shelf.title, language))
+        return notice(problem, "error") if problem else notice(ready, "ready")
 
     def use_model(
         self, work: Callable[[VampNet], Result], stopped: Callable[[], bool], on_wait: Callable[[], None] = lambda: None,
@@ -94,14 +96,13 @@ class Handlers:
         """`ModelShelf.use`, in turns with the work of all other visitors; `urgent` for what is short and waited for."""
         return self.shelf.use(lambda model: self.turns.serve(model, work, urgent, stopped), stopped, on_wait)
 
-    def model_problem(self) -> str:
+    def model_problem(self, language: str = DEFAULT) -> str:
         """A sentence or two about a model that could not be loaded; empty if it was or still may be."""
         shelf = self.shelf
         if shelf.task is not None or (shelf.loaded and not shelf.problem):
             return ""
-        if shelf.loaded:
-            return f"{shelf.problem} The page goes on with {shelf.title}."
-        return f"No model could be loaded: {shelf.problem}"
+        told = {"problem": tell(shelf.problem, language), "title": tell(shelf.title, language)}
+        return say("models.goes_on" if shelf.loaded else "models.not_one", language, **told)
 
     # ---- source -------------------------------------------------------------------------------------------------------
 
@@ -110,7 +111,7 @@ class Handlers:
         try:
             session.source = read_source(session, given, name)
         except AudioError as error:
-            return notice(_with_name(error, given), "error")
+            return notice(_with_name(tell(error, session.language), given), "error")
         return about_source(session)
 
     def choose_example(self, session: Session, event: gr.EventData) -> str:
@@ -144,7 +145,7 @@ class Handlers:
             else:
                 source.grid = tempo.edit(source.grid, source.seconds, event.act)
         except (ValueError, TypeError) as error:
-            return notice(str(error), "error")
+            return notice(tell(error, session.language), "error")
         return about_source(session)
 
     # ---- prompt -------------------------------------------------------------------------------------------------------
@@ -157,7 +158,7 @@ class Handlers:
             request = read_request(values)
             drawn = picture(request, source, self.shelf.shape, session.language)
         except ValueError as error:
-            return {"problem": str(error)}
+            return {"problem": tell(error, session.language)}
         needed = request.prompt.needs_beats or request.bars is not None
         drawn["waiting"] = bool(needed and source is not None and source.grid is None)
         drawn["preset"] = presets.matching(dict(zip(NAMES, values, strict=True)))
@@ -172,14 +173,15 @@ class Handlers:
         """The kept tokens as sound: what to play, or the sentence why there is nothing."""
         source = session.source
         if source is None or not self.shelf.loaded:
-            return {"problem": self.model_problem() or say("map.hear.source", session.language), "at": secrets.token_hex(4)}
+            problem = self.model_problem(session.language) or say("map.hear.source", session.language)
+            return {"problem": problem, "at": secrets.token_hex(4)}
         try:
             request = read_request(whole_depth(values, self.shelf.shape.levels))
             if request.prompt.needs_beats or request.bars is not None:
                 source.track()
             sound = self.use_model(lambda model: _kept(model, request, source), lambda: False, urgent=True)
         except (ValueError, CancelledError) as error:
-            return {"problem": str(error), "at": secrets.token_hex(4)}
+            return {"problem": tell(error, session.language), "at": secrets.token_hex(4)}
         except Exception:
             log.exception("What is kept could not be decoded")
             return {"problem": say("map.hear.failed", session.language), "at": secrets.token_hex(4)}
@@ -204,13 +206,13 @@ class Handlers:
         """Checks what is asked for before it waits in line: (progress line, Vamp button, Stop button)."""
         if session.request is not None:
             return gr.skip(), gr.skip(), gr.skip()
-        problem = "" if self.shelf.loaded else self.model_problem()
+        problem = "" if self.shelf.loaded else self.model_problem(session.language)
         try:
             if not problem and session.source is None:
                 raise AudioError(say("work.no_source", session.language))
             request = read_request(whole_depth(values, self.shelf.shape.levels))
         except ValueError as error:
-            problem = problem or str(error)
+            problem = problem or tell(error, session.language)
         if problem:
             return notice(problem, "error"), *buttons_of(running=False)
         session.stop.clear()
@@ -281,7 +283,10 @@ def about_source(session: Session) -> str:
     if grid is None:
         return notice(line, "busy", raw=True)
     by = say("map.source.hand", language) if grid.engine == tempo.ENGINE else say("map.source.by", language, engine=grid.engine)
-    return notice(f"{line} <details><summary>{by}</summary>{html.escape(grid.note)}</details>", "ready", raw=True)
+    # What was read from a file is no `Sentence` any more, but English.
+    known = language == DEFAULT or isinstance(grid.note, Sentence)
+    note = tell(grid.note, language) if known else by
+    return notice(f"{line} <details><summary>{by}</summary>{html.escape(note)}</details>", "ready", raw=True)
 
 
 def _kept(model: VampNet, request: Request, source: Source) -> AudioSignal:
@@ -296,7 +301,6 @@ def buttons_of(running: bool) -> tuple[Any, Any]:
     return gr.update(interactive=not running), gr.update(interactive=running)
 
 
-def _with_name(error: AudioError, given: str | None) -> str:
+def _with_name(text: str, given: str | None) -> str:
     """The sentence with the file's name for people and not the place where the server has put it."""
-    text = str(error)
     return text.replace(str(given), Path(str(given)).name) if given else text

@@ -22,7 +22,7 @@ from vampnet.studio.lanes import MODEL_LANE
 from vampnet.studio.mask_picture import pack_wave
 from vampnet.studio.notices import notice, progress
 from vampnet.studio.session import Session, Source, envelope, plain_name
-from vampnet.studio.text import label, say
+from vampnet.studio.text import label, say, tell, worded
 from vampnet.studio.work import Work
 
 MAX_JOURNEYS = 2
@@ -185,7 +185,7 @@ class JourneyRoom:
             travel = self._find(session, getattr(event, "journey", None))
             _known(travel.journey, number, source=do != "remove")
         except ValueError as error:
-            return [notice(str(error), "error"), *nothing[1:]]
+            return [notice(tell(error, session.language), "error"), *nothing[1:]]
         if do == "back":
             travel.current = number
             return [*nothing[:4], strip_value(session)]
@@ -297,7 +297,7 @@ class JourneyRoom:
             name = f"{plain_name(travel.source.name)}-journey-{len(journey.path(number))}-rounds-seed{journey.seed}.flac"
             path = audio.save(joined, folder / name, comment=journey.comment(number))
         except ValueError as error:
-            return [notice(str(error), "error"), gr.skip()]
+            return [notice(tell(error, session.language), "error"), gr.skip()]
         if travel.file is not None:
             shutil.rmtree(Path(travel.file["sound"]).parent, ignore_errors=True)
         seconds = joined.audio_data.shape[-1] / joined.sample_rate
@@ -311,7 +311,7 @@ class JourneyRoom:
             travel = self._find(session, getattr(event, "journey", None))
             found = _known(travel.journey, getattr(event, "round", None), source=False)
         except ValueError as error:
-            return notice(str(error), "error")
+            return notice(tell(error, session.language), "error")
         return self.handlers.choose(session, str(found.sound), found.sound.stem)
 
     def _find(self, session: Session, name: Any) -> Travel:
@@ -336,7 +336,7 @@ def _known(journey: Journey, number: Any, source: bool = True) -> Round | None:
     if number == SOURCE and source and not isinstance(number, bool):
         return None
     if isinstance(number, bool) or not isinstance(number, int) or number not in journey.rounds:
-        raise ValueError("That round is no longer here: choose one of those shown.")
+        raise ValueError(worded("journey.no_round"))
     return journey.rounds[number]
 
 
@@ -372,8 +372,14 @@ def strip_value(session: Session) -> dict[str, Any] | None:
         ]  # fmt: skip
         found.append(
             {
-                "id": journey.folder.name, "name": travel.source.name, "seed": journey.seed, "current": travel.current,
-                "seconds": end - start, "most": travel.most, "rounds": rounds, "file": travel.file,
+                "id": journey.folder.name,
+                "name": travel.source.name,
+                "seed": journey.seed,
+                "current": travel.current,
+                "seconds": end - start,
+                "most": travel.most,
+                "rounds": rounds,
+                "file": travel.file,
                 "source": {"sound": str(travel.source.path), "start": start, "end": end},
             }  # fmt: skip
         )

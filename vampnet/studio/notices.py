@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import html
 
+from vampnet.sentences import Sentence
+from vampnet.studio.text import worded
+
 
 def notice(text: str, kind: str, raw: bool = False) -> str:
     """One line; kinds are "ready", "busy" and "error". With `raw` the text is HTML already."""
@@ -17,6 +20,6 @@ def progress(text: str, done: int = 0, of: int = 0) -> str:
     return f'<div class="vs-progress" role="status"><span>{html.escape(text)}</span><progress{share}></progress></div>'
 
 
-def megabytes(done: int, of: int) -> str:
+def megabytes(done: int, of: int) -> Sentence:
     """Progress of a download: "340 of 1,330 MB"; where the whole is not known, "340 MB"."""
-    return f"{done / 1e6:,.0f} of {of / 1e6:,.0f} MB" if of else f"{done / 1e6:,.0f} MB"
+    return worded("models.megabytes" if of else "models.megabytes.unknown", done=done / 1e6, of=of / 1e6)

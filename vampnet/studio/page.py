@@ -26,6 +26,7 @@ from vampnet.studio.recorder import Recorder
 from vampnet.studio.restoring import Restoring
 from vampnet.studio.results import keep_tidy
 from vampnet.studio.session import Session
+from vampnet.studio.share_limit import ShareLimit
 from vampnet.studio.sharing import Sharing
 from vampnet.studio.shelf import ModelShelf
 from vampnet.studio.text import label, say, script, translations
@@ -70,9 +71,11 @@ def build(
                 journeys.strip.render()
                 deck = Deck(handlers)
                 comping = Comping(handlers)
-            sharing = Sharing(handlers, gallery) if gallery is not None else None
+            # One for people and programs.
+            limit = ShareLimit(gallery.limits.hourly, gallery.limits.proxies) if gallery is not None else None
+            sharing = Sharing(handlers, gallery, limit) if gallery is not None else None
         # Before the page's own events, which would take the names of the endpoints.
-        programs = Programs(handlers, gallery)
+        programs = Programs(handlers, gallery, limit)
         programs.add()
         Harp(programs).add()
         tell_of_model = _wire(

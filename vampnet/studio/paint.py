@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vampnet.studio.text import worded
+
 Run = tuple[int, int, int]
 """(level, first time step, the step after the last)."""
 MAX_RUNS = 500_000
@@ -41,7 +43,7 @@ class Paint:
             ValueError: the mask has another shape.
         """
         if not self.fits(mask):
-            raise ValueError("What was painted is for another length or model: clear the paint, or paint again.")
+            raise ValueError(worded("map.paint.other"))
         out = mask.clone()
         for runs, made in ((self.keep, False), (self.make, True)):
             for level, start, stop in runs:
@@ -66,9 +68,9 @@ def read_paint(value: Any) -> Paint | None:
         levels, steps = (_whole(value[name]) for name in ("levels", "steps"))
         keep, make = (tuple(_run(run, levels, steps) for run in value[name]) for name in ("keep", "make"))
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError("What was painted cannot be read: clear the paint and paint again.") from error
+        raise ValueError(worded("map.paint.unreadable")) from error
     if len(keep) + len(make) > MAX_RUNS:
-        raise ValueError(f"More than {MAX_RUNS:,} runs of cells are painted: clear the paint and use a larger brush.")
+        raise ValueError(worded("map.paint.many", most=MAX_RUNS))
     return Paint(levels, steps, keep, make) if keep or make else None
 
 

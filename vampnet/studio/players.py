@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from vampnet.beats import BeatGrid
 from vampnet.bundle import SETTINGS, TOKENS, write_bundle
-from vampnet.studio.controls import Request, values_of
-from vampnet.studio.mask_picture import describe, pack_wave
-from vampnet.studio.presets import matching
+from vampnet.studio.controls import Request
+from vampnet.studio.mask_picture import pack_wave
 from vampnet.studio.session import Session, Source, envelope
 from vampnet.studio.text import say
+from vampnet.studio.titles import NAMED, Title, say_title, title_of
 from vampnet.vamp import Vamp
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ WAVE_COLUMNS = 600
 
 
 def keep_vamp(
-    session: Session, vamp: Vamp, request: Request, source: Source, title: str = "", kind: str = "take",
+    session: Session, vamp: Vamp, request: Request, source: Source, title: Title | None = None, kind: str = "take",
     comments: Sequence[str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Writes a vamp into a folder of the session and puts it before the earlier ones.
 
     Args:
         kind: of the takes, in the names of their files.
-        title: by default the preset that was asked for, or the prompt in a few words.
+        title: by default `titles.title_of` the request.
         comments: as in `bundle.write_bundle`.
 
     Returns:
@@ -37,13 +37,13 @@ def keep_vamp(
     """
     folder = session.new_folder()
     names = [f"{source.name}-{kind}{index + 1}-seed{request.seed}" for index in range(len(vamp.takes))]
-    extra = {"title": title or _title(request), "source_name": source.name}
+    title = title or title_of(request)
+    extra = {"title": say_title(title, session.language), "source_name": source.name}
     settings = write_bundle(vamp, folder, "wav", names, extra, comments=comments)
     start, end = source.bounds(request.bars)
     shown = {
         **deck_data(settings, vamp.source, vamp.takes, folder.name, folder, source.beats_between(start, end)),
-        "folder": str(folder), "origin": source.origin,
-        "sentence": f"{describe(vamp.mask, vamp.grid)[:-1]} · {request.sampling.steps} steps · seed {request.seed}",
+        "folder": str(folder), "origin": source.origin, NAMED: title,
     }  # fmt: skip
     # So that the picture of the source and the deck know that they play the same music.
     shown["source_track"]["alias"] = {"sound": str(source.path), "start": start / source.rate, "end": end / source.rate}
@@ -103,25 +103,6 @@ def told_beats(grid: BeatGrid | None) -> dict[str, Any]:
         "tempo": grid.tempo, "beats": [round(time, 4) for time in grid.beats],
         "downbeats": [round(time, 4) for time in grid.downbeats],
     }  # fmt: skip
-
-
-def _title(request: Request) -> str:
-    """The preset that was asked for, or the prompt in a few words."""
-    name = matching(values_of(request))
-    if name is not None:
-        return name
-    prompt, parts = request.prompt, []
-    if prompt.periodic:
-        parts.append(f"P {prompt.periodic}")
-    if prompt.kept_codebooks:
-        parts.append(f"N_k {prompt.kept_codebooks}")
-    if prompt.prefix_seconds or prompt.suffix_seconds:
-        parts.append(f"context {prompt.prefix_seconds:g} s and {prompt.suffix_seconds:g} s")
-    if prompt.beat_width_ms:
-        parts.append(f"beats {prompt.beat_width_ms:g} ms")
-    if prompt.onset_width_ms:
-        parts.append(f"onsets {prompt.onset_width_ms:g} ms")
-    return ", ".join(parts) or "Nothing kept"
 
 
 def find_take(session: Session, vamp: Any, number: Any) -> dict[str, Any]:

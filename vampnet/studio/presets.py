@@ -71,7 +71,13 @@ def matching(values: dict[str, Any]) -> str | None:
     Args:
         values: of all controls by name.
     """
+    preset = matching_preset(values)
+    return None if preset is None else preset.name
+
+
+def matching_preset(values: dict[str, Any]) -> Preset | None:
+    """That preset itself."""
     for preset in PRESETS:
         if all(abs(values[name] - wanted) < 1e-9 for name, wanted in preset.values.items()):
-            return preset.name
+            return preset
     return None

@@ -35,6 +35,7 @@ from vampnet.studio.results import Results
 from vampnet.studio.running import Running
 from vampnet.studio.session import Session, Source, plain_name, read_source
 from vampnet.studio.share_data import publish
+from vampnet.studio.share_limit import ShareLimit
 from vampnet.studio.text import say
 
 Bars = Literal["off", "1", "2", "4", "8"]
@@ -49,10 +50,13 @@ class Programs:
     Args:
         handlers: of the page; their model is used, and their folder.
         gallery: where vamps are shared by link; None = they cannot be.
+        limit: how often; by default what the gallery's limits say.
     """
 
-    def __init__(self, handlers: Handlers, gallery: Gallery | None = None) -> None:
+    def __init__(self, handlers: Handlers, gallery: Gallery | None = None, limit: ShareLimit | None = None) -> None:
         self.handlers, self.gallery = handlers, gallery
+        if gallery is not None:
+            self.limit = limit or ShareLimit(gallery.limits.hourly, gallery.limits.proxies)
         self.results = Results(handlers.files)
 
     def add(self) -> None:
@@ -187,9 +191,7 @@ class Programs:
             _, folder = self.results.new()
             return file_of(audio.save(signal, folder / f"{plain_name(path.stem)}.{format}"))
 
-    def share(
-        self, id: str, request: gr.Request, title: str = "", note: str = "", private: bool = False
-    ) -> dict[str, str]:
+    def share(self, id: str, request: gr.Request, title: str = "", note: str = "", private: bool = False) -> dict[str, str]:
         """Shares a vamp that `/vamp` has made within the last hour: a link to a page with its takes, for everybody who has it.
 
         Args:
@@ -208,7 +210,8 @@ class Programs:
             if folder is None:
                 raise ValueError(say("programs.unknown"))
             vamp, name = read_bundle(folder), str(read_settings(folder)["extra"]["source_name"])
-            shared, secret = publish(self.gallery, vamp, title=title, note=note, private=private, source_name=name)
+            with self.limit.counted(request):
+                shared, secret = publish(self.gallery, vamp, title=title, note=note, private=private, source_name=name)
             link = f"{_address(request)}/v/{shared.id}"
             return {"link": link, "delete": f"{link}/delete#{secret}"}
 

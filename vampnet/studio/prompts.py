@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, FOLLOWERS, MAX_SEED, Control, info_of
+from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, FOLLOWERS, LEVELS, MAX_SEED, Control, info_of
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.presets import PRESETS, TOUCHED
 from vampnet.studio.text import label
@@ -103,10 +103,14 @@ def _widgets(group: str) -> dict[str, Any]:
     return {control.name: _widget(control) for control in CONTROLS if control.group == group}
 
 
+TOLD = tuple(name for name in FOLLOWERS if name not in LEVELS)
+"""The controls whose line says something about the model."""
+
+
 def _widget(control: Control) -> Any:
     key = f"map.{control.name}"
     # What says something about the model gets its words once the page knows of the model.
-    info = info_of(control.name) if control.name in FOLLOWERS else label(f"{key}.info")
+    info = info_of(control.name) if control.name in TOLD else label(f"{key}.info")
     shared = {"label": label(key), "info": info, "elem_id": f"control-{control.name}", "min_width": 200}
     value = DEFAULTS[control.name]
     if control.name == "loop":

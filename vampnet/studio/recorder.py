@@ -15,7 +15,7 @@ from vampnet.config import SAMPLE_RATE
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.notices import notice
 from vampnet.studio.session import Session, read_source
-from vampnet.studio.text import say
+from vampnet.studio.text import say, tell, worded
 from vampnet.studio.uploads import uploaded
 
 MIN_BPM, MAX_BPM = 30.0, 300.0
@@ -48,11 +48,11 @@ class Recorder:
             bpm, metre, bars = _checked(event.bpm, event.metre, event.bars)
             signal = whole_bars(audio.load(uploaded(event.path), SAMPLE_RATE), bpm, metre, bars)
             source = read_source(session, signal, say("record.name", session.language, tempo=f"{bpm:g}"))
-            note = say("record.beats", session.language)
+            note = worded("record.beats")
             source.grid = metronome(bpm, metre, bars, note)
             session.source = source
         except AudioError as error:
-            return notice(str(error), "error")
+            return notice(tell(error, session.language), "error")
         except (ValueError, AttributeError):
             return notice(say("record.lost", session.language), "error")
         return notice(f"{source.name}, {source.seconds:.2f} s", "busy")

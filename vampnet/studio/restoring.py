@@ -11,9 +11,11 @@ from vampnet import audio, metadata
 from vampnet.beats import BeatGrid
 from vampnet.bundle import read_settings
 from vampnet.config import SAMPLE_RATE
-from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, LEVELS, MAX_TAKES, NAMES, most_levels, read_request
+from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, LEVELS, MAX_TAKES, NAMES, most_levels, read_request, whole_depth
 from vampnet.studio.handlers import Handlers
+from vampnet.studio.mask_picture import lay_out
 from vampnet.studio.notices import notice
+from vampnet.studio.paint import paint_of
 from vampnet.studio.session import Session, Source, read_source
 from vampnet.studio.text import say
 from vampnet.studio.uploads import uploaded
@@ -83,7 +85,10 @@ class Restoring:
         values, missing = control_values(origin, session.shape)
         if values is None:
             return [None, *[gr.skip()] * len(NAMES)]
-        language, labels = session.language, {control.name: control.label for control in CONTROLS}
+        if origin.painted:
+            values, missing = with_paint(values, missing, origin, session, itself=given is None)
+        language = session.language
+        labels = {control.name: say(f"map.{control.name}", language) for control in CONTROLS}
         source = origin.source or say("restore.unnamed", language)
         what = say(f"restore.{origin.kind}", language, number=origin.take, source=source)
         known = "restore.known" if given is not None else "restore.unknown"
@@ -126,13 +131,37 @@ def control_values(origin: Origin, shape: Shape) -> tuple[list[Any] | None, list
             missing.append(control.name)
             value = min(value, MAX_TAKES) if control.name == "takes" else DEFAULTS[control.name]
         values.append(value)
-    if origin.painted:
-        missing.append("paint")
     try:
         read_request(values)
     except ValueError:
         return None, missing
     return values, missing
+
+
+def with_paint(
+    values: list[Any], missing: list[str], origin: Origin, session: Session, itself: bool
+) -> tuple[list[Any], list[str]]:
+    """The values and the missing names of `control_values` with what was painted, if the source is as long as that was.
+
+    Args:
+        origin: says that its mask was painted, and mostly which.
+        session: whose source it is painted on.
+        itself: the file is the source: it is cut to whole bars and made longer already, and neither is done again.
+    """
+    plain = dict(zip(NAMES, values, strict=True))
+    done = {**plain, "bars": "off", "extend_before": 0.0, "extend_after": 0.0}
+    for given in (done, plain) if itself else (plain, done):
+        if origin.mask is None:
+            break
+        given["paint"] = paint_of(origin.mask.mask()).value()
+        wanted = [given[name] for name in NAMES]
+        try:
+            request = read_request(whole_depth(wanted, session.shape.levels))
+            if request.paint.fits(lay_out(request, session.source, session.shape).mask):
+                return wanted, missing
+        except ValueError:
+            continue  # bars that the source does not have
+    return values, [*missing, "paint"]
 
 
 def _default(name: str) -> Any:

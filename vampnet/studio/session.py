@@ -87,7 +87,7 @@ class Source:
                 try:
                     found = beats.track(audio.load(self.path, self.rate))
                 except Exception as error:  # any of two trackers' errors: the page goes on without beats and says so
-                    found = BeatGrid(note=f"The beats could not be tracked ({type(error).__name__}).")
+                    found = BeatGrid(note=text.worded("map.beats.failed", error=type(error).__name__))
                 if self.grid is None:  # somebody may have set them by hand meanwhile
                     self.grid = found
         return self.grid

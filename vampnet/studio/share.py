@@ -1,9 +1,9 @@
 """The addresses of shared vamps, beside Gradio's own: pages that open without the model and without Gradio's scripts.
 
-    /v/<id>               the page            /v/<id>/files/<name>   its sounds and picture
-    /v/<id>/embed         for frames          /v/<id>/delete         asks, and deletes
-    /v/owner              gives the owner's cookie                   /v/static/<name>   scripts and styles
-    /oembed?url=...       for who embeds links
+/v/<id>               the page            /v/<id>/files/<name>   its sounds and picture
+/v/<id>/embed         for frames          /v/<id>/delete         asks, and deletes
+/v/owner              gives the owner's cookie                   /v/static/<name>   scripts and styles
+/oembed?url=...       for who embeds links
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from vampnet.gallery import Gallery, Shared
 from vampnet.studio.mask_picture import pack_wave
 from vampnet.studio.session import envelope, plain_name, shrink
 from vampnet.studio.text import say
+from vampnet.studio.titles import NAMED, Title, shared_title
 from vampnet.vamp import Vamp
 
 if TYPE_CHECKING:
@@ -27,15 +28,19 @@ GROUND, ACCENT, QUIET = (0x15, 0x16, 0x1A), (0xF0, 0xA9, 0x3C), (0x76, 0x79, 0x8
 
 def publish(
     gallery: Gallery, vamp: Vamp, *, title: str = "", note: str = "", private: bool = False, parent: str | None = None,
-    owner: str = "", source_name: str = "",
+    owner: str = "", source_name: str = "", named: Title | None = None,
 ) -> tuple[Shared, str]:  # fmt: skip
-    """Shares a vamp with all that its page needs; arguments, result and errors as `Gallery.add`."""
+    """Shares a vamp with all that its page needs; arguments, result and errors as `Gallery.add`.
+
+    Args:
+        named: the title, if it is the studio's own.
+    """
     waves = [envelope(take) for take in vamp.takes]
     source = None if private else envelope(vamp.source)
     seconds = vamp.source.audio_data.shape[-1] / vamp.source.sample_rate
     page = {
         "seconds": seconds, "takes": [pack_wave(wave, WAVE_COLUMNS) for wave in waves],
-        "source": None if source is None else pack_wave(source, WAVE_COLUMNS),
+        "source": None if source is None else pack_wave(source, WAVE_COLUMNS), **({} if named is None else {NAMED: named}),
     }  # fmt: skip
     return gallery.add(
         vamp, title=title, note=note, private=private, parent=parent, owner=owner, source_name=source_name, page=page,
@@ -52,7 +57,7 @@ def page_vamp(shared: Shared, settings: dict[str, Any], language: str, place: Ca
     """
     seconds = float(shared.page.get("seconds") or settings["seconds"])
     waves = shared.page.get("takes") or []
-    title = shared.title or say("share.untitled", language)
+    title = shared_title(shared, language)
     source = str(settings["extra"].get("source_name") or "") or say(
         "share.source_private" if shared.private else "share.source_unnamed", language
     )

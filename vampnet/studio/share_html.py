@@ -17,6 +17,7 @@ from vampnet.studio import deck
 from vampnet.studio.share_data import PICTURE, PICTURE_SIZE, page_vamp
 from vampnet.studio.share_words import describe_settings
 from vampnet.studio.text import say, script
+from vampnet.studio.titles import shared_title
 
 SCRIPTS = ("sentences.js", *deck.SCRIPTS, "page.js")
 STYLES = (*deck.STYLES, "page.css")
@@ -60,7 +61,7 @@ class Visit:
 
     def title(self, shared: Shared) -> str:
         """The vamp's title or what stands in for it, not escaped."""
-        return shared.title or say("share.untitled", self.language)
+        return shared_title(shared, self.language)
 
     def link(self, shared: Shared) -> str:
         """The absolute address of a vamp's page, not escaped."""
@@ -112,9 +113,13 @@ def embed_page(visit: Visit, shared: Shared, settings: dict[str, Any]) -> str:
 
 def delete_page(visit: Visit, shared: Shared, token: str, problem: str = "") -> str:
     """Asks whether to delete, and for the secret of the delete link from who has no owner's cookie (`token` is then "")."""
-    secret = "" if token else f"""
+    secret = (
+        ""
+        if token
+        else f"""
 <label for="secret">{visit.say("share.delete.key")}</label>
 <input id="secret" name="secret" type="text" autocomplete="off" spellcheck="false" maxlength="100" required>"""
+    )
     alert = f'<p class="vp-alert" role="alert">{visit.say(problem)}</p>' if problem else ""
     body = f"""
 <main class="vp-page vp-narrow">
@@ -201,9 +206,7 @@ def _cards(visit: Visit, shared: Shared, words: str) -> str:
 def _document(visit: Visit, title: str, body: str, head: str = "", player: bool = False, scripts: tuple[str, ...] = ()) -> str:
     wanted = (*(SCRIPTS if player else ()), *scripts)
     address = f"{visit.up}static/{{name}}?h={{stamp}}"
-    styles = "".join(
-        f'<link rel="stylesheet" href="{address.format(name=name, stamp=stamp_of(name))}">\n' for name in STYLES
-    )
+    styles = "".join(f'<link rel="stylesheet" href="{address.format(name=name, stamp=stamp_of(name))}">\n' for name in STYLES)
     loaded = "".join(f'<script defer src="{address.format(name=name, stamp=stamp_of(name))}"></script>\n' for name in wanted)
     theme = f'<script src="{address.format(name="theme.js", stamp=stamp_of("theme.js"))}"></script>\n'
     return f"""<!doctype html>

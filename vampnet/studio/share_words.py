@@ -26,12 +26,16 @@ def describe_settings(settings: dict[str, Any], language: str) -> list[Row]:
         ),
     ]
     length = [say("share.words.seconds", language, n=f"{settings['seconds']:.1f}")]
+    before, after = settings.get("extend") or (0, 0)
+    if before or after:
+        length.append(say("share.words.added", language, before=f"{before:g}", after=f"{after:g}"))
     if settings["bars"] is not None:
         length.append(say("share.words.bars", language, n=settings["bars"]))
     if settings["loop"]:
         length.append(say("share.words.loop", language))
+    stays = _stays(prompt, settings["grid"], language, bool(settings.get("painted")))
     found = [
-        ("stays", f"{'; '.join(_stays(prompt, settings['grid'], language))} · {kept}"),
+        ("stays", f"{'; '.join(stays)} · {kept}"),
         ("filled", ", ".join(filled)),
         ("length", ", ".join(length)),
         ("seed", str(settings["seed"])),
@@ -40,7 +44,7 @@ def describe_settings(settings: dict[str, Any], language: str) -> list[Row]:
     return [(say(f"share.term.{key}", language), words, say(f"share.hint.{key}", language)) for key, words in found]
 
 
-def _stays(prompt: dict[str, Any], grid: dict[str, int], language: str) -> list[str]:
+def _stays(prompt: dict[str, Any], grid: dict[str, int], language: str, painted: bool = False) -> list[str]:
     """What the prompt keeps, one part after the other."""
 
     def part(key: str, **values: Any) -> None:
@@ -61,6 +65,8 @@ def _stays(prompt: dict[str, Any], grid: dict[str, int], language: str) -> list[
             part(name, n=f"{prompt[name]:g}")
     if prompt["region"] is not None:
         part("region", start=f"{prompt['region'][0]:g}", end=f"{prompt['region'][1]:g}")
+    if painted:
+        part("painted")
     if not parts:
         part("nothing")
     if prompt["prompt_codebooks"] != Prompt().prompt_codebooks and prompt["prompt_codebooks"] < N_CODEBOOKS:

@@ -20,7 +20,9 @@ from vampnet.studio.players import keep_vamp
 from vampnet.studio.session import Session, read_source
 from vampnet.studio.share import SharePages, owner_of
 from vampnet.studio.share_data import page_vamp, publish
+from vampnet.studio.share_limit import ShareLimit
 from vampnet.studio.text import say
+from vampnet.studio.titles import NAMED, say_title, shared_title
 
 PARAMETER = "vamp"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -33,10 +35,12 @@ class Sharing:
     Args:
         handlers: of the page.
         gallery: where shared vamps go.
+        limit: how often; by default what the gallery's limits say.
     """
 
-    def __init__(self, handlers: Handlers, gallery: Gallery) -> None:
+    def __init__(self, handlers: Handlers, gallery: Gallery, limit: ShareLimit | None = None) -> None:
         self.handlers, self.gallery = handlers, gallery
+        self.limit = limit or ShareLimit(gallery.limits.hourly, gallery.limits.proxies)
         self.dialog = gr.HTML(
             {}, html_template='<div class="vs-share"></div>', js_on_load="VampStudio.share(element, props, watch, trigger)",
             elem_id="share", apply_default_css=False,
@@ -72,9 +76,9 @@ class Sharing:
             return gr.skip()
         vamp = _find(session, getattr(event, "vamp", None))
         if vamp is None:
-            return self._shown(request, stage="sorry", problem=say("share.gone", session.language))
+            return self._shown(session, request, stage="sorry", problem=say("share.gone", session.language))
         return self._shown(
-            request, stage="ask", vamp=vamp["id"], title=vamp["title"], parent=bool(self._parent_of(vamp)),
+            session, request, stage="ask", vamp=vamp["id"], title=vamp["title"], parent=bool(self._parent_of(vamp)),
             longest=[LONGEST_TITLE, LONGEST_NOTE],
         )  # fmt: skip
 
@@ -87,31 +91,37 @@ class Sharing:
             if action == "delete":
                 self.gallery.delete(str(getattr(event, "id", "")), owner=owner_of(request.cookies))
         except GalleryError as error:
-            return self._shown(request, stage="again", problem=say(f"share.{error.reason}", session.language, **error.values))
+            return self._shown(
+                session, request, stage="again", problem=say(f"share.{error.reason}", session.language, **error.values)
+            )
         except NotShared:
             pass  # deleted already, perhaps by its link: the list will tell
-        return self._shown(request, stage="list")
+        return self._shown(session, request, stage="list")
 
     def _share(self, session: Session, request: gr.Request, event: gr.EventData) -> dict[str, Any]:
         shown = _find(session, getattr(event, "vamp", None))
         if shown is None:
-            return self._shown(request, stage="sorry", problem=say("share.gone", session.language))
+            return self._shown(session, request, stage="sorry", problem=say("share.gone", session.language))
         try:
             vamp = read_bundle(shown["folder"])
         except ValueError:
             key = "share.gone" if shown["source_track"] else "share.no_source"
-            return self._shown(request, stage="sorry", problem=say(key, session.language))
+            return self._shown(session, request, stage="sorry", problem=say(key, session.language))
         if vamp.beats is None and shown["beats"]:
             # Tracked for the page and not for the vamp: whoever opens the link wants them too.
             found = BeatGrid(tuple(shown["beats"]), tuple(shown["downbeats"]), shown["tempo"])
             vamp = dataclasses.replace(vamp, beats=found)
         title, note, private = (getattr(event, name, "") for name in ("title", "note", "private"))
-        shared, secret = publish(
-            self.gallery, vamp, title=str(title), note=str(note), private=private is True, parent=self._parent_of(shown),
-            owner=owner_of(request.cookies), source_name=shown["source"],
-        )  # fmt: skip
+        # Left as the studio has put it there, it is told to everybody in their own language.
+        named = shown.get(NAMED) if title == shown["title"] else None
+        owner = owner_of(request.cookies)
+        with self.limit.counted(request, owner):
+            shared, secret = publish(
+                self.gallery, vamp, title=str(title), note=str(note), private=private is True, parent=self._parent_of(shown),
+                owner=owner, source_name=shown["source"], named=named,
+            )  # fmt: skip
         shown["shared"] = shared.id
-        return self._shown(request, stage="done", id=shared.id, secret=secret, title=shared.title)
+        return self._shown(session, request, stage="done", id=shared.id, secret=secret, title=shared.title, known=bool(owner))
 
     def _parent_of(self, shown: dict[str, Any]) -> str:
         """Id of the shared vamp that a vamp of the session came from, if that is still there."""
@@ -120,10 +130,11 @@ class Sharing:
         except NotShared:
             return ""
 
-    def _shown(self, request: gr.Request, **values: Any) -> dict[str, Any]:
+    def _shown(self, session: Session, request: gr.Request, **values: Any) -> dict[str, Any]:
         """The dialog's value, with the list of what the visitor has shared."""
         mine = self.gallery.of_owner(owner_of(request.cookies))
-        return {**values, "mine": [{"id": one.id, "title": one.title, "created": one.created} for one in mine]}
+        named = [(one, shared_title(one, session.language)) for one in mine]
+        return {**values, "mine": [{"id": one.id, "title": title, "created": one.created} for one, title in named]}
 
     # ---- a link opens in the studio -----------------------------------------------------------------------------------
 
@@ -143,7 +154,7 @@ class Sharing:
             words = f"{say('share.missing.title', session.language)}. {say('share.missing.sentence', session.language)}"
             return [notice(words, "error"), *nothing[1:]]
         key = "share.restored.private" if shared.private else "share.restored"
-        title = shared.title or say("share.untitled", session.language)
+        title = shared_title(shared, session.language)
         told = notice(say(key, session.language, title=title), "ready")
         return [told, list(session.vamps), *(gr.update(value=value) for value in values)]
 
@@ -174,7 +185,7 @@ class Sharing:
         request = Request(vamp.prompt, vamp.sampling, len(vamp.takes), vamp.seed, vamp.loop)
         shown = keep_vamp(session, vamp, request, source)
         shown["shared"] = shared.id
-        shown["title"] = shared.title or shown["title"]
+        _name(shown, shared, session)
         session.source = source
         return vamp.mask
 
@@ -186,7 +197,16 @@ class Sharing:
             (folder / name).write_bytes(self.gallery.path_of(shared.id, name).read_bytes())
         shown = page_vamp(shared, settings, session.language, lambda name: str(folder / name))
         shown |= {"id": folder.name, "folder": str(folder), "shared": shared.id, "files": []}
+        _name(shown, shared, session)
         session.add_vamp(shown)
+
+
+def _name(shown: dict[str, Any], shared: Shared, session: Session) -> None:
+    """Gives what a link brought the title that it was shared under."""
+    named = shared.page.get(NAMED)
+    if say_title(named, session.language) or shared.title:
+        shown["title"] = shared_title(shared, session.language)
+        shown[NAMED] = named if say_title(named) else None
 
 
 def _find(session: Session, vamp: Any) -> dict[str, Any] | None:

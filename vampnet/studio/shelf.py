@@ -13,8 +13,10 @@ from vampnet import checkpoints
 from vampnet.config import N_COARSE, N_CODEBOOKS, CancelledError, TokenGrid
 from vampnet.fallback import is_shortage, release
 from vampnet.pipeline import OnDownload, VampNet
+from vampnet.sentences import sentence_of
 from vampnet.studio.memory import free_bytes
 from vampnet.studio.notices import megabytes
+from vampnet.studio.text import worded
 
 if TYPE_CHECKING:
     from vampnet.checkpoints import Entry, Located
@@ -48,7 +50,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Task:
-    """What the shelf is doing: words, and for a download the bytes done and of how many (0 = not known)."""
+    """What the shelf is doing: words, for `text.tell`, and for a download the bytes done and of how many (0 = not known)."""
 
     words: str
     done: int = 0
@@ -100,7 +102,7 @@ class ModelShelf:
         self.known: list[Entry] = []
         self._model: VampNet | None = None
         self.name, self.shape, self.version, self.problem, self.stopped = "", Shape(), 0, "", False
-        self.task: Task | None = Task("Loading the model …") if model is None else None
+        self.task: Task | None = Task(worded("models.loading.any")) if model is None else None
         if model is not None:
             self._put(model, name)
 
@@ -120,7 +122,7 @@ class ModelShelf:
     def title(self) -> str:
         """ "mini on cpu"; "" while there is no model."""
         model = self._model
-        return "" if model is None else f"{model.name} on {model.device.type}"
+        return "" if model is None else worded("models.title", name=model.name, device=model.device.type)
 
     @property
     def words(self) -> str:
@@ -148,7 +150,7 @@ class ModelShelf:
         with self._changed:
             while self._model is None or self._leaving:
                 if self.task is None:
-                    raise ValueError(self.problem or "There is no model: load one first.")
+                    raise ValueError(self.problem or worded("models.none"))
                 on_wait()
                 self._changed.wait(POLL_SECONDS)
                 if stopped():
@@ -183,7 +185,7 @@ class ModelShelf:
             if self._busy:
                 return False
             self._cancelled.clear()
-            self._busy, self.task, self.problem, self.stopped = True, Task(f"Loading {_short(name)} …"), "", False
+            self._busy, self.task, self.problem, self.stopped = True, Task(_loading(name)), "", False
         threading.Thread(target=self._run, args=(name,), name="load-model", daemon=True).start()
         return True
 
@@ -205,7 +207,7 @@ class ModelShelf:
                 self._bring_back(before, name)
         except Exception as error:  # whoever waits must not wait for ever
             log.exception("Exchanging the model failed")
-            problem = f"{name} could not be loaded ({type(error).__name__}: {error})."
+            problem = _failed(name, error)
         finally:
             with self._changed:
                 self._busy, self.task, self.problem = False, None, problem
@@ -232,7 +234,7 @@ class ModelShelf:
         try:
             work(name)
         except CancelledError:
-            return f"Stopped: {_short(name)} was not loaded.", False
+            return worded("models.stopped", name=_short(name)), False
         except Exception as error:
             short = is_shortage(error)
             if not isinstance(error, (OSError, ValueError)):
@@ -241,13 +243,13 @@ class ModelShelf:
         return None
 
     def _bring(self, name: str) -> None:
-        located = self._fetch(name, on_download=self._watcher(f"Loading {_short(name)} …"))
+        located = self._fetch(name, on_download=self._watcher(_loading(name)))
         self._need = bytes_of(located)
         self._check()
 
     def _read(self, name: str) -> None:
-        self._say(Task(f"Loading {_short(name)} …"))
-        model = self._load(name, on_download=self._watcher(f"Loading {_short(name)} …"))
+        self._say(Task(_loading(name)))
+        model = self._load(name, on_download=self._watcher(_loading(name)))
         self._check()
         self._put(model, name)
 
@@ -263,7 +265,7 @@ class ModelShelf:
         """Lets go of the present model, if it can be loaded again, once no vamp uses it."""
         if not self.name:
             return
-        self._say(Task(f"Waiting for a vamp before {_short(name)} is loaded …") if self._users else self.task)
+        self._say(Task(worded("models.waiting", name=_short(name))) if self._users else self.task)
         with self._changed:
             # Or one vamp after the other would put the exchange off for ever.
             self._leaving = True
@@ -304,7 +306,7 @@ class ModelShelf:
     def _watcher(self, then: str) -> OnDownload:
         def watch(file: str, done: int, total: int) -> None:
             self._check()
-            here = Task(f"Downloading {file}: {megabytes(done, total)}", done, total)
+            here = Task(worded("models.downloading", file=file, size=megabytes(done, total)), done, total)
             self._say(Task(then) if total and done >= total else here)
 
         return watch
@@ -321,10 +323,18 @@ def bytes_of(located: Located) -> int:
 def explain(name: str, error: BaseException) -> str:
     """One sentence about a model that could not be loaded."""
     if is_shortage(error):
-        return f"There is not enough memory for {_short(name)}: close other programs or choose a smaller model."
+        return worded("models.memory", name=_short(name))
     if isinstance(error, (OSError, ValueError)) and str(error):
-        return str(error)
-    return f"{_short(name)} could not be loaded ({type(error).__name__}: {error})."
+        return sentence_of(error)
+    return _failed(name, error)
+
+
+def _failed(name: str, error: BaseException) -> str:
+    return worded("models.failed", name=_short(name), error=f"{type(error).__name__}: {error}")
+
+
+def _loading(name: str) -> str:
+    return worded("models.loading", name=_short(name))
 
 
 def _short(name: str) -> str:

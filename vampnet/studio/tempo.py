@@ -9,6 +9,7 @@ import numpy as np
 
 from vampnet.beats import EDGE_SECONDS, BeatGrid, make_grid
 from vampnet.extend import longer_beats
+from vampnet.studio.text import worded
 
 ENGINE = "hand"
 LOW, HIGH = 30.0, 300.0
@@ -33,7 +34,7 @@ def edit(grid: BeatGrid | None, seconds: float, act: str) -> BeatGrid:
         ValueError: an unknown act, or a tempo outside of `LOW` to `HIGH`.
     """
     if act not in ACTS:
-        raise ValueError(f"The beats can be changed by {', '.join(ACTS)}, not by {act!r}.")
+        raise ValueError(worded("map.tempo.act", known=", ".join(ACTS), given=act))
     if grid is None or len(grid.beats) < 2 or not grid.tempo > 0:
         grid = regular(PLAIN_TEMPO, 0.0, seconds)
         if act in ("half", "double"):
@@ -66,14 +67,14 @@ def tapped(grid: BeatGrid | None, seconds: float, taps: Sequence[float], at: Seq
         ValueError: too few or no usable taps, a tempo outside of `LOW` to `HIGH`.
     """
     if len(taps) < MIN_TAPS or len(taps) > MAX_TAPS or (at is not None and len(at) != len(taps)):
-        raise ValueError(f"Tap at least {MIN_TAPS} times.")
+        raise ValueError(worded("map.tempo.few", least=MIN_TAPS))
     given = [*taps, *(at or ())]
     if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in given):
-        raise ValueError("Taps are moments in milliseconds: tap again.")
+        raise ValueError(worded("map.tempo.unreadable"))
     gaps = np.diff(np.asarray(taps, dtype=float)) / 1000
     usual = float(np.median(gaps))
     if usual <= 0:
-        raise ValueError("The taps came all at once: tap again.")
+        raise ValueError(worded("map.tempo.at_once"))
     near = gaps[np.abs(gaps / usual - 1) < 0.3]
     period = float(near.mean()) if len(near) else usual
     bar = 4 if grid is None else grid.beats_per_bar
@@ -102,12 +103,12 @@ def regular(tempo: float, anchor: float, seconds: float, bar: int = 4) -> BeatGr
 
 
 def _made(beats: Sequence[float], downbeats: Sequence[float]) -> BeatGrid:
-    return make_grid(beats, downbeats, ENGINE, "The beats were set by hand.")
+    return make_grid(beats, downbeats, ENGINE, worded("map.tempo.set"))
 
 
 def _check(tempo: float) -> None:
     if not LOW <= tempo <= HIGH:
-        raise ValueError(f"A tempo lies between {LOW:g} and {HIGH:g} beats a minute, and this would be {tempo:.0f}.")
+        raise ValueError(worded("map.tempo.range", low=LOW, high=HIGH, tempo=tempo))
 
 
 def _anchor(grid: BeatGrid) -> float:

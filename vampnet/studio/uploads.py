@@ -7,6 +7,8 @@ from typing import Any
 
 from gradio.utils import get_upload_folder
 
+from vampnet.studio.text import worded
+
 
 def uploaded(path: Any) -> Path:
     """The path of an uploaded file.
@@ -20,4 +22,4 @@ def uploaded(path: Any) -> Path:
         # Each in a folder named by the hash of what it holds: who knows that has the file.
         if root in found.parents and len(found.relative_to(root).parts) >= 2 and found.is_file():
             return found
-    raise ValueError("That file did not arrive: bring it once more.")
+    raise ValueError(worded("restore.lost"))

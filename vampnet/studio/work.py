@@ -15,7 +15,7 @@ from vampnet.fallback import MemoryShortage
 from vampnet.progress import Shortage, told_by
 from vampnet.studio.notices import notice, progress
 from vampnet.studio.session import Session
-from vampnet.studio.text import say
+from vampnet.studio.text import say, tell
 
 if TYPE_CHECKING:
     from vampnet.pipeline import Cancelled, OnStep, VampNet
@@ -87,7 +87,7 @@ class Work:
         if isinstance(error, MemoryShortage):
             return notice(say("work.memory.none", self._session.language), "error")
         if isinstance(error, ValueError):
-            return notice(str(error), "error")
+            return notice(tell(error, self._session.language), "error")
         log.error("Work failed", exc_info=error)
         return notice(say("work.failed", self._session.language, error=f"{type(error).__name__}: {error}"), "error")
 

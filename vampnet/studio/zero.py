@@ -32,6 +32,7 @@ import soundfile
 from vampnet import audio
 from vampnet.config import CancelledError, Sampling
 from vampnet.pipeline import VampNet
+from vampnet.sentences import sentence_of
 from vampnet.studio.shelf import ModelShelf
 
 POLL_SECONDS = 0.1
@@ -104,9 +105,9 @@ def _work(method: str, packed: bytes, folder: str, seconds: int) -> bytes:
     try:
         return pickle.dumps((True, getattr(_model, method)(*args, **kwargs)))
     except CancelledError as error:
-        return pickle.dumps((False, CancelledError(str(error))))
+        return pickle.dumps((False, CancelledError(sentence_of(error))))
     except ValueError as error:
-        return pickle.dumps((False, ValueError(str(error))))
+        return pickle.dumps((False, ValueError(sentence_of(error))))
 
 
 @dataclass(frozen=True)

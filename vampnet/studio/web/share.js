@@ -93,7 +93,7 @@
       name.input.select();
     }
 
-    function done({ id, secret, title }) {
+    function done({ id, secret, title, known }) {
       const open = make("a", "vs-flat", say("dialog.open"), { href: linkOf(id), target: "_blank", rel: "noopener" });
       const frame = make("iframe", "", "", {
         src: linkOf(id, "/embed"), width: 640, height: 560, title: title || say("untitled"), loading: "lazy", style: "border:0",
@@ -104,6 +104,8 @@
       const list = make("div", "vs-share-done");
       const link = line(say("dialog.link"), linkOf(id), [open]);
       list.append(make("p", "vs-notice", say("dialog.done"), { role: "status" }), link, line(say("dialog.embed"), frame.outerHTML), key);
+      // Where the browser keeps no cookie, as in a frame of another site, nothing else tells that it is theirs.
+      if (!known) list.append(make("p", "vs-share-keep", say("dialog.stranger"), { role: "note" }));
       body.replaceChildren(list);
       link.querySelector("input").focus();
     }

@@ -5,6 +5,9 @@
   const wanted = (navigator.languages || [navigator.language]).map((tag) => tag.split("-")[0]);
   studio.language = wanted.find((name) => studio.sentences && studio.sentences[name]) || "en";
 
+  // For the voice that reads the page, and for where its lines may break.
+  document.documentElement.lang = studio.language;
+
   // The sentence of a key, with its {values}.
   studio.say = (key, values = {}) => {
     const sentence = studio.sentences[studio.language][key] || studio.sentences.en[key];
