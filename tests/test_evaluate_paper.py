@@ -237,10 +237,6 @@ def test_composed_clips_are_there_without_any_folder():
     clips, count = options.choose_clips("composed", args, model, whole=False, full=True)
     one, two = clips
     assert count == 2 and one.name != two.name and len(one.audio) == round(1.1 * RATE)
-    # The tiny model sees 64 steps at once: 1.12 s would be 65, of which the last is cut off, and 1.2 s are two windows anyway.
-    assert model.grid.samples_to_tokens(round(1.12 * RATE)) == 65
-    assert model.grid.samples_to_tokens(round(options.fitting_seconds(1.12, model) * RATE)) == 64
-    assert options.fitting_seconds(1.2, model) == 1.2 and options.fitting_seconds(1.0, model) == 1.0
 
 
 def test_tables_and_plots_of_a_whole_run(tmp_path):

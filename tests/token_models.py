@@ -8,6 +8,7 @@ from torch import nn
 from vampnet import generate as g
 from vampnet.config import MASK, Sampling, TransformerConfig
 from vampnet.sampling import take_generator
+from vampnet.windows import reach as most_steps
 
 POISON = 777
 """A code that the models here never predict: where it shows up, something was taken from the masked source."""
@@ -30,7 +31,7 @@ class LocalModel(nn.Module):
 
     def forward(self, tokens, where=None):
         batch, levels, steps = tokens.shape
-        assert levels == self.config.n_codebooks and steps <= self.config.context
+        assert levels == self.config.n_codebooks and steps <= most_steps(self.config.context)
         assert tokens.min() >= 0 and tokens.max() <= MASK
         self.seen.append(tokens.clone())
         self.asked.append(where.clone())

@@ -26,7 +26,7 @@ from vampnet.sampling import (
     take_generator,
     uniform,
 )
-from vampnet.windows import Window, plan_for_mask
+from vampnet.windows import Window, plan_for_mask, reach
 
 OnStep = Callable[[str, int, int], None]
 """Called after each step with the stage ("coarse" or "fine"), the steps done, and of how many."""
@@ -188,10 +188,10 @@ def fill(
         CancelledError: `cancelled()` was True.
     """
     work, mask = _prepared(model, tokens, mask)
-    if not 0 <= wrap <= work.shape[-1] or work.shape[-1] + 2 * wrap > model.config.context:
+    if not 0 <= wrap <= work.shape[-1] or work.shape[-1] + 2 * wrap > reach(model.config.context):
         raise ValueError(
-            f"{work.shape[-1]} time steps with a wrap of {wrap} do not fit into the model's context of {model.config.context}: "
-            "use fill_windows."
+            f"{work.shape[-1]} time steps with a wrap of {wrap} are more than a model with a context of {model.config.context} "
+            "is shown at once: use fill_windows."
         )
     if len(generators) != len(work):
         raise ValueError(f"{len(work)} items need as many generators, not {len(generators)}.")

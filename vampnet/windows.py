@@ -9,6 +9,16 @@ from torch import Tensor
 MARGIN_SHARE = 8
 """A window decides nothing within context // MARGIN_SHARE steps of its ends, unless the clip ends there too."""
 
+STRETCH_SHARE = 4
+"""A clip that is longer than the context by at most context // STRETCH_SHARE steps is still seen at once: two windows cost
+twice as much (10 s are 575 steps, and published models are trained on 574). Positions are relative, and from 128 steps on they
+are not told apart, so a model meets no position there that it does not know."""
+
+
+def reach(context: int) -> int:
+    """The most time steps that a model of `context` time steps is shown at once."""
+    return context + context // STRETCH_SHARE
+
 
 class Window(NamedTuple):
     """A stretch of time steps that the model sees at once, and the part of it that is decided there.
@@ -26,9 +36,9 @@ class Window(NamedTuple):
 def plan_windows(steps: int, context: int, loop: bool = False) -> list[Window]:
     """Cover a clip of `steps` time steps with windows that a model of `context` time steps can see.
 
-    The cores partition the clip, in order. All windows have the same length, at most `context`, and there is no padding. Each
-    core lies at least context // 8 steps inside its window, except at the two ends of a clip that is no loop. A loop with room
-    for it is one window with `wrap`; a longer one is a circle of windows, in which the first and the last see each other.
+    The cores partition the clip, in order, and there is no padding. What fits into `reach(context)` is one window, a loop with
+    `wrap`. More are windows of the same length, at most `context`, each core at least context // 8 steps inside its window,
+    except at the two ends of a clip that is no loop; those of a loop are a circle, the first and the last see each other.
 
     Raises:
         ValueError: `steps` or `context` is below 1.
@@ -38,7 +48,7 @@ def plan_windows(steps: int, context: int, loop: bool = False) -> list[Window]:
     margin = max(1, context // MARGIN_SHARE) if context >= 3 else 0
     if loop:
         return _plan_ring(steps, context, margin)
-    if steps <= context:
+    if steps <= reach(context):
         return [Window(0, steps, (0, steps))]
     gaps = -(-(steps - context) // (context - 2 * margin))
     starts = [i * (steps - context) // gaps for i in range(gaps + 1)]
@@ -50,7 +60,7 @@ def plan_windows(steps: int, context: int, loop: bool = False) -> list[Window]:
 def _plan_ring(steps: int, context: int, margin: int) -> list[Window]:
     # at most half a turn on each side, so that no step is shown more than twice
     wrap = min(margin, steps // 2)
-    if steps + 2 * wrap <= context:
+    if steps + 2 * wrap <= reach(context):
         return [Window(0, steps, (0, steps), wrap)]
     length = min(steps, context)
     margin = min(margin, (length - 1) // 2)

@@ -113,7 +113,7 @@ def _measure(args: argparse.Namespace) -> Run:
     import torch
 
     from vampnet.bench.runner import Runner
-    from vampnet.pipeline import best_device
+    from vampnet.device import best_device
 
     device = args.device or best_device()
     try:

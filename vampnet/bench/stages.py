@@ -20,6 +20,7 @@ from vampnet.bench import work
 from vampnet.bench.cases import Case
 from vampnet.bench.work import Demand, Work
 from vampnet.config import MASK, Prompt, Sampling
+from vampnet.windows import reach
 
 BEAT_SECONDS = 0.5
 LOOP_SECONDS = 8.0
@@ -182,7 +183,7 @@ class Stages:
 
     def _step(self, transformer: Any, case: Case) -> Prepared:
         config = transformer.config
-        codes = self._codes(case, case.takes)[:, : config.n_codebooks, : config.context]
+        codes = self._codes(case, case.takes)[:, : config.n_codebooks, : reach(config.context)]
         codes[:, config.n_conditioning :] = MASK
         codes = codes.to(self.model.device)
         where = codes[:, config.n_conditioning :] == MASK

@@ -94,7 +94,7 @@ def choose_clips(audio: str, args: argparse.Namespace, model: VampNet, whole: bo
     Args:
         audio: a folder, or `COMPOSED`.
         args: as of `add_common`: how many, how long.
-        model: whose rate they get; see `fitting_seconds`.
+        model: whose rate they get.
         whole, full: as of `folder_clips`.
 
     Raises:
@@ -102,26 +102,13 @@ def choose_clips(audio: str, args: argparse.Namespace, model: VampNet, whole: bo
     """
     from .clips import excerpts
 
-    rate, seconds = model.grid.sample_rate, args.seconds if whole else fitting_seconds(args.seconds, model)
+    rate, seconds = model.grid.sample_rate, args.seconds
     if audio == COMPOSED:
         return composed_clips(args.clips, seconds, rate), args.clips
     if not Path(audio).is_dir():
         raise ValueError(f"There is no folder '{audio}': name one that holds audio.")
     count = min(args.clips, len(excerpts(audio, seconds, whole)))
     return folder_clips(audio, args.clips, seconds, rate, whole, full), count
-
-
-def fitting_seconds(seconds: float, model: VampNet) -> float:
-    """The length of clips, less what would be a single time step more than the coarse model sees at once.
-
-    10 s are 574 steps and a bit, and the models were made to see 574: the bit would have them fill two windows instead of one,
-    at twice the time.
-    """
-    grid, context = model.grid, model.coarse.config.context
-    if grid.samples_to_tokens(grid.seconds_to_samples(seconds)) != context + 1:
-        return seconds
-    # A hair less, since a file at another rate may come out a sample longer.
-    return grid.tokens_to_seconds(context) - 1e-4
 
 
 def batch_of(args: argparse.Namespace, model: VampNet) -> int:
