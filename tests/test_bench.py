@@ -287,22 +287,12 @@ def test_without_matplotlib_there_are_no_pictures_but_all_else(model, quick, mon
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bench.json", "bench.md"]
 
 
-def test_precision_is_handed_on_where_it_is_asked_for(monkeypatch):
+def test_precision_is_handed_on(monkeypatch):
     given = []
-
-    def with_precision(name, device=None, *, precision="float32"):
-        given.append(precision)
-
-    def without(name, device=None):
-        given.append(None)
-
-    monkeypatch.setattr(VampNet, "from_pretrained", with_precision)
+    monkeypatch.setattr(VampNet, "from_pretrained", lambda name, device, precision: given.append(precision))
     stages.load_model("mini", "cpu", "bfloat16")
-    monkeypatch.setattr(VampNet, "from_pretrained", without)
     stages.load_model("mini", "cpu", "float32")
-    assert given == ["bfloat16", None]
-    with pytest.raises(ValueError, match="leave --precision out"):
-        stages.load_model("mini", "cpu", "int8")
+    assert given == ["bfloat16", "float32"]
 
 
 @pytest.mark.parametrize(

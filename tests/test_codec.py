@@ -135,6 +135,22 @@ def test_magnitudes_invert_the_features_below_the_bands(codec):
     assert back[..., fine:].square().mean() == pytest.approx(float(truth[..., fine:].square().mean()), rel=0.3)
 
 
+def test_sharpening_makes_partials_stand_out_at_the_power_that_they_had():
+    plain, sharp = (SpectralCodec(dataclasses.replace(TINY, sharpen=factor)) for factor in (1.0, 1.5))
+    fine = plain.config.fine_bins
+    bins = torch.arange(plain.config.window // 2 + 1)
+    magnitudes = (1 + 0.8 * torch.cos(2 * math.pi * bins / 10)).expand(1, 3, -1)
+    assert torch.equal(plain.sharpened(magnitudes), magnitudes)
+    made = sharp.sharpened(magnitudes)
+    assert torch.equal(made[..., fine:], magnitudes[..., fine:])
+    inside = slice(50, fine - 50)
+    before, after = (x[0, 0, inside].log() for x in (magnitudes, made))
+    assert after.std() == pytest.approx(1.5 * float(before.std()), rel=0.05)
+    assert made[..., inside].square().mean() == pytest.approx(float(magnitudes[..., inside].square().mean()), rel=0.05)
+    silence = sharp.sharpened(torch.zeros(1, 3, len(bins)))
+    assert silence.abs().max() < 1e-6
+
+
 def test_saved_and_loaded_it_is_the_same(codec, tmp_path):
     save_codec(codec, tmp_path, dtype=torch.float32)
     loaded = load_codec(tmp_path)

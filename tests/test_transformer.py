@@ -198,7 +198,7 @@ def test_levels_of_unlike_size_enter_alike():
     sizes = torch.tensor([10.0, 1.0, 0.1, 0.01])
     model = TokenTransformer(tiny_config(dim=256), torch.randn(4, SIZE, 3) * sizes[:, None, None]).eval()
     with torch.no_grad():
-        table = model._project_vectors().view(4, SIZE + 1, 256)
+        table = model.projected_vectors().view(4, SIZE + 1, 256)
     spread = table.std(dim=(1, 2))
     assert spread.max() / spread.min() < 2
     assert 0.3 < spread.pow(2).sum().sqrt() < 3

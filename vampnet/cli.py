@@ -106,6 +106,8 @@ def _add_common(group: Any) -> None:
     about = "a bundled model, a folder, or one of the hub, such as hugggof/vampnet:choir; see 'vampnet models' (default mini)"
     group.add_argument("--model", default="mini", metavar="NAME", help=about)
     group.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest there is)")
+    about = "of the models' arithmetic: float32, bfloat16, int8 (default auto: int8 on CPUs made for it, else float32)"
+    group.add_argument("--precision", choices=("auto", "float32", "bfloat16", "int8"), default="auto", help=about)
     group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 
 
@@ -218,7 +220,7 @@ def _load_model(args: argparse.Namespace) -> Any:
 
     bar = None if args.quiet else hub_cli.DownloadBar()
     try:
-        return VampNet.from_pretrained(args.model, args.device, on_download=bar)
+        return VampNet.from_pretrained(args.model, args.device, on_download=bar, precision=args.precision)
     finally:
         if bar is not None:
             bar.close()

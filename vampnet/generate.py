@@ -136,12 +136,14 @@ class _Decoder:
             if not where.any():
                 continue
             logits = self.model(seen[items], where=asked[items]).float()
-            if not logits.isfinite().all():
+            # of the model's own distribution: filters change what may be drawn, not how sure the model is of it
+            sure = logits.log_softmax(dim=-1)
+            # one number that is not finite makes all of a row so, and one pass over all of them is saved
+            if not sure[:, 0].isfinite().all():
                 raise ValueError("The model's logits are not finite: its weights are damaged, or its precision is too low.")
             token = logits.argmax(dim=-1) if greedy else draw(filter_logits(logits, self.sampling), u[items][where])
             chosen[items][where] = token
-            # of the model's own distribution: filters change what may be drawn, not how sure the model is of it
-            log_p[items][where] = logits.log_softmax(dim=-1).gather(-1, token[:, None])[:, 0]
+            log_p[items][where] = sure.gather(-1, token[:, None])[:, 0]
         return chosen, log_p
 
 

@@ -22,6 +22,7 @@ from vampnet.extend import longer
 from vampnet.fallback import within_memory
 from vampnet.generate import generate
 from vampnet.kept import kept_sound
+from vampnet.model.fast import in_precision
 from vampnet.progress import Cancelled, OnDownload, OnStep, Watch
 from vampnet.prompt import build_mask
 from vampnet.ring import ring_resample, whole_steps
@@ -43,12 +44,18 @@ class VampNet:
         fine: transformer of all levels that is given the coarse ones, in eval mode.
         name: of the checkpoint, for people.
         device: all three are moved there.
+        precision: of the transformers' arithmetic: see `model.fast.in_precision`.
+
+    Raises:
+        ValueError: a precision that there is not, or not on this device.
     """
 
     def __init__(
-        self, codec: Codec, coarse: nn.Module, fine: nn.Module, name: str = "model", device: str | torch.device = "cpu"
-    ) -> None:
-        self.codec, self.coarse, self.fine = codec.to(device), coarse.to(device), fine.to(device)
+        self, codec: Codec, coarse: nn.Module, fine: nn.Module, name: str = "model", device: str | torch.device = "cpu",
+        precision: str = "float32",
+    ) -> None:  # fmt: skip
+        self.codec = codec.to(device)
+        self.coarse, self.fine = (in_precision(model, precision, device) for model in (coarse, fine))
         self.name = name
         self.device = torch.device(device)
 
@@ -63,6 +70,7 @@ class VampNet:
         coarse: str | Path | None = None,
         fine: str | Path | None = None,
         on_download: OnDownload | None = None,
+        precision: str = "auto",
     ) -> VampNet:
         """Loads a model: "mini" (bundled), a folder, or a repository of the hub such as "hugggof/vampnet".
 
@@ -72,6 +80,8 @@ class VampNet:
             revision: branch, tag or commit of a repository.
             codec, coarse, fine: single files in the published format that take the place of those of `name`.
             on_download: called with the file's name, the bytes done and of how many; CancelledError from it stops.
+            precision: "float32", "bfloat16" or "int8" arithmetic in the transformers; "auto" = int8 on CPUs that have
+                instructions for it, else float32. The same seed gives other takes in another precision, as good as these.
 
         Raises:
             FileNotFoundError: no such checkpoint, or it cannot be had without a network.
@@ -81,7 +91,7 @@ class VampNet:
         models = checkpoints.load(
             name, chosen, revision=revision, codec=codec, coarse=coarse, fine=fine, on_download=on_download
         )
-        return cls(models.codec, models.coarse, models.fine, models.name, chosen)
+        return cls(models.codec, models.coarse, models.fine, models.name, chosen, precision)
 
     @property
     def grid(self) -> TokenGrid:

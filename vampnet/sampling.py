@@ -65,7 +65,7 @@ def filter_logits(logits: Tensor, sampling: Sampling) -> Tensor:
         (..., V) float32; tokens that were filtered out have -inf, at least one token stays.
     """
     logits = logits.float()
-    if sampling.temperature > 0:
+    if sampling.temperature not in (0, 1):
         logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
         logits = _only(logits, logits.topk(sampling.top_k, dim=-1).indices)

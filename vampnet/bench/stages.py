@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import subprocess
 import sys
@@ -69,17 +68,13 @@ def make_music(seconds: float, rate: int) -> np.ndarray:
 
 
 def load_model(name: str | Path, device: str | torch.device | None, precision: str) -> Any:
-    """The model of a name or folder; `precision` is handed on where it is not "float32".
+    """The model of a name or folder in a precision.
 
     Raises:
         FileNotFoundError, ValueError: as `VampNet.from_pretrained`, or the precision cannot be had.
     """
     from vampnet.pipeline import VampNet
 
-    if precision == "float32":
-        return VampNet.from_pretrained(name, device)
-    if "precision" not in inspect.signature(VampNet.from_pretrained).parameters:
-        raise ValueError(f"Models are loaded in float32 alone here, not in {precision}: leave --precision out.")
     return VampNet.from_pretrained(name, device, precision=precision)
 
 
@@ -233,7 +228,7 @@ class Stages:
             "vamp", self._file(case), "-o", self.folder / "out", "--takes", case.takes, "--steps", case.steps,
             "--model", self.source, "--device", self.model.device, "--quiet",
         ]  # fmt: skip
-        words += ["--precision", self.precision] if self.precision != "float32" else []
+        words += ["--precision", self.precision]
         peaks: list[int | None] = []
 
         def run() -> None:

@@ -42,6 +42,7 @@ class SpectralCodecConfig:
         expansion: hidden width of a block, in units of `dim`.
         n_codebooks, codebook_size, codebook_dim: of the quantizer.
         rounds: of Griffin-Lim when decoding.
+        sharpen: factor on the fine structure of spectra when decoding; see `SpectralCodec.sharpened`.
         short_frames: levels of broad bands are coded so many times a time step beside the spectra (see `envelope.ShortView`);
             0 = not at all.
         short_bands, short_window: of these.
@@ -64,6 +65,7 @@ class SpectralCodecConfig:
     codebook_size: int = CODEBOOK_SIZE
     codebook_dim: int = 8
     rounds: int = 32
+    sharpen: float = 1.0
     short_frames: int = 0
     short_bands: int = 32
     short_window: int = 768
@@ -76,6 +78,8 @@ class SpectralCodecConfig:
             raise ValueError(f"hop {self.hop} must be a multiple of short_frames {self.short_frames}.")
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, not {self.kernel}.")
+        if not 0 < self.sharpen <= 4:
+            raise ValueError(f"sharpen must lie between 0 and 4, not {self.sharpen}.")
         if not 0 < self.fine_hz < self.sample_rate / 2:
             raise ValueError(f"fine_hz must lie between 0 and {self.sample_rate / 2:.0f}, not {self.fine_hz}.")
 
@@ -191,6 +195,23 @@ class SpectralCodec(DescribedCodec):
         logs = torch.cat([logs[..., : c.fine_bins], logs[..., c.fine_bins :] @ self.spreader], dim=-1)
         return (torch.exp(logs.clamp(max=8.0)) - c.floor).clamp_min(0.0)
 
+    def sharpened(self, magnitudes: Tensor) -> Tensor:
+        """(B, J, window / 2 + 1) magnitudes with partials that stand out more, each neighbourhood with the power that it had.
+
+        A decoder that has learned the mean of all that may be makes partials flatter than they are; the noise that Griffin-Lim
+        adds, since no sound has just these magnitudes, then covers the weaker ones.
+        """
+        c = self.config
+        if c.sharpen == 1:
+            return magnitudes
+        fine, rest = magnitudes[..., : c.fine_bins], magnitudes[..., c.fine_bins :]
+        logs = torch.log(fine + c.floor)
+        smooth = _over_frequency(logs)
+        sharp = smooth + c.sharpen * (logs - smooth)
+        before, after = (_over_frequency(torch.exp(2 * x)) for x in (logs, sharp))
+        sharp = torch.exp((sharp + 0.5 * torch.log((before + 1e-9) / (after + 1e-9))).clamp(max=9.0))
+        return torch.cat([(sharp - c.floor).clamp_min(0.0), rest], dim=-1)
+
     def short_levels(self, features: Tensor) -> Tensor:
         """(B, T, inputs) features -> (B, T * short_frames, short_bands) levels, as of `ShortView.levels`."""
         c = self.config
@@ -252,7 +273,7 @@ class SpectralCodec(DescribedCodec):
 
         def magnitudes(start: int, stop: int) -> Tensor:
             first, last = start // c.frames, -(-stop // c.frames)
-            frames = self.magnitudes(features[:, first:last])
+            frames = self.sharpened(self.magnitudes(features[:, first:last]))
             return frames[:, start - first * c.frames : stop - first * c.frames]
 
         def correct(audio: Tensor, spans: list[tuple[int, int]], loop: bool) -> Tensor:
@@ -264,6 +285,12 @@ class SpectralCodec(DescribedCodec):
             piece=4096 // c.frames * c.frames, context=48 // c.frames * c.frames,
             correct=None if self.short is None else correct,
         )[:, None]  # fmt: skip
+
+
+def _over_frequency(x: Tensor) -> Tensor:
+    """(B, J, F) -> its moving average over 41 bins of frequency, or as many as there are."""
+    side = min(20, x.shape[-1] - 1)
+    return F.avg_pool1d(F.pad(x, (side, side), mode="reflect"), 2 * side + 1, stride=1)
 
 
 def _band_matrices(config: SpectralCodecConfig) -> tuple[Tensor, Tensor]:

@@ -148,16 +148,7 @@ class TokenTransformer(nn.Module):
         expected = (tokens.shape[0], self.config.n_predicted, tokens.shape[2])
         if tuple(where.shape) != expected:
             raise ValueError(f"`where` must have the shape {expected}, and it is {tuple(where.shape)}.")
-        heads = self._heads()
-        logits = torch.cat([F.linear(hidden[where[:, level]], *head) for level, head in enumerate(heads)])
-        if where.shape[0] == 1 or self.config.n_predicted == 1:
-            return logits
-        # The rows lie by level first; the caller's order is by item first.
-        rows = torch.arange(int(where.sum()), device=where.device)
-        place = torch.empty(where.shape, dtype=torch.int64, device=where.device)
-        by_level = place.transpose(0, 1)
-        by_level[where.transpose(0, 1)] = rows
-        return logits[place[where]]
+        return by_item([F.linear(hidden[where[:, level]], *head) for level, head in enumerate(self.heads())], where)
 
     def loss(
         self,
@@ -200,7 +191,7 @@ class TokenTransformer(nn.Module):
             )
             return total / count
         total = hidden.new_zeros(())
-        for level, head in enumerate(self._heads()):
+        for level, head in enumerate(self.heads()):
             here = where[:, level]
             logits = F.linear(hidden[here], *head).float()
             total = total + F.cross_entropy(logits, target[:, level][here], reduction="sum", label_smoothing=label_smoothing)
@@ -222,7 +213,7 @@ class TokenTransformer(nn.Module):
             x = layer(x, bias)
         return self.norm(x)
 
-    def _heads(self) -> list[tuple[Tensor, Tensor]]:
+    def heads(self) -> list[tuple[Tensor, Tensor]]:
         """Weight and bias of each level's classifier.
 
         Unbound at once: indexed one by one, each would get a gradient of the size of all levels.
@@ -246,13 +237,14 @@ class TokenTransformer(nn.Module):
 
     def _embed_by_table(self, tokens: Tensor) -> Tensor:
         """The same as `_embed`: concatenate-then-project is linear, so it is a sum of one projected row per level."""
-        table = self._cached("table", None, (self.mask_vectors, self.input.weight, self.codebooks), self._project_vectors)
+        table = self._cached("table", None, (self.mask_vectors, self.input.weight, self.codebooks), self.projected_vectors)
         rows = self._rows(tokens)
         batch, steps, levels = rows.shape
         x = F.embedding_bag(rows.reshape(-1, levels), table, mode="sum")
         return (x + self.input.bias).view(batch, steps, -1)
 
-    def _project_vectors(self) -> Tensor:
+    def projected_vectors(self) -> Tensor:
+        """(n_codebooks * (codebook_size + 1), dim): what each token of each level adds to the input, MASK as a level's last."""
         weight = self.input.weight.view(self.config.dim, self.config.n_codebooks, self.config.codebook_dim)
         return torch.einsum("kvd,ekd->kve", self._vectors(), weight).flatten(0, 1)
 
@@ -272,6 +264,24 @@ class TokenTransformer(nn.Module):
         """As in torch; drops what was precomputed for inference."""
         self._cache.clear()
         return super().train(mode)
+
+
+def by_item(rows: list[Tensor], where: Tensor) -> Tensor:
+    """Rows that were made level by level in the order of their positions.
+
+    Args:
+        rows: for each level l the (m_l, V) rows of its True positions, in the order of `x[where[:, l]]`.
+        where: (B, levels, T) bool.
+
+    Returns:
+        (M, V), in the order of `x[where]`: by item first.
+    """
+    together = torch.cat(rows)
+    if where.shape[0] == 1 or where.shape[1] == 1:
+        return together
+    place = torch.empty(where.shape, dtype=torch.int64, device=where.device)
+    place.transpose(0, 1)[where.transpose(0, 1)] = torch.arange(len(together), device=where.device)
+    return together[place[where]]
 
 
 def without_guide(state: dict[str, Tensor]) -> dict[str, Tensor]:

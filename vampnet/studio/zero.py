@@ -68,17 +68,17 @@ def open_shelf(name: str, device: str | None, choice: bool) -> ModelShelf:
     return ModelShelf(load=functools.partial(VampNet.from_pretrained, device=device), choice=choice)
 
 
-def shelf(name: str, load: Callable[..., VampNet] = VampNet.from_pretrained) -> ModelShelf:
+def shelf(name: str, load: Callable[..., VampNet] | None = None) -> ModelShelf:
     """A shelf with a model whose work goes through ZeroGPU. Call it before the page is served, and once.
 
     Args:
         name: as in `VampNet.from_pretrained`.
-        load: `load(name, device)`.
+        load: `load(name, device)`; None = `VampNet.from_pretrained`, in float32: it is loaded on a CPU and used on a GPU.
     """
     global _model, _on_gpu
     import spaces  # before anything asks for CUDA
 
-    model = load(name, "cpu")
+    model = (load or functools.partial(VampNet.from_pretrained, precision="float32"))(name, "cpu")
     front = ZeroVampNet(model)
     _model = VampNet(model.codec, model.coarse, model.fine, model.name, "cuda" if _has_cuda() else "cpu")
     _on_gpu = spaces.GPU(_work, duration=_duration)

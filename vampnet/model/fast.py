@@ -1,0 +1,252 @@
+"""Transformers for inference in bfloat16, or with int8 weights: the same model, its arithmetic rounded.
+
+The residual stream stays in float32. The norms' weights are part of the matrices behind them, the scale of attention part of
+the queries' matrix, and the embedding is a table. With int8, weights have one scale an output and activations one a row: what a
+matrix makes of a time step depends neither on the other steps nor on the other items of a batch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vampnet.model.attention import Layer, RelativeBias
+from vampnet.model.transformer import TokenTransformer, by_item
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+
+
+def fast_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices faster than float32 ones."""
+    return _cpu_has("avx512_bf16", "amx_tile")
+
+
+def fast_int8() -> bool:
+    """Whether this CPU multiplies int8 matrices faster than float32 ones, and without saturating in between."""
+    return _cpu_has("vnni", "amx_tile")
+
+
+def _cpu_has(*instructions: str) -> bool:
+    # Torch may stop to tell: then the CPU is taken for one without them.
+    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in instructions)
+
+
+def best_precision(device: str | torch.device) -> str:
+    """What "auto" means on a device: "int8" on a CPU with instructions for it, else "float32"."""
+    return "int8" if torch.device(device).type == "cpu" and fast_int8() else "float32"
+
+
+def in_precision(model: nn.Module, precision: str, device: str | torch.device) -> nn.Module:
+    """A model for inference in a precision, on a device.
+
+    Args:
+        model: in eval mode, float32. Another model than a `TokenTransformer` stays as it is.
+        precision: one of `PRECISIONS`, or "auto".
+        device: where it is to compute. int8 is for CPUs.
+
+    Returns:
+        `model` itself for float32; otherwise a `FastTransformer` that shares nothing with it but what stays in float32.
+
+    Raises:
+        ValueError: an unknown precision, or int8 on another device than a CPU.
+    """
+    if precision == "auto":
+        precision = best_precision(device)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be auto, float32, bfloat16 or int8, not {precision!r}.")
+    if precision == "int8" and torch.device(device).type != "cpu":
+        raise ValueError(f"int8 is for CPUs, not for {torch.device(device).type}: use bfloat16 there.")
+    if precision == "float32" or not isinstance(model, TokenTransformer):
+        return model.to(device)
+    return FastTransformer(model, precision).to(device)
+
+
+class HalfLinear(nn.Module):
+    """weight @ x + bias with the weight in bfloat16, behind an RMS norm if there is one.
+
+    Args:
+        weight: (outputs, inputs) float.
+        bias: (outputs,) float or None.
+        eps: of the norm before it, whose weight `weight` has taken in; None = no norm.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, eps: float | None = None) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(weight.detach().bfloat16(), requires_grad=False)
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """(N, inputs) float -> the same in bfloat16, normalised: what `apply` takes, whole or some rows of it."""
+        if self.eps is not None:
+            x = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.eps)
+        return x.bfloat16()
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Some rows of what `prepare` gave -> (n, outputs) bfloat16; float32 with a bias."""
+        out = F.linear(x, self.weight)
+        return out if self.bias is None else out + self.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs) float -> (N, outputs) bfloat16."""
+        return self.apply(self.prepare(x))
+
+
+class Int8Linear(nn.Module):
+    """weight @ x + bias with an int8 weight, behind an RMS norm if there is one; see `HalfLinear` for the arguments.
+
+    Rows of x are scaled to -127..127 as they come. A norm before it is one more factor of a row's scale, next to free.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, eps: float | None = None) -> None:
+        super().__init__()
+        self.eps = eps
+        scale = weight.detach().float().abs().amax(dim=1).clamp_min(1e-12) / 127
+        whole = (weight.detach() / scale[:, None]).round().to(torch.int8).T.contiguous()
+        self.weight = nn.Parameter(whole, requires_grad=False)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
+
+    def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, inputs) float -> (N, inputs) int8 and the (N, 1) float factors of its rows."""
+        x = x.float()
+        size = x.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12)
+        rows = (x * (127 / size)).round_().to(torch.int8)
+        factor = size / 127
+        if self.eps is not None:
+            mean = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1]
+            factor = factor * torch.rsqrt(mean + self.eps)
+        return rows, factor
+
+    def apply(self, rows: Tensor, factor: Tensor) -> Tensor:
+        """Some rows of what `prepare` gave -> (n, outputs) float32."""
+        out = torch._int_mm(rows, self.weight).float().mul_(factor)
+        return out.mul_(self.scale) if self.bias is None else torch.addcmul(self.bias, out, self.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs) float -> (N, outputs) float32."""
+        return self.apply(*self.prepare(x))
+
+
+class FastLayer(nn.Module):
+    """`attention.Layer` with matrices of `kind`, on flat (B * T, dim) float32."""
+
+    def __init__(self, layer: Layer, kind: type[HalfLinear] | type[Int8Linear]) -> None:
+        super().__init__()
+        attention, feed_forward = layer.attention, layer.feed_forward
+        self.heads = attention.heads
+        dim = attention.qkv.in_features
+        qkv = attention.qkv.weight * layer.attention_norm.weight
+        qkv = torch.cat([qkv[:dim] * (dim // self.heads) ** -0.5, qkv[dim:]])
+        self.qkv = kind(qkv, eps=layer.attention_norm.eps)
+        self.out = kind(attention.out.weight)
+        self.into = kind(feed_forward.into.weight * layer.feed_forward_norm.weight, eps=layer.feed_forward_norm.eps)
+        self.down = kind(feed_forward.out.weight)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """(B * T, dim) float32 and the (1, heads, T, T) bias -> (B * T, dim) float32."""
+        steps = bias.shape[-1]
+        qkv = self.qkv(x).view(-1, steps, 3, self.heads, x.shape[-1] // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = attend(*qkv.to(_attention_type(x.device), memory_format=torch.contiguous_format).unbind(0), bias)
+        x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
+        value, gate = self.into(x).chunk(2, dim=-1)
+        return x + self.down(F.gelu(gate, approximate="tanh") * value)
+
+
+def _attention_type(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type != "cpu" or fast_bfloat16() else torch.float32
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q k^T + bias) v, with q scaled already.
+
+    Args:
+        q, k, v: (B, heads, T, d) bfloat16 or float32.
+        bias: (1, heads, T, T) float32.
+
+    Returns:
+        (B, heads, T, d) of the type of v.
+    """
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=1.0)
+    # One item at a time, so that the scores stay near the cache; see `attention.attend`.
+    mixed = [
+        torch.softmax(torch.add(bias[0], one_q @ one_k.mT), dim=-1).to(v.dtype) @ one_v
+        for one_q, one_k, one_v in zip(q, k, v, strict=True)
+    ]
+    return torch.stack(mixed)
+
+
+class FastTransformer(nn.Module):
+    """A `TokenTransformer` in "bfloat16" or "int8", for inference: `model(tokens, where)` as there.
+
+    Args:
+        model: in eval mode, with codebook vectors.
+        precision: "bfloat16" or "int8".
+    """
+
+    def __init__(self, model: TokenTransformer, precision: str) -> None:
+        super().__init__()
+        kind = {"bfloat16": HalfLinear, "int8": Int8Linear}[precision]
+        self.config, self.precision = model.config, precision
+        with torch.no_grad():
+            table = model.projected_vectors()
+            table[: model.config.codebook_size + 1] += model.input.bias
+            self.register_buffer("table", table)
+            self.bias = RelativeBias(model.config.heads, model.config.position_buckets, model.config.position_max_distance)
+            self.bias.load_state_dict(model.bias.state_dict())
+            self.layers = nn.ModuleList(FastLayer(layer, kind) for layer in model.layers)
+            self.classifiers = nn.ModuleList(
+                kind(weight * model.norm.weight, bias, model.norm.eps) for weight, bias in model.heads()
+            )
+        self._biases: dict[tuple[int, torch.device], Tensor] = {}
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, tokens: Tensor, where: Tensor | None = None) -> Tensor:
+        """Logits, float32; arguments and shapes as `TokenTransformer.forward`.
+
+        Raises:
+            ValueError: a shape does not fit.
+        """
+        config = self.config
+        if tokens.ndim != 3 or tokens.shape[1] != config.n_codebooks:
+            raise ValueError(
+                f"This model reads tokens of shape (B, {config.n_codebooks}, T), and these are {tuple(tokens.shape)}."
+            )
+        batch, _, steps = tokens.shape
+        everywhere = where is None
+        if everywhere:
+            where = torch.ones(batch, config.n_predicted, steps, dtype=torch.bool, device=tokens.device)
+        elif tuple(where.shape) != (batch, config.n_predicted, steps):
+            raise ValueError(
+                f"`where` must have the shape {(batch, config.n_predicted, steps)}, and it is {tuple(where.shape)}."
+            )
+        offsets = torch.arange(config.n_codebooks, device=tokens.device) * (config.codebook_size + 1)
+        rows = tokens.clamp(max=config.codebook_size).transpose(1, 2) + offsets
+        x = F.embedding_bag(rows.reshape(batch * steps, -1), self.table, mode="sum")
+        bias = self._bias(steps)
+        for layer in self.layers:
+            x = layer(x, bias)
+        prepared = self.classifiers[0].prepare(x)
+        prepared = prepared if isinstance(prepared, tuple) else (prepared,)
+        logits = by_item(
+            [
+                classify.apply(*(part[where[:, level].reshape(-1)] for part in prepared)).float()
+                for level, classify in enumerate(self.classifiers)
+            ],
+            where,
+        )
+        return logits.view(batch, config.n_predicted, steps, -1) if everywhere else logits
+
+    def _bias(self, steps: int) -> Tensor:
+        key = (steps, self.table.device)
+        if key not in self._biases:
+            # One length at a time: it takes heads * T * T numbers.
+            self._biases = {key: self.bias(steps).detach().contiguous()}
+        return self._biases[key]
+
+    def _apply(self, fn, recurse: bool = True):
+        self._biases = {}
+        return super()._apply(fn, recurse)
