@@ -308,6 +308,7 @@ def test_a_vamp_is_saved_with_its_settings(vn, make_music, tmp_path):
     saved = json.loads((tmp_path / "new" / "out" / "x-vamp.json").read_text())
     assert saved["files"] == [path.name for path in paths]
     assert (saved["seed"], saved["loop"], saved["takes"], saved["model"]) == (9, True, 2, "tiny")
+    assert saved["precision"] == vamp.precision == "float32"
     assert saved["source"] == "my loop.wav" and saved["kept_kbps"] == pytest.approx(vamp.kept_kbps, abs=1e-5)
     assert Prompt(**{**saved["prompt"], "region": tuple(saved["prompt"]["region"])}) == prompt
     assert Sampling(**saved["sampling"]) == sampling

@@ -127,7 +127,7 @@ def read_bundle(folder: str | Path) -> Vamp:
             source, takes, tokens, source_tokens, mask, Prompt(**_tuples(settings["prompt"])), Sampling(**settings["sampling"]),
             settings["seed"], settings["loop"], settings["model"], grid, settings["bars"],
             None if beats is None else BeatGrid(**_tuples(beats)), bool(settings.get("painted", False)),
-            tuple(settings.get("extend", (0.0, 0.0))),
+            tuple(settings.get("extend", (0.0, 0.0))), str(settings.get("precision", "float32")),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(Sentence("The vamp in this folder is damaged ({kind}).", kind=type(error).__name__)) from error

@@ -189,7 +189,8 @@ class Journey:
             on_step("decode", 0, 1)
         take = model.render(clip, made)
         vamp = Vamp(
-            given, [take], made, tokens, mask, asked, sampling, seed, self.loop, model.name, model.grid, None, clip.beats
+            given, [take], made, tokens, mask, asked, sampling, seed, self.loop, model.name, model.grid, None, clip.beats,
+            precision=model.precision,
         )  # fmt: skip
         number = self._made + 1
         folder = self.folder / f"round-{number}"

@@ -56,6 +56,7 @@ class VampNet:
     ) -> None:  # fmt: skip
         self.codec = codec.to(device)
         self.coarse, self.fine = (in_precision(model, precision, device) for model in (coarse, fine))
+        self.precision = getattr(self.coarse, "precision", "float32")
         self.name = name
         self.device = torch.device(device)
 
@@ -305,7 +306,7 @@ class VampNet:
         watch("decode", takes, takes)
         return Vamp(
             clip.signal, rendered, made, clip.tokens, mask, prompt, sampling, seed, loop, self.name, self.grid, bars,
-            clip.beats, painted, extend,
+            clip.beats, painted, extend, self.precision,
         )  # fmt: skip
 
     def listen(

@@ -67,6 +67,7 @@ class Vamp:
         painted: the mask was given and did not come from the prompt.
         extend: seconds (before, after) that were added to the source, as asked for; `source` is silent there, and the
             prompt's seconds count from where it begins to sound.
+        precision: of the transformers' arithmetic; in another one the same seed gives other takes.
     """
 
     source: AudioSignal
@@ -84,6 +85,7 @@ class Vamp:
     beats: BeatGrid | None = None
     painted: bool = False
     extend: tuple[float, float] = (0.0, 0.0)
+    precision: str = "float32"
 
     @property
     def kept_share(self) -> float:
@@ -104,6 +106,7 @@ class Vamp:
         return {
             "source": Path(path).name if path else None,
             "model": self.model,
+            "precision": self.precision,
             "prompt": dataclasses.asdict(self.prompt),
             "sampling": dataclasses.asdict(self.sampling),
             "seed": self.seed,

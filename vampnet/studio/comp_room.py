@@ -130,7 +130,7 @@ class Comping:
         )  # fmt: skip
         result = Vamp(
             vamp.source, [sound], made, vamp.source_tokens, mask, vamp.prompt, vamp.sampling, vamp.seed, vamp.loop, model.name,
-            model.grid, vamp.bars, vamp.beats,
+            model.grid, vamp.bars, vamp.beats, precision=model.precision,
         )  # fmt: skip
         told = metadata.read(folder / settings["files"][0])
         origin = metadata.origin_of(result, 1, shown["source"], None if told is None else told.source_hash)

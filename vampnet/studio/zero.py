@@ -202,7 +202,7 @@ class ZeroVampNet(VampNet):
             sample_rate=codec.sample_rate, hop=codec.hop, n_codebooks=codec.n_codebooks, codebook_size=codec.codebook_size
         )
         self.coarse, self.fine = (SimpleNamespace(config=part.config) for part in (model.coarse, model.fine))
-        self.name, self.device = model.name, Device()
+        self.name, self.device, self.precision = model.name, Device(), model.precision
         self._codec_id = model.codec_id
         self._size = sum(parameter.numel() for parameter in model.coarse.parameters()) / PAPER_PARAMETERS
 
