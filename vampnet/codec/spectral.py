@@ -206,9 +206,9 @@ class SpectralCodec(DescribedCodec):
             return magnitudes
         fine, rest = magnitudes[..., : c.fine_bins], magnitudes[..., c.fine_bins :]
         logs = torch.log(fine + c.floor)
-        smooth = _over_frequency(logs)
+        smooth = over_frequency(logs)
         sharp = smooth + c.sharpen * (logs - smooth)
-        before, after = (_over_frequency(torch.exp(2 * x)) for x in (logs, sharp))
+        before, after = (over_frequency(torch.exp(2 * x)) for x in (logs, sharp))
         sharp = torch.exp((sharp + 0.5 * torch.log((before + 1e-9) / (after + 1e-9))).clamp(max=9.0))
         return torch.cat([(sharp - c.floor).clamp_min(0.0), rest], dim=-1)
 
@@ -287,7 +287,7 @@ class SpectralCodec(DescribedCodec):
         )[:, None]  # fmt: skip
 
 
-def _over_frequency(x: Tensor) -> Tensor:
+def over_frequency(x: Tensor) -> Tensor:
     """(B, J, F) -> its moving average over 41 bins of frequency, or as many as there are."""
     side = min(20, x.shape[-1] - 1)
     return F.avg_pool1d(F.pad(x, (side, side), mode="reflect"), 2 * side + 1, stride=1)
