@@ -182,6 +182,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the better one goes; its tokens are the same")
     parser.add_argument("--audio", required=True, metavar="FOLDER", help="to train on")
     parser.add_argument("--held-out", required=True, metavar="FOLDER", help="to measure on")
+    parser.add_argument("--run", metavar="FOLDER", help="of the log (default: OUT-run)")
     parser.add_argument("--minutes", type=float, default=SoundTraining.minutes, help="of training (default 20)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
     parser.add_argument("--threads", type=int, help="CPU threads")
@@ -193,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
         if not isinstance(codec, SpectralCodec):
             raise ValueError(f"{args.codec} holds another kind of codec: this stage is for those of `train codec`.")
         settings = SoundTraining(args.audio, args.held_out, minutes=args.minutes)
-        trainer = SoundTrainer(codec, settings, Path(args.out) / "run")
+        trainer = SoundTrainer(codec, settings, args.run or f"{args.out}-run")
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print(dataclasses.asdict(settings), file=sys.stderr)
