@@ -17,7 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = ("app.py", "README.md", "LICENSE", "requirements.txt", "packages.txt", "assets", "checkpoints", "vampnet")
 """Files and folders of the program; what is not there is left out."""
-UNUSED = ("vampnet/train", "vampnet/evaluate")
+UNUSED = ("vampnet/train", "vampnet/evaluate", "vampnet/bench")
 """Parts of them that the studio never imports."""
 ENDINGS = {
     "", ".css", ".flac", ".html", ".js", ".json", ".md", ".mp3", ".ogg", ".png", ".py", ".safetensors", ".svg", ".txt", ".wav",

@@ -68,7 +68,7 @@ def validate(
         "by_mask": {"25%": {"accuracy": [by level], "cross_entropy": [by level]}, ..., "p7": ...}; "unigram": the same by level.
         Cross-entropies in nats, without label smoothing.
     """
-    config, device, was_training = model.config, model.classifier.device, model.training
+    config, device, was_training = model.config, next(model.parameters()).device, model.training
     first = config.n_conditioning
     tokens = data.crops(crops, crop, torch.Generator().manual_seed(step_seed(seed, 1)))[:, : config.n_codebooks]
     model.eval()
