@@ -206,7 +206,7 @@ def test_it_works_below_a_path_and_behind_a_proxy(gallery: Gallery, root: str) -
 
 
 HOSTILE = [
-    "..", "../share.json", "%E2%80%AE", "static/../page.css", "%EB%B1%80%ED%94%84", "%FF%FE",
+    "..", "%0A0", "x%0A", "../share.json", "%E2%80%AE", "static/../page.css", "%EB%B1%80%ED%94%84", "%FF%FE",
     "%2e%2e/%2e%2e/etc/passwd", "..%2f..%2fetc%2fpasswd", "a" * 5000,
     "static/%2e%2e%2fsharing.py", "static/sharing.py", "x/files/../../index.sqlite", "%00", "<script>", "{0}/files/share.json",
     "{0}/files/..%2fshare.json", "{0}/files/%2e%2e%2f{0}%2fshare.json", "{0}/files/.", "{0}/", "{0}/nothing", "{0}x", "{1}",

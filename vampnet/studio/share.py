@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 from gradio.route_utils import get_root_url
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -56,6 +57,21 @@ def owner_of(cookies: Any) -> str:
     return value if COOKIE_VALUE.fullmatch(value) else ""
 
 
+class _Anything(Convertor[str]):
+    """As "path", which ends at a line break."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("anything", _Anything())
+
+
 class SharePages:
     """What answers at the addresses of shared vamps.
 
@@ -77,7 +93,7 @@ class SharePages:
             Route("/v/{id}/delete", self._safely(self.ask, 1), methods=["GET"]),
             Route("/v/{id}/delete", self.delete, methods=["POST"]),
             Route("/v/{id}/files/{name}", self._safely(self.file, 2)),
-            Route("/v/{rest:path}", self._safely(self.elsewhere)),
+            Route("/v/{rest:anything}", self._safely(self.elsewhere)),
         ]
 
     def _safely(self, answer: Callable[[Request], Response], depth: int = 0) -> Callable[..., Any]:
