@@ -9,9 +9,8 @@ import pytest
 import soundfile as sf
 import torch
 
-from vampnet.codec import SpectralCodec, SpectralCodecConfig, load_codec, save_codec
+from vampnet.codec import SpectralCodec, SpectralCodecConfig, load_codec
 from vampnet.train import codec as stage
-from vampnet.train import sound
 from vampnet.train.audio_pool import AudioPool, loudness_gain
 from vampnet.train.codec_init import initialise, principal_axes, set_weight, spherical_kmeans
 
@@ -156,39 +155,3 @@ def test_command_line_trains_exports_and_says_when_it_is_done(folder, tmp_path):
     assert load_codec(tmp_path / "out").encode(torch.zeros(1, 1, 7680)).shape == (1, 14, 10)
     with pytest.raises(SystemExit):
         stage.main([*arguments, "--set", "training.nonsense=1"])
-
-
-def test_learning_by_the_sound_betters_the_decoder_and_leaves_the_tokens(folder, tmp_path):
-    codec = SpectralCodec(MODEL)
-    audio = AudioPool(folder, 44_100).crops(26, 16 * 768, torch.Generator().manual_seed(0))
-    initialise(codec, audio)
-    codec.eval()
-    before = {name: tensor.clone() for name, tensor in codec.state_dict().items()}
-    tokens = codec.encode(audio[:2, None])
-    options = sound.SoundTraining(
-        str(folder), str(folder), batch=2, crop_tokens=16, peak=5e-4, warmup=2, rounds=(2, 2), bfloat16=False
-    )
-    trainer = sound.SoundTrainer(codec, options, tmp_path / "run")
-    with torch.no_grad():
-        first, _ = trainer.loss(audio[:4], 2)
-    for _ in range(20):
-        trainer.update(0.0)
-    with torch.no_grad():
-        last, parts = trainer.loss(audio[:4], 2)
-    assert last < first and 0 < parts["partials"] < 1
-    assert torch.equal(codec.encode(audio[:2, None]), tokens)
-    moved = {name for name, tensor in codec.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert moved and all(name.startswith(("decoder.", "project_out.")) for name in moved)
-
-
-def test_command_line_of_learning_by_the_sound(folder, tmp_path, capsys):
-    codec = SpectralCodec(MODEL)
-    initialise(codec, AudioPool(folder, 44_100).crops(26, 16 * 768, torch.Generator().manual_seed(0)))
-    save_codec(codec, tmp_path / "in")
-    line = ["--codec", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--audio", str(folder), "--held-out", str(folder)]
-    assert sound.main([*line, "--minutes", "0.001"]) == 0
-    audio = torch.randn(1, 1, 7680, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(load_codec(tmp_path / "out").encode(audio), load_codec(tmp_path / "in").encode(audio))
-    with pytest.raises(SystemExit):
-        sound.main([*line[:-2], "--held-out", str(tmp_path / "nothing")])
-    assert "nothing" in capsys.readouterr().err

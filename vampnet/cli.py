@@ -55,7 +55,6 @@ SAMPLING_HELP = {
 MODULES = {
     "train": {
         "codec": ("vampnet.train.codec", "stage 1: audio to tokens and back"),
-        "sound": ("vampnet.train.sound", "stage 1, second part: the codec's decoder learns by its sound"),
         "tokens": ("vampnet.train.tokens", "encode folders of audio for stage 2"),
         "coarse": ("vampnet.train.transformer", "stage 2: the model of the coarse layers"),
         "fine": ("vampnet.train.transformer", "stage 2: the model of the fine layers"),

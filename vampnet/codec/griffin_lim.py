@@ -61,10 +61,10 @@ def _overlap_add(pieces: Tensor, hop: int) -> Tensor:
     """(B, J, W) -> (B, J * hop + W - hop). One addition per hop of the window: ten times faster than `F.fold`."""
     batch, frames, size = pieces.shape
     shifts = -(-size // hop)
-    parts = F.pad(pieces, (0, shifts * hop - size)).view(batch, frames, shifts, hop)
     out = pieces.new_zeros(batch, frames + shifts - 1, hop)
     for shift in range(shifts):
-        out[:, shift : shift + frames] += parts[:, :, shift]
+        part = pieces[:, :, shift * hop : (shift + 1) * hop]
+        out[:, shift : shift + frames, : part.shape[-1]] += part
     return out.view(batch, -1)[:, : frames * hop + size - hop]
 
 
@@ -132,9 +132,12 @@ def griffin_lim(
         now = spectrum(samples(), window, hop, loop)
         ahead = now if before is None else torch.lerp(before, now, 1 + momentum)
         before = now
-        # |ahead| by hand: abs() of complex numbers guards against overflow at several times the price.
-        size = torch.view_as_real(ahead).square().sum(-1).add_(1e-18).sqrt_()
-        spec = ahead * torch.div(magnitudes, size, out=size)
+        # magnitudes / |ahead| by hand: abs() of complex numbers guards against overflow at several times the price, and so does
+        # a sum over an axis of two.
+        parts = torch.view_as_real(ahead)
+        real, imaginary = parts.unbind(-1)
+        gain = torch.mul(real, real).addcmul_(imaginary, imaginary).add_(1e-18).rsqrt_().mul_(magnitudes)
+        spec = torch.view_as_complex(parts * gain.unsqueeze(-1))
     return samples() if correct is None else pinned(correct(samples()))
 
 
