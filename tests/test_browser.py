@@ -1,10 +1,11 @@
-"""The studio in Chromium, with a tiny random model: what a visitor does, from a file to takes on the disk."""
+"""The studio in Chromium, with the bundled model: what a visitor does, from a file to takes on the disk."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import synthesise_music
-from tiny import tiny_vampnet
 
 from vampnet.config import SAMPLE_RATE
 from vampnet.pipeline import VampNet
@@ -33,6 +33,12 @@ SLIDE = """async ([name, value]) => {
   while (figure.dataset.drawn === before && performance.now() - start < 30000) await new Promise(requestAnimationFrame);
   return performance.now() - start;
 }"""
+
+
+@lru_cache(maxsize=1)
+def bundled_model() -> VampNet:
+    """The model that visitors work with; loaded once a process."""
+    return VampNet.from_pretrained("mini", "cpu")
 
 
 @contextmanager
@@ -65,8 +71,8 @@ def visit(browser: Any, address: str, wait: str = "#status .vs-ready") -> Iterat
 
 @pytest.fixture(scope="module")
 def address(clip: Path) -> Iterator[str]:
-    """The address of a studio with the tiny model and one example."""
-    with serve(tiny_vampnet(), clip.parent) as url:
+    """The address of a studio with the bundled model and one example."""
+    with serve(bundled_model(), clip.parent) as url:
         yield url
 
 

@@ -14,8 +14,7 @@ import pytest
 import soundfile
 from conftest import synthesise_music
 from studio_tools import BEATS
-from test_browser import bring, serve, vamp, visit
-from tiny import tiny_vampnet
+from test_browser import bring, bundled_model, serve, vamp, visit
 
 from vampnet import beats
 from vampnet.bundle import read_bundle
@@ -159,7 +158,7 @@ def studio(browser: Any, clip: Path, tmp_path_factory: pytest.TempPathFactory) -
     """A visitor with three takes on the deck, who has heard the source and whose sound is recorded from here on."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(beats, "track", lambda signal, **options: BEATS)  # tracking is tested elsewhere
-        with serve(tiny_vampnet(), tmp_path_factory.mktemp("no examples")) as url, visit(browser, url) as page:
+        with serve(bundled_model(), tmp_path_factory.mktemp("no examples")) as url, visit(browser, url) as page:
             bring(page, clip)
             vamp(page, takes=3)
             page.wait_for_selector(".vs-take:nth-child(4)")

@@ -12,8 +12,7 @@ import pytest
 import soundfile
 import torch
 from conftest import synthesise_music
-from test_browser import bring, nameless, overhang, serve, slide, vamp, visit
-from tiny import tiny_vampnet
+from test_browser import bring, bundled_model, nameless, overhang, serve, slide, vamp, visit
 
 from vampnet import beats, bundle
 from vampnet.beats import BeatGrid, make_grid
@@ -29,13 +28,13 @@ KEPT = """() => {
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a studio with the tiny model, where beats are known at once: tracking is tested elsewhere."""
+    """The address of a studio with the bundled model, where beats are known at once: tracking is tested elsewhere."""
 
     def track(signal: Any, **options: Any) -> BeatGrid:
         times = np.arange(0, signal.audio_data.shape[-1] / signal.sample_rate, 0.5)
         return make_grid(times, times[::4], "librosa", "as in the music")
 
-    with pytest.MonkeyPatch.context() as patch, serve(tiny_vampnet(), tmp_path_factory.mktemp("no examples")) as url:
+    with pytest.MonkeyPatch.context() as patch, serve(bundled_model(), tmp_path_factory.mktemp("no examples")) as url:
         patch.setattr(beats, "track", track)
         yield url
 

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from conftest import SAMPLE_RATE, synthesise_music
 from studio_tools import BEATS
-from test_browser import WAIT, bring, nameless, slide, vamp
-from tiny import tiny_vampnet
+from test_browser import WAIT, bring, bundled_model, nameless, slide, vamp
 
 from vampnet import beats
 from vampnet.gallery import Gallery
@@ -35,7 +34,7 @@ def known_beats(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def serve(folder: Path, root_path: str = "") -> Iterator[str]:
     """A running studio with a gallery: its address."""
-    page, options = build(tiny_vampnet(), folder / "none", Gallery(folder / "gallery"))
+    page, options = build(bundled_model(), folder / "none", Gallery(folder / "gallery"))
     _, url, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, root_path=root_path, **options)
     yield url
     page.close(verbose=False)
