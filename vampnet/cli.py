@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vampnet import convert, hub_cli
-from vampnet.config import CancelledError, Prompt, Sampling
+from vampnet.config import PRECISIONS, CancelledError, Prompt, Sampling
 from vampnet.progress import SENTENCES, told_by
 
 FORMATS = ("wav", "flac", "ogg")
@@ -107,7 +107,7 @@ def _add_common(group: Any) -> None:
     group.add_argument("--model", default="mini", metavar="NAME", help=about)
     group.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest there is)")
     about = "of the models' arithmetic: float32, bfloat16, int8 (default auto: int8 on CPUs made for it, else float32)"
-    group.add_argument("--precision", choices=("auto", "float32", "bfloat16", "int8"), default="auto", help=about)
+    group.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help=about)
     group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 
 

@@ -15,6 +15,9 @@ from vampnet.sentences import Sentence
 MASK = 1024
 """Token id of a position that is still to be generated; real codes are 0..1023."""
 
+PRECISIONS = ("float32", "bfloat16", "int8")
+"""Of the transformers' arithmetic: see `model.fast.in_precision`."""
+
 SAMPLE_RATE = 44_100
 """Samples a second of every codec here."""
 

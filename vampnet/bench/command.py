@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vampnet.bench.cases import ABOUT, AXES, plan
+from vampnet.config import PRECISIONS
 
 if TYPE_CHECKING:
     from vampnet.bench.runner import Run
 
-PRECISIONS = ("float32", "bfloat16", "int8")
 FULL = {
     "stages": tuple(AXES), "lengths": (5.0, 10.0, 30.0, 60.0, 300.0, 600.0), "takes": (1, 2, 4, 8),
     "steps": (1, 4, 12, 24, 36, 72), "repeats": 5, "limit": 200.0,

@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vampnet.config import PRECISIONS
 from vampnet.model.attention import Layer, RelativeBias
 from vampnet.model.transformer import TokenTransformer, by_item
-
-PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 def fast_bfloat16() -> bool:
@@ -54,7 +53,7 @@ def in_precision(model: nn.Module, precision: str, device: str | torch.device) -
     if precision == "auto":
         precision = best_precision(device)
     if precision not in PRECISIONS:
-        raise ValueError(f"precision must be auto, float32, bfloat16 or int8, not {precision!r}.")
+        raise ValueError(f"precision must be auto, {', '.join(PRECISIONS)}, not {precision!r}.")
     if precision == "int8" and torch.device(device).type != "cpu":
         raise ValueError(f"int8 is for CPUs, not for {torch.device(device).type}: use bfloat16 there.")
     if precision == "float32" or not isinstance(model, TokenTransformer):
@@ -78,19 +77,19 @@ class HalfLinear(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().float())
 
     def prepare(self, x: Tensor) -> Tensor:
-        """(N, inputs) float -> the same in bfloat16, normalised: what `apply` takes, whole or some rows of it."""
+        """(N, inputs) float -> the same in bfloat16, normalised: what `multiply` takes, whole or some rows of it."""
         if self.eps is not None:
             x = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.eps)
         return x.bfloat16()
 
-    def apply(self, x: Tensor) -> Tensor:
+    def multiply(self, x: Tensor) -> Tensor:
         """Some rows of what `prepare` gave -> (n, outputs) bfloat16; float32 with a bias."""
         out = F.linear(x, self.weight)
         return out if self.bias is None else out + self.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs) float -> (N, outputs) bfloat16."""
-        return self.apply(self.prepare(x))
+        return self.multiply(self.prepare(x))
 
 
 class Int8Linear(nn.Module):
@@ -119,14 +118,14 @@ class Int8Linear(nn.Module):
             factor = factor * torch.rsqrt(mean + self.eps)
         return rows, factor
 
-    def apply(self, rows: Tensor, factor: Tensor) -> Tensor:
+    def multiply(self, rows: Tensor, factor: Tensor) -> Tensor:
         """Some rows of what `prepare` gave -> (n, outputs) float32."""
         out = torch._int_mm(rows, self.weight).float().mul_(factor)
         return out.mul_(self.scale) if self.bias is None else torch.addcmul(self.bias, out, self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs) float -> (N, outputs) float32."""
-        return self.apply(*self.prepare(x))
+        return self.multiply(*self.prepare(x))
 
 
 class FastLayer(nn.Module):
@@ -233,7 +232,7 @@ class FastTransformer(nn.Module):
         prepared = prepared if isinstance(prepared, tuple) else (prepared,)
         logits = by_item(
             [
-                classify.apply(*(part[where[:, level].reshape(-1)] for part in prepared)).float()
+                classify.multiply(*(part[where[:, level].reshape(-1)] for part in prepared)).float()
                 for level, classify in enumerate(self.classifiers)
             ],
             where,

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..model.fast import fast_bfloat16
+
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +48,7 @@ def in_bfloat16(wanted: bool | str, device: torch.device) -> bool:
         ValueError: `wanted` is neither true, false nor "auto".
     """
     if wanted == "auto":
-        return device.type != "cpu" or bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        return device.type != "cpu" or fast_bfloat16()
     if not isinstance(wanted, bool):
         raise ValueError(f"bfloat16 must be true, false or auto, not {wanted!r}.")
     return wanted
