@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 
@@ -9,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vampnet.codec import Codec, SpectralCodec, SpectralCodecConfig, load_codec, save_codec
+from vampnet.codec import Codec, SpectralCodec, SpectralCodecConfig, load_codec, save_codec, spectral
 from vampnet.codec.envelope import ShortView
 from vampnet.codec.griffin_lim import griffin_lim, griffin_lim_pieces, spectrum, synthesize
-from vampnet.codec.spectral import ring_pad
+from vampnet.codec.spectral import over_frequency, ring_pad
 
 TINY = SpectralCodecConfig(dim=16, encoder_layers=1, decoder_layers=1, kernel=3, rounds=3)
 HOP = 384
@@ -85,6 +86,21 @@ def test_pieces_are_as_good_as_the_whole_and_join(window, loop):
         assert (pieces[0, 0] - pieces[0, -1]).abs() < inside
 
 
+def test_phases_that_are_known_are_where_the_search_starts(window):
+    audio = chord(60 * HOP)
+    spectra = spectrum(audio, window, HOP)
+    found = griffin_lim(spectra.abs(), window, HOP, 1, start=spectra[..., :200])
+    assert (found - audio).norm() < 0.02 * audio.norm()
+    assert (griffin_lim(spectra.abs(), window, HOP, 1) - audio).norm() > audio.norm()
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_items_of_a_batch_are_searched_on_their_own(window, loop):
+    magnitudes = torch.rand(3, 10, 1025)
+    together = griffin_lim(magnitudes, window, HOP, 3, loop=loop)
+    assert torch.equal(together[1:2], griffin_lim(magnitudes[1:2], window, HOP, 3, loop=loop))
+
+
 def test_known_samples_stay(window):
     magnitudes = spectrum(chord(40 * HOP), window, HOP).abs()
     head, tail = torch.randn(1, 1000), torch.randn(1, 500)
@@ -149,6 +165,52 @@ def test_sharpening_makes_partials_stand_out_at_the_power_that_they_had():
     assert made[..., inside].square().mean() == pytest.approx(float(magnitudes[..., inside].square().mean()), rel=0.05)
     silence = sharp.sharpened(torch.zeros(1, 3, len(bins)))
     assert silence.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("bins", [1024, 41, 7, 2])
+def test_the_average_over_frequency_is_that_of_its_neighbours(bins):
+    x = torch.randn(2, 3, bins)
+    side = min(20, bins - 1)
+    padded = torch.nn.functional.pad(x, (side, side), mode="reflect")
+    assert torch.allclose(over_frequency(x), padded.unfold(-1, 2 * side + 1, 1).mean(-1), atol=1e-6)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("steps", [30, 150])
+def test_rounds_on_the_lower_half_find_it_as_well(steps, loop, monkeypatch):
+    """The same partials come back where half of the band is searched at half the rate, in one piece and in several."""
+    config = dataclasses.replace(LONG_AND_SHORT, short_frames=0, rounds=24)
+    wide, halved = SpectralCodec(config).eval(), SpectralCodec(dataclasses.replace(config, wide_rounds=1)).eval()
+    audio = chord(steps * 768, cycles=loop)
+    features = wide.features(audio, loop)
+    monkeypatch.setattr(SpectralCodec, "decode_latents", lambda self, latents, loop=False: features)
+    pieces = griffin_lim_pieces
+    monkeypatch.setattr(spectral, "griffin_lim_pieces", lambda *a, **k: pieces(*a, **k | {"piece": 64, "context": 16}))
+    codes = torch.zeros(1, 14, steps, dtype=torch.int64)
+    wanted = torch.log(spectrum(audio, wide.window, 768, loop).abs() + 0.1)
+
+    def error(codec: SpectralCodec) -> float:
+        found = codec.decode(codes, loop)[:, 0]
+        assert found.shape == audio.shape
+        return float((torch.log(spectrum(found, codec.window, 768, loop).abs() + 0.1) - wanted).abs().mean())
+
+    assert error(halved) < min(0.05, 1.5 * error(wide))
+
+
+def test_decoding_in_bfloat16_is_near_to_float32(codec, monkeypatch):
+    codes = torch.randint(0, 1024, (1, 14, 20))
+    seen = []
+    monkeypatch.setattr(
+        codec,
+        "magnitudes",
+        lambda features: seen.append(features) or torch.ones(1, 20 * codec.config.frames, codec.config.window // 2 + 1),
+    )
+    codec.decode(codes)
+    twin = copy.copy(codec)
+    twin.precision = "bfloat16"
+    twin.decode(codes)
+    assert [x.dtype for x in seen] == [torch.float32] * 2
+    assert 0 < (seen[1] - seen[0]).norm() < 0.02 * seen[0].norm()
 
 
 def test_saved_and_loaded_it_is_the_same(codec, tmp_path):

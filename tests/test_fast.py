@@ -106,6 +106,17 @@ def test_shapes_that_do_not_fit_are_refused():
         quick(tiny_tokens(), where=torch.ones(2, 4, 3, dtype=torch.bool))
 
 
+def test_the_codec_goes_with_the_transformers(monkeypatch):
+    codec = tiny_models()[0]
+    monkeypatch.setattr(fast, "fast_bfloat16", lambda: True)
+    assert fast.codec_in_precision(codec, "float32", "cpu") is codec
+    twin = fast.codec_in_precision(codec, "int8", "cpu")
+    assert (codec.precision, twin.precision) == ("float32", "bfloat16")
+    assert all(a is b for a, b in zip(codec.parameters(), twin.parameters(), strict=True))
+    monkeypatch.setattr(fast, "fast_bfloat16", lambda: False)
+    assert fast.codec_in_precision(codec, "int8", "cpu") is codec
+
+
 @pytest.mark.parametrize("precision", DISTANCES)
 def test_the_bundled_model_predicts_the_same_in_every_precision(precision, make_music):
     model = VampNet.from_pretrained("mini", "cpu", precision="float32")

@@ -22,7 +22,7 @@ from vampnet.extend import longer
 from vampnet.fallback import within_memory
 from vampnet.generate import generate
 from vampnet.kept import kept_sound
-from vampnet.model.fast import in_precision
+from vampnet.model.fast import codec_in_precision, in_precision
 from vampnet.progress import Cancelled, OnDownload, OnStep, Watch
 from vampnet.prompt import build_mask
 from vampnet.ring import ring_resample, whole_steps
@@ -44,7 +44,7 @@ class VampNet:
         fine: transformer of all levels that is given the coarse ones, in eval mode.
         name: of the checkpoint, for people.
         device: all three are moved there.
-        precision: of the transformers' arithmetic: see `model.fast.in_precision`.
+        precision: of the arithmetic: see `model.fast.in_precision` and `codec_in_precision`.
 
     Raises:
         ValueError: a precision that there is not, or not on this device.
@@ -54,9 +54,9 @@ class VampNet:
         self, codec: Codec, coarse: nn.Module, fine: nn.Module, name: str = "model", device: str | torch.device = "cpu",
         precision: str = "float32",
     ) -> None:  # fmt: skip
-        self.codec = codec.to(device)
         self.coarse, self.fine = (in_precision(model, precision, device) for model in (coarse, fine))
         self.precision = getattr(self.coarse, "precision", "float32")
+        self.codec = codec_in_precision(codec.to(device), self.precision, device)
         self.name = name
         self.device = torch.device(device)
 

@@ -13,6 +13,8 @@ class DescribedCodec(nn.Module):
     """A module whose `config` has `sample_rate` (Hz), `hop` (samples a time step), `n_codebooks` and `codebook_size`."""
 
     config: Any
+    precision: str = "float32"
+    """Of the arithmetic: "float32", or "bfloat16" in the parts that stand it."""
 
     @property
     def sample_rate(self) -> int:

@@ -96,6 +96,7 @@ def griffin_lim(
     head: Tensor | None = None,
     tail: Tensor | None = None,
     correct: Callable[[Tensor], Tensor] | None = None,
+    start: Tensor | None = None,
 ) -> Tensor:
     """Samples whose magnitude spectrum comes near to the given one.
 
@@ -108,37 +109,87 @@ def griffin_lim(
         loop: the clip is a ring; the last frame overlaps the first.
         head, tail: (B, n) float samples that the first and the last n samples are known to be; the rest joins onto them.
         correct: (B, J * hop) float -> the same shape: what else is known of the samples, laid onto them at the end.
+        start: (B, J, f) complex, spectra of f <= F bins whose phases are known already; the others start at random.
 
     Returns:
         (B, J * hop) float samples.
     """
-    phases = initial_phases(magnitudes, hop, window.shape[0])
-    spec = torch.polar(magnitudes, phases.expand_as(magnitudes).to(magnitudes.dtype))
+    # On a CPU one item after the other, so that its spectra stay in the cache.
+    size = 1 if magnitudes.device.type == "cpu" else len(magnitudes)
     weight = _overlap_weight(window, hop, magnitudes.shape[1], loop)
+    phases = initial_phases(magnitudes, hop, window.shape[0])
+    white = torch.stack((phases.cos(), phases.sin()), dim=-1)
+    parts = []
+    for i in range(0, len(magnitudes), size):
+        first, last, known = (None if x is None else x[i : i + size] for x in (head, tail, start))
+        search = _Search(magnitudes[i : i + size], window, hop, loop, weight, first, last)
+        parts.append(search.run(search.start(white, known), rounds, momentum))
+    audio = torch.cat(parts)
+    return audio if correct is None else _pinned(correct(audio), head, tail)
 
-    def pinned(audio: Tensor) -> Tensor:
-        if head is not None:
-            audio[:, : head.shape[-1]] = head
-        if tail is not None:
-            audio[:, -tail.shape[-1] :] = tail
+
+def _pinned(audio: Tensor, head: Tensor | None, tail: Tensor | None) -> Tensor:
+    if head is not None:
+        audio[:, : head.shape[-1]] = head
+    if tail is not None:
+        audio[:, -tail.shape[-1] :] = tail
+    return audio
+
+
+class _Search:
+    """The rounds of `griffin_lim`, with memory that they share: to get it anew would cost as much as the work."""
+
+    def __init__(
+        self, magnitudes: Tensor, window: Tensor, hop: int, loop: bool, weight: Tensor, head: Tensor | None, tail: Tensor | None
+    ) -> None:
+        self.magnitudes, self.window, self.hop, self.loop = magnitudes, window, hop, loop
+        self.weight, self.head, self.tail = weight, head, tail
+        self.frames = magnitudes.new_empty(*magnitudes.shape[:2], window.shape[0])
+        self.sizes = torch.empty_like(magnitudes)
+        self.pairs = magnitudes.new_empty(*magnitudes.shape, 2)
+
+    def start(self, white: Tensor, known: Tensor | None) -> Tensor:
+        """Real and imaginary parts to start from: (J, F, 2) of length 1 and (B, J, f) complex -> (B, J, F, 2)."""
+        spectra = torch.stack((self.magnitudes, self.magnitudes), dim=-1).mul_(white)
+        if known is not None:
+            bins = known.shape[-1]
+            spectra[:, :, :bins] = torch.view_as_real(torch.sgn(known)) * self.magnitudes[:, :, :bins, None]
+        return spectra
+
+    def samples(self, spectra: Tensor) -> Tensor:
+        """(B, J, F, 2) -> (B, J * hop + W - hop): the nearest sound, with the context that its first and last frame see."""
+        size, hop = self.window.shape[0], self.hop
+        pieces = torch.fft.irfft(torch.view_as_complex(spectra), n=size, dim=-1).mul_(self.window)
+        side, n = (size - hop) // 2, pieces.shape[1] * hop
+        audio = _overlap_add(pieces, hop)
+        if self.loop or n <= side:
+            middle = _wrap(audio, side, n) if self.loop else audio[:, side : side + n]
+            return pad_for_frames(_pinned(middle / self.weight, self.head, self.tail), size, hop, self.loop)
+        # The mirrored context is written where the overlap-add left what lies outside of the clip.
+        _pinned(audio[:, side : side + n].div_(self.weight), self.head, self.tail)
+        audio[:, :side] = audio[:, side + 1 : 2 * side + 1].flip(1)
+        audio[:, side + n :] = audio[:, n - 1 : side + n - 1].flip(1)
         return audio
 
-    def samples() -> Tensor:
-        audio = _gather(torch.fft.irfft(spec, n=window.shape[0], dim=-1).mul_(window), hop, loop) / weight
-        return pinned(audio)
+    def spectra(self, audio: Tensor) -> Tensor:
+        """What `samples` gives -> (B, J, F, 2)."""
+        frames = audio.unfold(-1, self.window.shape[0], self.hop)
+        return torch.view_as_real(torch.fft.rfft(torch.mul(frames, self.window, out=self.frames), dim=-1))
 
-    before = None
-    for _ in range(rounds):
-        now = spectrum(samples(), window, hop, loop)
-        ahead = now if before is None else torch.lerp(before, now, 1 + momentum)
-        before = now
-        # magnitudes / |ahead| by hand: abs() of complex numbers guards against overflow at several times the price, and so does
-        # a sum over an axis of two.
-        parts = torch.view_as_real(ahead)
-        real, imaginary = parts.unbind(-1)
-        gain = torch.mul(real, real).addcmul_(imaginary, imaginary).add_(1e-18).rsqrt_().mul_(magnitudes)
-        spec = torch.view_as_complex(parts * gain.unsqueeze(-1))
-    return samples() if correct is None else pinned(correct(samples()))
+    def run(self, spectra: Tensor, rounds: int, momentum: float) -> Tensor:
+        """(B, J, F, 2) to start from -> (B, J * hop) samples."""
+        before = None
+        for _ in range(rounds):
+            now = self.spectra(self.samples(spectra))
+            # Real and imaginary parts by hand: for complex numbers torch's lerp, abs and products with real ones cost more than
+            # the transforms, and so does whatever broadcasts over an axis of two.
+            ahead = now.clone() if before is None else torch.lerp(before, now, 1 + momentum, out=before)
+            before = now
+            squares = torch.mul(ahead, ahead, out=self.pairs)
+            gain = torch.add(squares[..., 0], squares[..., 1], out=self.sizes).add_(1e-18).rsqrt_().mul_(self.magnitudes)
+            spectra = ahead.mul_(torch.stack((gain, gain), dim=-1, out=self.pairs))
+        side = (self.window.shape[0] - self.hop) // 2
+        return self.samples(spectra)[:, side : side + self.magnitudes.shape[1] * self.hop]
 
 
 def griffin_lim_pieces(
@@ -151,6 +202,7 @@ def griffin_lim_pieces(
     piece: int = 4096,
     context: int = 48,
     correct: Callable[[Tensor, list[tuple[int, int]], bool], Tensor] | None = None,
+    start: Callable[[list[tuple[int, int]], bool], Tensor] | None = None,
 ) -> Tensor:
     """`griffin_lim` in bounded memory: piece after piece, each joined onto the samples of the one before.
 
@@ -162,24 +214,28 @@ def griffin_lim_pieces(
         context: frames that a piece sees of its neighbours.
         correct: (samples, spans, loop) -> samples: as for `griffin_lim`, for the frames of the spans (start, stop), one after
             the other.
+        start: (spans, loop) -> spectra: as for `griffin_lim`, for the frames of the spans.
 
     Returns:
         (B, J * hop) float samples; on a ring the last piece is joined onto the first one too.
     """
     if frames <= piece:
-        whole = None if correct is None else lambda audio: correct(audio, [(0, frames)], loop)
-        return griffin_lim(magnitudes(0, frames), window, hop, rounds, loop=loop, correct=whole)
+        spans = [(0, frames)]
+        whole = None if correct is None else partial(correct, spans=spans, loop=loop)
+        known = None if start is None else start(spans, loop)
+        return griffin_lim(magnitudes(0, frames), window, hop, rounds, loop=loop, correct=whole, start=known)
     done: list[Tensor] = []
     known = context * hop
-    for start in range(0, frames, piece):
-        stop = min(frames, start + piece)
+    for first in range(0, frames, piece):
+        stop = min(frames, first + piece)
         wraps = loop and stop == frames
-        left, right = min(context, start), 0 if stop == frames else min(context, frames - stop)
-        spans = [(start - left, stop + right)] + ([(0, context)] if wraps else [])
+        left, right = min(context, first), 0 if stop == frames else min(context, frames - stop)
+        spans = [(first - left, stop + right)] + ([(0, context)] if wraps else [])
         levels = [magnitudes(*span) for span in spans]
         part = None if correct is None else partial(correct, spans=spans, loop=False)
         head = torch.cat(done[-2:], dim=1)[:, -known:] if left else None
         tail = done[0][:, :known] if wraps else None
-        audio = griffin_lim(torch.cat(levels, dim=1), window, hop, rounds, head=head, tail=tail, correct=part)
-        done.append(audio[:, left * hop : (left + stop - start) * hop])
+        phases = None if start is None else start(spans, False)
+        audio = griffin_lim(torch.cat(levels, dim=1), window, hop, rounds, head=head, tail=tail, correct=part, start=phases)
+        done.append(audio[:, left * hop : (left + stop - first) * hop])
     return torch.cat(done, dim=1)

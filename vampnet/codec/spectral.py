@@ -10,6 +10,7 @@ A waveform codec of the published kind needs days of a GPU; this one trains on t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from ..config import CODEBOOK_SIZE, HOP, N_CODEBOOKS, SAMPLE_RATE
 from .described import DescribedCodec
 from .envelope import ShortView
-from .griffin_lim import griffin_lim_pieces, pad_for_frames
+from .griffin_lim import griffin_lim_pieces, pad_for_frames, spectrum
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class SpectralCodecConfig:
         expansion: hidden width of a block, in units of `dim`.
         n_codebooks, codebook_size, codebook_dim: of the quantizer.
         rounds: of Griffin-Lim when decoding.
+        wide_rounds: so many rounds after these on the whole band, and the former on its lower half alone, at half the sample
+            rate and half the price; 0 = all on the whole band.
         sharpen: factor on the fine structure of spectra when decoding; see `SpectralCodec.sharpened`.
         short_frames: levels of broad bands are coded so many times a time step beside the spectra (see `envelope.ShortView`);
             0 = not at all.
@@ -65,6 +68,7 @@ class SpectralCodecConfig:
     codebook_size: int = CODEBOOK_SIZE
     codebook_dim: int = 8
     rounds: int = 32
+    wide_rounds: int = 0
     sharpen: float = 1.0
     short_frames: int = 0
     short_bands: int = 32
@@ -269,28 +273,56 @@ class SpectralCodec(DescribedCodec):
             (B, 1, T * hop) float samples.
         """
         c = self.config
-        features = self.decode_latents(self.quantizer.from_codes(codes)[0], loop)
+        latents = self.quantizer.from_codes(codes)[0]
+        with torch.autocast(codes.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            features = self.decode_latents(latents, loop).float()
+        frames, hop = codes.shape[-1] * c.frames, c.hop // c.frames
 
+        @functools.lru_cache(maxsize=1)  # a clip of one piece is asked for twice
         def magnitudes(start: int, stop: int) -> Tensor:
             first, last = start // c.frames, -(-stop // c.frames)
-            frames = self.sharpened(self.magnitudes(features[:, first:last]))
-            return frames[:, start - first * c.frames : stop - first * c.frames]
+            whole = self.sharpened(self.magnitudes(features[:, first:last]))
+            return whole[:, start - first * c.frames : stop - first * c.frames]
 
         def correct(audio: Tensor, spans: list[tuple[int, int]], loop: bool) -> Tensor:
             parts = [self.short_levels(features[:, a // c.frames : b // c.frames]) for a, b in spans]
             return self.short.correct(audio, torch.cat(parts, dim=1), loop)
 
-        return griffin_lim_pieces(
-            magnitudes, codes.shape[-1] * c.frames, self.window, c.hop // c.frames, rounds=c.rounds, loop=loop,
-            piece=4096 // c.frames * c.frames, context=48 // c.frames * c.frames,
-            correct=None if self.short is None else correct,
-        )[:, None]  # fmt: skip
+        search = functools.partial(
+            griffin_lim_pieces, frames=frames, loop=loop, piece=4096 // c.frames * c.frames, context=48 // c.frames * c.frames
+        )
+        final = {} if self.short is None else {"correct": correct}
+        if not c.wide_rounds:
+            return search(magnitudes, window=self.window, hop=hop, rounds=c.rounds, **final)[:, None]
+        half = self.window[::2].contiguous()
+        bins = c.window // 4
+
+        def lower(start: int, stop: int) -> Tensor:
+            # Half the samples, half the sum over a window. The bin at the new limit belongs to the other half.
+            return F.pad(magnitudes(start, stop)[..., :bins] / 2, (0, 1))
+
+        audio = search(lower, window=half, hop=hop // 2, rounds=c.rounds)
+
+        def phases(spans: list[tuple[int, int]], loop: bool) -> Tensor:
+            parts = [audio[:, a * hop // 2 : b * hop // 2] for a, b in spans]
+            return spectrum(torch.cat(parts, dim=1), half, hop // 2, loop)[..., :bins]
+
+        return search(magnitudes, window=self.window, hop=hop, rounds=c.wide_rounds, start=phases, **final)[:, None]
 
 
 def over_frequency(x: Tensor) -> Tensor:
-    """(B, J, F) -> its moving average over 41 bins of frequency, or as many as there are."""
-    side = min(20, x.shape[-1] - 1)
-    return F.avg_pool1d(F.pad(x, (side, side), mode="reflect"), 2 * side + 1, stride=1)
+    """(B, J, F) -> its moving average over 41 bins of frequency, or as many as there are; mirrored at the edges."""
+    side, bins = min(20, x.shape[-1] - 1), x.shape[-1]
+    span, width = F.pad(x, (side, side), mode="reflect"), 2 * side + 1
+    # Sums over 1, 2, 4, ... bins, each of the one before: a third of the price of `F.avg_pool1d`.
+    total, reach = torch.zeros_like(x), 0
+    for power in range(width.bit_length()):
+        if width >> power & 1:
+            total += span[..., reach : reach + bins]
+            reach += 1 << power
+        if width >> power > 1:
+            span = span[..., : -(1 << power)] + span[..., 1 << power :]
+    return total.div_(width)
 
 
 def _band_matrices(config: SpectralCodecConfig) -> tuple[Tensor, Tensor]:
