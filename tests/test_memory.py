@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
@@ -29,6 +32,42 @@ def test_free_memory_is_what_the_system_and_the_container_leave(tmp_path: Path, 
     assert memory.free_bytes(cpu) == 1_200_000
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free_bytes(cpu) == 3000 * 1024
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+def test_freed_memory_stays_and_is_given_back_when_asked_for() -> None:
+    code = """
+import resource, sys
+import torch
+from vampnet.fallback import release
+from vampnet.kept_memory import keep_freed_memory
+def pages():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def faults():
+    for _ in range(10):
+        parts = [torch.ones(4_000_000) for _ in range(8)]  # 16 MB each
+        before = pages()
+        del parts
+        parts = [torch.ones(4_000_000) for _ in range(8)]
+        found = pages() - before
+        del parts
+    return found
+def held():
+    return int(open("/proc/self/statm").read().split()[1])
+before, kept = faults(), keep_freed_memory()
+after = faults()
+full = held()
+release()
+print(before, kept, after, full - held())
+"""
+    # Where glibc starts from: left alone it adapts, and what it does then depends on what came before.
+    start = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | start)
+    before, kept, after, given_back = done.stdout.split()
+    if kept == "False":
+        pytest.skip("this system's malloc cannot be told to")
+    assert int(before) > 10 * (int(after) + 10)
+    assert int(given_back) > 10_000
 
 
 def test_release_also_lets_go_of_what_refers_to_itself() -> None:

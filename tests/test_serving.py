@@ -202,6 +202,7 @@ def test_a_view_falls_back_to_a_copy_of_the_model_and_not_of_the_view(vn):
 
 def test_takes_are_computed_one_by_one_on_a_cpu_only():
     assert batch_for(tiny_vampnet()) == 1
+    assert batch_for(SimpleNamespace(device=SimpleNamespace(type="cpu"), precision="int8")) == 4
     assert batch_for(SimpleNamespace(device=SimpleNamespace(type="cuda"))) == serving.MOST_ITEMS
 
 

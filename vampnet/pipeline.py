@@ -22,7 +22,7 @@ from vampnet.extend import longer
 from vampnet.fallback import within_memory
 from vampnet.generate import generate
 from vampnet.kept import kept_sound
-from vampnet.model.fast import codec_in_precision, in_precision
+from vampnet.model.fast import codec_in_precision, in_precision, items_at_a_time
 from vampnet.progress import Cancelled, OnDownload, OnStep, Watch
 from vampnet.prompt import build_mask
 from vampnet.ring import ring_resample, whole_steps
@@ -194,7 +194,7 @@ class VampNet:
         seeds: Sequence[int | tuple[int, int]] = (0,),
         *,
         loop: bool = False,
-        batch: int = 1,
+        batch: int | None = None,
         on_step: OnStep | None = None,
         cancelled: Cancelled | None = None,
     ) -> Tensor:
@@ -208,7 +208,7 @@ class VampNet:
                 number s, short for (s, 0). A result depends on its own pair alone.
             loop: the clip is a ring.
             batch: results that the models see at a time: more is faster on a GPU, and in rare cases rounding then makes a
-                result depend on the ones beside it.
+                result depend on the ones beside it. None = `fast.items_at_a_time`.
             on_step: progress of the stages "coarse" and "fine"; with several seeds once for each of them.
             cancelled: asked before every step.
 
@@ -247,7 +247,7 @@ class VampNet:
         beats: BeatGrid | None = None,
         mask: Tensor | None = None,
         extend: tuple[float, float] = (0.0, 0.0),
-        batch: int = 1,
+        batch: int | None = None,
         on_step: OnStep | None = None,
         cancelled: Cancelled | None = None,
     ) -> Vamp:
@@ -386,12 +386,13 @@ class VampNet:
 
     # ---- parts of these -----------------------------------------------------------------------------------------------
 
-    def _generate(self, tokens: Tensor, mask: Tensor, sampling: Sampling, *who: Any, batch: int, **rest: Any) -> Tensor:
+    def _generate(self, tokens: Tensor, mask: Tensor, sampling: Sampling, *who: Any, batch: int | None, **rest: Any) -> Tensor:
         """The takes of one seed; `who` is the seed and the numbers of the takes."""
 
         def work(models: Sequence[nn.Module], device: torch.device, batch: int) -> Tensor:
             return generate(*models, tokens.to(device), mask.to(device), sampling, *who, batch=batch, **rest).cpu()
 
+        batch = items_at_a_time(self.precision) if batch is None else batch
         return within_memory(work, (self.coarse, self.fine), self.device, min(batch, len(who[1])))
 
     def _encode(self, mono: AudioSignal, loop: bool) -> Tensor:

@@ -8,8 +8,8 @@ long one. Previews go before all others.
 
 On a GPU, calls of one transformer over equally many time steps are put together into one batch, whatever the requests' steps,
 seeds and options: all of these live outside the call. Every item draws from its own random numbers, so its tokens depend on its
-(seed, take) alone, up to the rounding of a larger batch. On a CPU a batch gains nothing, and the calls stay apart: there an
-item's tokens are exactly what they are without company.
+(seed, take) alone, up to the rounding of a larger batch. On a CPU that gains nothing, and the calls stay apart: there an item's
+tokens are exactly what they are without company.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from vampnet.config import CancelledError
 from vampnet.fallback import is_shortage, on_cpu, release
+from vampnet.model.fast import items_at_a_time
 
 if TYPE_CHECKING:
     from vampnet.pipeline import VampNet
@@ -49,8 +50,8 @@ Result = TypeVar("Result")
 
 
 def batch_for(model: VampNet) -> int:
-    """Takes that one request computes at a time: on a CPU one by one."""
-    return 1 if model.device.type == "cpu" else MOST_ITEMS
+    """Takes that one request computes at a time."""
+    return items_at_a_time(model.precision) if model.device.type == "cpu" else MOST_ITEMS
 
 
 @dataclass(eq=False)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import sys
 import threading
 from pathlib import Path
 
 import torch
+
+from vampnet.fallback import release
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 SAMPLE_SECONDS = 0.002
@@ -30,18 +29,6 @@ def resident(field: str = "VmRSS") -> int | None:
         except ImportError:
             pass
     return None
-
-
-def give_back() -> None:
-    """Hands memory that nobody uses back to the system, so that a stage is not charged with what one before it took."""
-    gc.collect()
-    if sys.platform == "linux":
-        try:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-        except (OSError, AttributeError):
-            pass  # another C library
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def _reset_mark() -> bool:
@@ -72,7 +59,7 @@ class PeakMemory:
         self._end = threading.Event()
 
     def __enter__(self) -> PeakMemory:
-        give_back()
+        release()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.before = self.peak = resident()

@@ -17,10 +17,10 @@ import torch
 from vampnet.bench import published
 from vampnet.bench.cases import Case
 from vampnet.bench.ceilings import Ceilings, measure_ceilings
-from vampnet.bench.memory import give_back
 from vampnet.bench.stages import Prepared, Stages, load_model
 from vampnet.bench.timing import Timing, measure
 from vampnet.bench.work import Demand, Work, floor_seconds
+from vampnet.fallback import release
 
 LIKE = {"coarse": "coarse step", "fine": "fine step", "vamp": "coarse", "command": "vamp"}
 """Stage -> the one whose share of the limit is expected of it until it has been measured itself."""
@@ -155,7 +155,7 @@ class Runner:
                 demand = (Work(moved=_loaded_bytes(model)),)
                 model = None
                 self._case(case, Prepared(_dropping(load), demand))
-        give_back()
+        release()
         model = load()
         stages = Stages(model, source, self.run.precision, folder / "sound")
         for case in cases:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..serving import batch_for
 from .clips import Clip, composed_clips, folder_clips
 from .runner import Judge
 
@@ -38,7 +39,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "--beats", choices=("auto", "beat-this", "librosa"), default="auto", help="the beat tracker (default auto)"
     )
     parser.add_argument("--draws", type=int, default=300, metavar="N", help="of the bootstrap (default 300)")
-    about = "takes that the models see at a time (default 1 on a CPU, else 16)"
+    about = "takes that the models see at a time (default 1 or 4 on a CPU, else 16)"
     parser.add_argument("--batch", type=int, default=0, metavar="N", help=about)
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -112,5 +113,5 @@ def choose_clips(audio: str, args: argparse.Namespace, model: VampNet, whole: bo
 
 
 def batch_of(args: argparse.Namespace, model: VampNet) -> int:
-    """Takes that the models see at a time: as asked for, else 1 on a CPU, which gains nothing by more, and 16 elsewhere."""
-    return args.batch or (1 if model.device.type == "cpu" else 16)
+    """Takes that the models see at a time: as asked for, else what the device gains by."""
+    return args.batch or batch_for(model)
