@@ -74,7 +74,7 @@ def test_the_paper_command_goes_on_after_a_kill_in_the_midst_of_writing(place, t
     assert len(written) == 15 + 1 + 26 - 14 and len(set(written)) == 26
     assert all(path.stat().st_mtime_ns == at for path, at in results.items() if path != torn)
     files = {path.name for path in tmp_path.iterdir() if path.is_file()}
-    assert files == {"README.md", "claims.csv", "prompts.csv", "prompts.md", "prompts.png", "musical.png"}
+    assert files == {"README.md", "claims.csv", "prompts.csv", "prompts.md", "prompts.png", "musical.png", "run.json"}
     verdicts = list(csv.DictReader((tmp_path / "claims.csv").read_text().splitlines()))
     assert len(verdicts) == 2 and {row["verdict"] for row in verdicts} == {"cannot be told"}
     rows = list(csv.DictReader((tmp_path / "prompts.csv").read_text().splitlines()))
@@ -84,12 +84,10 @@ def test_the_paper_command_goes_on_after_a_kill_in_the_midst_of_writing(place, t
     assert "![Prompts, 2 steps](prompts.png)" in text and "## Hidden tokens" in text and "2 clips are few" in text
     assert "Not run on all of these clips yet: baselines, steps, bitrate." in text
     assert str(tmp_path) not in text and str(place) not in text
-    # What is all there is not made again, and the model is part of what results belong to.
+    # What is all there is not made again.
     monkeypatch.setattr(runner, "measure", None)
     monkeypatch.setattr(plots, "draw_all", lambda *_: {})
     assert run(*line) == 0
-    with pytest.raises(TypeError):
-        run(*line, "--seed", 1)
 
 
 def test_bad_input_is_one_sentence(place, tmp_path, capsys, monkeypatch):
@@ -250,9 +248,11 @@ def test_tables_and_plots_of_a_whole_run(tmp_path):
     verdicts = {"logmel": claims.judge(figures, "logmel")}
     assert [row[1] for row in report.verdict_table(verdicts)[1]] == ["**holds**"] * 5
     assert len(report.verdict_table({**verdicts, "other": verdicts["logmel"]})[1]) == 5
-    about = report.About("tiny", 50, 10, "made figures", "librosa", (LogMel(),))
+    origin = runner.Origin("0" * 16, "int8", "bfloat16", "librosa", 0, runner.VERSION)
+    about = report.About("tiny", origin, 50, 10, "made figures", (LogMel(),))
     text = report.document(about, experiments, figures.summaries, verdicts, files, None)
     assert text.count("| --- |") >= 5 and "few" not in text
+    assert f"Weights {'0' * 16}, transformers in int8, codec in bfloat16 where it stands that; seed 0." in text
     head, rows = report.table(experiments[2], figures.summaries)
     assert head[:2] == ["setting", "FAD logmel"] and rows[0][0] == "1 step" and rows[0][1].startswith("6.00 (")
     assert paper.chosen(["steps"], 8)[0].name == "steps"
