@@ -119,6 +119,7 @@ def test_a_folder_is_measured_by_everything(place, tmp_path, capsys):
     assert "2 clips, 2 settings, done" in said.err
     found = json.loads(out.read_text())
     takes = found["settings"]["takes"]
+    assert found["model"] == "tiny" and f"Weights {found['run']['weights']}, transformers in" in said.out
     assert takes["clips"] == 2 and {"mel", "beat_f", "chroma", "seam_flux", "takes_mel", "kbps"} <= set(takes["figures"])
     assert found["settings"]["codec alone"]["figures"]["kbps"][0] == pytest.approx(8.04, abs=0.01)
     assert set(found["tokens"]) == {"coarse", "fine"} and set(takes["fad_uncorrected"]) == {"logmel", "codec"}
@@ -238,7 +239,7 @@ def test_composed_clips_are_there_without_any_folder():
 
 
 def test_tables_and_plots_of_a_whole_run(tmp_path):
-    from test_evaluate import made_figures
+    from test_evaluate_claims import made_figures
 
     figures = made_figures(lambda label, f: f.update(beat_f=0.9, onset_f=0.8, chroma=0.7))
     experiments = paper_experiments()
