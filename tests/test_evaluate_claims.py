@@ -11,7 +11,8 @@ from vampnet.config import TokenGrid
 from vampnet.evaluate import claims
 from vampnet.evaluate.estimates import Estimate
 from vampnet.evaluate.recipes import Recipe, paper_experiments
-from vampnet.evaluate.summary import Summary
+from vampnet.evaluate.store import Result
+from vampnet.evaluate.summary import Summary, summarize
 from vampnet.prompt import build_mask
 
 
@@ -137,6 +138,9 @@ def test_clips_without_a_pulse_say_nothing_of_tempo():
     found = verdicts(tempo_drift=4)
     assert [v.verdict for v in found] == [*["holds"] * 3, "cannot be told", "holds"]
     assert found[TEMPO].why.startswith("only 4 clips to be judged by, at least 10 are wanted; beats 1.00 (")
+    results = [Result({"mel": 1.0, "tempo_drift": drift}, {}) for drift in (2.0, math.nan, math.nan)]
+    summary = summarize({"source": [Result({}, {})] * 3, "takes": results}, draws=20)["takes"]
+    assert summary.clips == 3 and summary.measured == {"mel": 3, "tempo_drift": 1}
 
 
 def test_ranks_that_chance_could_have_made_are_none():

@@ -93,6 +93,7 @@ def test_the_paper_command_goes_on_after_a_kill_in_the_midst_of_writing(place, t
 def test_bad_input_is_one_sentence(place, tmp_path, capsys, monkeypatch):
     for words, sentence in (
         (paper_line(place, tmp_path, "--clips", 0), "--clips must be at least 1"),
+        (paper_line(place, tmp_path, "--seed", -1), "--seed must be at least 0"),
         (paper_line(place, tmp_path, "--seconds", 50), "No clip of 50 s lies below"),
         (paper_line(place, tmp_path, "--embedding", "nothing"), "There is no embedding 'nothing'"),
         (paper_line(tmp_path, tmp_path), "There is no model"),
@@ -199,6 +200,9 @@ def test_takes_keep_what_the_prompt_keeps_and_noise_changes_the_same_places(make
         assert torch.equal(made[~mask[0]], first.tokens[0][~mask[0]])
         assert (made[mask[0]] != first.tokens[0][mask[0]]).float().mean() > 0.9
     assert not torch.equal(random, runner.make(second, [Recipe("noise", prompt)])[0][0])
+    # What is dropped from a prompt is another chance for every clip as well.
+    dropped = [runner.make(source, [Recipe("noise", Prompt(periodic=2, dropout=0.5))])[0][1] for source in (first, second)]
+    assert not torch.equal(*dropped)
     ((same, nothing),) = runner.make(first, [CODEC])
     assert torch.equal(same, first.tokens) and not nothing.any()
     assert torch.equal(runner.sound(first, same)[0], model.decode(same, length=RATE).audio_data[0, 0])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vampnet import audio, beats, checkpoints, stereo
+from vampnet import audio, beats, checkpoints, fingerprint, stereo
 from vampnet.beats import BeatGrid
 from vampnet.config import Prompt, Sampling, TokenGrid
 from vampnet.fallback import within_memory
@@ -70,11 +70,7 @@ class Stages:
         the tensors as they are, which differ by precision."""
         if self.paths:
             return checkpoints.weights_id(self.paths)
-        digest = hashlib.sha256()
-        for part in (self.codec, self.coarse, self.fine):
-            for name, tensor in sorted(part.state_dict().items()):
-                digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint.of_tensors(self.codec, self.coarse, self.fine)[:16]
 
     def encode(self, signal: Any, loop: bool = False) -> Tensor:
         """Audio to tokens; level and stereo image are taken off.

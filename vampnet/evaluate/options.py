@@ -53,7 +53,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def check_common(args: argparse.Namespace) -> None:
     """ValueError for numbers that cannot be meant."""
-    for name, low in (("clips", 1), ("draws", 20)):
+    for name, low in (("clips", 1), ("draws", 20), ("seed", 0)):
         if getattr(args, name) < low:
             raise ValueError(f"--{name} must be at least {low}, not {getattr(args, name)}.")
     if args.batch < 0:

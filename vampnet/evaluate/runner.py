@@ -107,9 +107,9 @@ def make(source: Source, recipes: Sequence[Recipe], seed: int = 0, batch: int = 
         seed: of all that is drawn.
         batch: takes that the models see at a time; see `VampNet.generate`.
     """
-    model, first, masks = source.model, recipes[0], [mask_of(source, recipe, seed) for recipe in recipes]
     # Another clip has other random numbers: otherwise the chance of one draw would be in all of them.
     own = int.from_bytes(hashlib.sha256(f"{seed} {source.clip.id}".encode()).digest()[:6], "little")
+    model, first, masks = source.model, recipes[0], [mask_of(source, recipe, own) for recipe in recipes]
     if first.kind == "vamp":
         takes = [recipe.takes for recipe in recipes]
         todo = torch.cat([mask.expand(count, -1, -1) for mask, count in zip(masks, takes, strict=True)])
