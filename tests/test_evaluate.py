@@ -12,13 +12,9 @@ import pytest
 import soundfile
 import torch
 
-from vampnet.config import TokenGrid
-from vampnet.evaluate import claims, clips, embeddings, extras, frechet, musical, vggish
-from vampnet.evaluate.estimates import Estimate, mean_estimate
-from vampnet.evaluate.recipes import Recipe, paper_experiments
+from vampnet.evaluate import clips, embeddings, extras, frechet, musical, vggish
+from vampnet.evaluate.estimates import mean_estimate
 from vampnet.evaluate.store import Result, Store
-from vampnet.evaluate.summary import Summary
-from vampnet.prompt import build_mask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RATE = 44_100
@@ -321,90 +317,6 @@ def test_results_are_kept_whole_and_damage_is_seen(tmp_path):
     assert (tmp_path / ".gitignore").read_text() == "*\n"
     store.write_values("tokens", {"a": [1.5]})
     assert store.read_values("tokens") == {"a": [1.5]} and store.read_values("none") is None
-
-
-# ------------------------------------------------------------------------------------------------------------------ claims
-
-
-def test_a_verdict_follows_the_interval():
-    def estimate(low: float, high: float) -> Estimate:
-        return Estimate((low + high) / 2, np.linspace(low, high, 101))
-
-    assert claims.below(estimate(-2, -1)) == "holds" and claims.below(estimate(1, 2)) == "does not hold"
-    assert claims.below(estimate(-1, 1)) == "cannot be told" and claims.below(estimate(math.nan, math.nan)) == "cannot be told"
-    assert claims.all_of(["holds", "cannot be told"]) == "cannot be told" == claims.all_of([])
-    assert claims.all_of(["holds", "cannot be told", "does not hold"]) == "does not hold"
-    x = np.array([1.0, 2.0, 3.0, 4.0])
-    assert claims.rank_correlation(x, np.array([[1, 4, 9, 16.0], [4, 3, 2, 1]])) == pytest.approx([1, -1])
-    assert [claims.significant(v) for v in (0.012345, 1.2345, 12.345, 1234.5, 0.0, math.nan)] == [
-        "0.0123", "1.23", "12.3", "1234", "0", "–"
-    ]  # fmt: skip
-
-
-def as_the_paper_says(setting, experiment: str) -> dict[str, float]:
-    """Figures under which every claim holds."""
-    label = setting.label
-    fad, mel, drift = 2.0, 1.0, 5.0
-    if experiment == "steps":
-        fad = {1: 6.0, 4: 3.0, 8: 2.2, 12: 2.05}.get(int(setting.x), 2.0)
-    if experiment == "bitrate":
-        fad = mel = 1 + 0.1 * setting.x + 0.5 * (setting.series == "C = 4") + 0.9 * (setting.series == "C = 1")
-    if label == "beats, 75 ms":
-        fad, drift = 1.5, 1.0
-    if setting.series == "noise":
-        fad, mel = 9.0, 1.1
-    depth = {"C = 14": 14, "C = 4": 4, "C = 1": 1}.get(setting.series, 14)
-    return {"fad_logmel": fad, "mel": mel, "tempo_drift": drift, "kbps": 0.57 * depth / max(setting.x, 1)}
-
-
-def made_figures(change=lambda label, figures: None, clips_: int = 50) -> claims.Figures:
-    rng, experiments, summaries = np.random.default_rng(0), paper_experiments(), {}
-    for experiment in experiments:
-        for setting in experiment.settings:
-            figures = as_the_paper_says(setting, experiment.name)
-            change(setting.label, figures)
-            spread = {name: Estimate(v, v * (1 + 0.01 * rng.normal(size=60))) for name, v in figures.items()}
-            # Experiments share recipes, such as P = 16.
-            summaries.setdefault(setting.recipe.id, Summary(clips_, spread, {"logmel": figures["fad_logmel"] * 1.1}))
-    return claims.Figures(experiments, summaries)
-
-
-def test_every_claim_can_hold_and_can_fail():
-    held = claims.judge(made_figures(), "logmel")
-    assert len(held) == 5 and [v.verdict for v in held] == ["holds"] * 5, held
-    assert {v.verdict for v in claims.judge(made_figures(clips_=3), "logmel")} == {"cannot be told"}
-
-    def broken(label, figures):
-        if label == "12 steps":
-            figures["fad_logmel"] = 4.0
-        if label.startswith("noise"):
-            figures["fad_logmel"] = 2.5
-        if label == "inpaint, 2 s":
-            figures |= {"fad_logmel": 1.0, "tempo_drift": 0.1}
-        if label.startswith("C = 1, P"):
-            figures["mel"] = 0.1
-
-    assert [v.verdict for v in claims.judge(made_figures(broken), "logmel")] == ["does not hold"] * 5
-
-
-def test_recipes_are_told_apart_by_all_that_they_say():
-    experiments = paper_experiments(steps=24)
-    assert [e.name for e in experiments] == ["baselines", "prompts", "steps", "bitrate"]
-    everything = [setting.recipe for experiment in experiments for setting in experiment.settings]
-    assert len({recipe.id for recipe in everything}) == len(set(everything))
-    assert [s.x for s in experiments[2].settings] == [1, 4, 8, 12, 36, 64, 72]
-    assert Recipe("codec").id != Recipe("codec", loop=True).id
-    assert paper_experiments(36)[3].settings[0].recipe == Recipe("codec")
-    # The same mask is not made twice under two names.
-    masks = {}
-    for recipe in set(everything):
-        if recipe.prompt is not None:
-            key = (
-                recipe.kind,
-                recipe.sampling,
-                build_mask(recipe.prompt, (14, 300), TokenGrid(), (0.5, 1.0)).numpy().tobytes(),
-            )
-            assert masks.setdefault(key, recipe) == recipe
 
 
 # ------------------------------------------------------------------------------------------------------------------- extras

@@ -74,7 +74,7 @@ def test_the_paper_command_goes_on_after_a_kill_in_the_midst_of_writing(place, t
     assert len(written) == 15 + 1 + 26 - 14 and len(set(written)) == 26
     assert all(path.stat().st_mtime_ns == at for path, at in results.items() if path != torn)
     files = {path.name for path in tmp_path.iterdir() if path.is_file()}
-    assert files == {"README.md", "claims.csv", "prompts.csv", "prompts.md", "prompts.png", "musical.png"}
+    assert files == {"README.md", "claims.csv", "prompts.csv", "prompts.md", "prompts.png", "musical.png", "run.json"}
     verdicts = list(csv.DictReader((tmp_path / "claims.csv").read_text().splitlines()))
     assert len(verdicts) == 2 and {row["verdict"] for row in verdicts} == {"cannot be told"}
     rows = list(csv.DictReader((tmp_path / "prompts.csv").read_text().splitlines()))
@@ -84,17 +84,16 @@ def test_the_paper_command_goes_on_after_a_kill_in_the_midst_of_writing(place, t
     assert "![Prompts, 2 steps](prompts.png)" in text and "## Hidden tokens" in text and "2 clips are few" in text
     assert "Not run on all of these clips yet: baselines, steps, bitrate." in text
     assert str(tmp_path) not in text and str(place) not in text
-    # What is all there is not made again, and the model is part of what results belong to.
+    # What is all there is not made again.
     monkeypatch.setattr(runner, "measure", None)
     monkeypatch.setattr(plots, "draw_all", lambda *_: {})
     assert run(*line) == 0
-    with pytest.raises(TypeError):
-        run(*line, "--seed", 1)
 
 
 def test_bad_input_is_one_sentence(place, tmp_path, capsys, monkeypatch):
     for words, sentence in (
         (paper_line(place, tmp_path, "--clips", 0), "--clips must be at least 1"),
+        (paper_line(place, tmp_path, "--seed", -1), "--seed must be at least 0"),
         (paper_line(place, tmp_path, "--seconds", 50), "No clip of 50 s lies below"),
         (paper_line(place, tmp_path, "--embedding", "nothing"), "There is no embedding 'nothing'"),
         (paper_line(tmp_path, tmp_path), "There is no model"),
@@ -121,6 +120,7 @@ def test_a_folder_is_measured_by_everything(place, tmp_path, capsys):
     assert "2 clips, 2 settings, done" in said.err
     found = json.loads(out.read_text())
     takes = found["settings"]["takes"]
+    assert found["model"] == "tiny" and f"Weights {found['run']['weights']}, transformers in" in said.out
     assert takes["clips"] == 2 and {"mel", "beat_f", "chroma", "seam_flux", "takes_mel", "kbps"} <= set(takes["figures"])
     assert found["settings"]["codec alone"]["figures"]["kbps"][0] == pytest.approx(8.04, abs=0.01)
     assert set(found["tokens"]) == {"coarse", "fine"} and set(takes["fad_uncorrected"]) == {"logmel", "codec"}
@@ -200,6 +200,9 @@ def test_takes_keep_what_the_prompt_keeps_and_noise_changes_the_same_places(make
         assert torch.equal(made[~mask[0]], first.tokens[0][~mask[0]])
         assert (made[mask[0]] != first.tokens[0][mask[0]]).float().mean() > 0.9
     assert not torch.equal(random, runner.make(second, [Recipe("noise", prompt)])[0][0])
+    # What is dropped from a prompt is another chance for every clip as well.
+    dropped = [runner.make(source, [Recipe("noise", Prompt(periodic=2, dropout=0.5))])[0][1] for source in (first, second)]
+    assert not torch.equal(*dropped)
     ((same, nothing),) = runner.make(first, [CODEC])
     assert torch.equal(same, first.tokens) and not nothing.any()
     assert torch.equal(runner.sound(first, same)[0], model.decode(same, length=RATE).audio_data[0, 0])
@@ -240,7 +243,7 @@ def test_composed_clips_are_there_without_any_folder():
 
 
 def test_tables_and_plots_of_a_whole_run(tmp_path):
-    from test_evaluate import made_figures
+    from test_evaluate_claims import made_figures
 
     figures = made_figures(lambda label, f: f.update(beat_f=0.9, onset_f=0.8, chroma=0.7))
     experiments = paper_experiments()
@@ -250,9 +253,11 @@ def test_tables_and_plots_of_a_whole_run(tmp_path):
     verdicts = {"logmel": claims.judge(figures, "logmel")}
     assert [row[1] for row in report.verdict_table(verdicts)[1]] == ["**holds**"] * 5
     assert len(report.verdict_table({**verdicts, "other": verdicts["logmel"]})[1]) == 5
-    about = report.About("tiny", 50, 10, "made figures", "librosa", (LogMel(),))
+    origin = runner.Origin("0" * 16, "int8", "bfloat16", "librosa", 0, runner.VERSION)
+    about = report.About("tiny", origin, 50, 10, "made figures", (LogMel(),))
     text = report.document(about, experiments, figures.summaries, verdicts, files, None)
     assert text.count("| --- |") >= 5 and "few" not in text
+    assert f"Weights {'0' * 16}, transformers in int8, codec in bfloat16 where it stands that; seed 0." in text
     head, rows = report.table(experiments[2], figures.summaries)
     assert head[:2] == ["setting", "FAD logmel"] and rows[0][0] == "1 step" and rows[0][1].startswith("6.00 (")
     assert paper.chosen(["steps"], 8)[0].name == "steps"

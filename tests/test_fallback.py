@@ -75,7 +75,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     def pretend(work: Any, models: Any, device: Any, batch: int = 1) -> Any:
         return plain(lambda models, device, batch: work(models, torch.device("cpu"), batch), models, "meta", batch)
 
-    monkeypatch.setattr("vampnet.pipeline.within_memory", pretend)
+    monkeypatch.setattr("vampnet.stages.within_memory", pretend)
     monkeypatch.setattr(fallback, "on_cpu", lambda model: model.model)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT", "FOLDER_VARIABLE", "WEIGHTS", "Entry", "Located", "ModelUnavailable", "Models", "bundled_folder",
     "bundled_models", "catalogue", "find", "is_checkpoint", "load", "load_codec_of", "locate",
-    "verify_checksums", "write_checksums",
+    "verify_checksums", "weights_id", "write_checksums",
 ]  # fmt: skip
 
 DEFAULT = "mini"
@@ -48,12 +48,14 @@ class Models:
         codec: audio <-> tokens.
         coarse: transformer of the coarse levels.
         fine: transformer of the other levels, given the coarse ones.
+        paths: as of `Located`, where they were read.
     """
 
     name: str
     codec: Codec
     coarse: TokenTransformer
     fine: TokenTransformer
+    paths: dict[str, Path]
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,7 @@ def load(
             )) from error  # fmt: skip
         raise
     coarse_model, fine_model = (model.requires_grad_(False).to(device) for model in (coarse_model, fine_model))
-    return Models(title, codec_model.to(device), coarse_model, fine_model)
+    return Models(title, codec_model.to(device), coarse_model, fine_model, paths)
 
 
 def load_codec_of(name: str | Path = DEFAULT, device: str | torch.device = "cpu") -> Codec:
@@ -366,3 +368,25 @@ def verify_checksums(folder: str | Path, weights: Sequence[str] = WEIGHTS) -> No
             raise ValueError(
                 Sentence("{file} does not have the checksum in config.json: get the file again.", file=folder / name)
             )
+
+
+def weights_id(paths: dict[str, Path]) -> str:
+    """16 hex digits that name the weights of a model: the same on every machine and in every precision.
+
+    Of the SHA-256 of the files and, in our format, what `config.json` says of the models' shapes.
+
+    Args:
+        paths: of `Models`. Checksums in `config.json` are taken from there, since loading has verified them.
+
+    Raises:
+        OSError, ValueError: a file is gone or not readable any more.
+    """
+    said = []
+    for part in PARTS:
+        path, shape, digest = paths[part], None, None
+        if path.is_dir():
+            config = _config(path)
+            shape, digest = config.get(part), config.get("sha256", {}).get(layout.OURS[part])
+            path = path / layout.OURS[part]
+        said.append([part, shape, digest or _sha256(path)])
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]

@@ -19,7 +19,7 @@ from .codec import evaluate_clip
 from .embeddings import log_mel
 from .extras import need
 from .metrics import perplexity
-from .options import COMPOSED, choose_clips, load_model
+from .options import COMPOSED, add_model, choose_clips, load_model
 from .plots import COLOURS, INK, MARKERS, STYLE
 from .runner import Progress
 from .token_figures import token_figures
@@ -41,8 +41,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: vampnet evaluate card out/card --model mini --audio held-out/ --audio songs/ --clips 50",
     )
     made.add_argument("out", metavar="FOLDER", help="where the plots and card.json go")
-    made.add_argument("--model", default="mini", metavar="NAME", help="any model; see 'vampnet models' (default mini)")
-    made.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest there is)")
+    add_model(made)
     made.add_argument(
         "--audio",
         action="append",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .estimates import Estimate
-from .recipes import Experiment
+from .recipes import CODEC, Experiment
 from .summary import FAD, Summary
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told"
@@ -23,6 +23,7 @@ MIN_CLIPS = 10
 """With fewer clips nothing is told: a bootstrap of a handful knows nothing of other clips."""
 FALLS = -0.7
 """A figure grows as the bit rate falls if their rank correlation is at most this."""
+BEATS = "beats, 75 ms"
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,12 @@ class Verdict:
     why: str
 
 
-def below(difference: Estimate) -> str:
-    """Whether a figure is below 0, by its whole interval."""
-    if not (math.isfinite(difference.low) and math.isfinite(difference.high)):
+def below(figure: Estimate, limit: float = 0.0) -> str:
+    """Whether a figure is below a limit, by its whole interval and itself: ranks of noisy draws lie nearer to 0 than theirs."""
+    if not (math.isfinite(figure.low) and math.isfinite(figure.high)):
         return OPEN
-    return HOLDS if difference.high < 0 else FAILS if difference.low > 0 else OPEN
+    ends = (figure.low, figure.value, figure.high)
+    return HOLDS if max(ends) < limit else FAILS if min(ends) > limit else OPEN
 
 
 def all_of(verdicts: list[str]) -> str:
@@ -59,9 +61,15 @@ class Figures:
         """Whether that experiment was run."""
         return name in self.experiments
 
-    def clips(self, names: tuple[str, ...]) -> int:
-        """The fewest clips of any setting of the experiments."""
-        return min(self.summaries[setting.recipe.id].clips for name in names for setting in self.experiments[name].settings)
+    def clips(self, names: tuple[str, ...], figures: tuple[str, ...] = ()) -> int:
+        """The fewest clips of any setting of the experiments in which all of some figures could be measured."""
+        found = [self.summaries[setting.recipe.id] for name in names for setting in self.experiments[name].settings]
+        return min(one.measured.get(figure, one.clips) for one in found for figure in (*figures, ""))
+
+    def open_prompts(self) -> list[str]:
+        """The pure prompts that leave something open: of short clips two seconds at either end are all."""
+        full = self.summaries[CODEC.id]["kbps"].value if CODEC.id in self.summaries else math.inf
+        return [label for label, kbps in self.of("prompts", "kbps").items() if "+" not in label and kbps.value < full - 1e-6]
 
     def of(self, experiment: str, figure: str) -> dict[str, Estimate]:
         """{label: the figure} of an experiment, in its order."""
@@ -89,41 +97,66 @@ def significant(value: float, digits: int = 3) -> str:
 
 def _steps(figures: Figures, fad: str) -> tuple[str, str]:
     found = figures.of("steps", fad)
-    few, many = found["12 steps"], found["36 steps"]
+    one, few, many = (found[label] for label in ("1 step", "12 steps", "36 steps"))
+    times, gain = few.over(many), below(many - one)
+    near = below(times, NEARLY)
     best = min(found, key=lambda label: found[label].value)
-    why = f"12 steps {show(few)}, 36 steps {show(many)}, lowest at {best}; nearly = at most {NEARLY:g} times"
-    return below(few - many * NEARLY), why
+    why = (
+        f"12 steps {show(few)}, 36 steps {show(many)}, 12 / 36 {show(times)}, nearly = at most {NEARLY:g} times: {near}; "
+        f"1 step {show(one)}, 36 lower than 1: {gain}; lowest at {best}"
+    )
+    # Where steps do nothing, 12 of them are as good as any number, which says nothing of 12.
+    return near if near != HOLDS or gain == HOLDS else OPEN, why
 
 
 def _noise(figures: Figures, fad: str) -> tuple[str, str]:
-    labels = [label for label in figures.of("prompts", fad) if f"noise: {label}" in figures.of("baselines", fad)]
+    """For every prompt on its own: a mean over prompts would be that of the one with the largest distances."""
+    labels = [label for label in figures.open_prompts() if f"noise: {label}" in figures.of("baselines", fad)]
 
-    def mean(experiment: str, prefix: str, figure: str) -> Estimate:
-        found = figures.of(experiment, figure)
-        chosen = [found[prefix + label] for label in labels]
-        return Estimate(
-            float(np.mean([e.value for e in chosen])), np.mean([e.draws for e in chosen], axis=0)
-        )  # fmt: skip
+    def pairs(figure: str) -> dict[str, tuple[Estimate, Estimate]]:
+        made, chance = figures.of("prompts", figure), figures.of("baselines", figure)
+        return {label: (made[label], chance[f"noise: {label}"]) for label in labels}
 
-    mel, mel_noise = mean("prompts", "", "mel"), mean("baselines", "noise: ", "mel")
-    far, far_noise = mean("prompts", "", fad), mean("baselines", "noise: ", fad)
-    alike = all_of([below(mel_noise - mel * ALIKE), below(mel - mel_noise * ALIKE)])
-    worse = below(far * FAR - far_noise)
+    mel = {label: all_of([below(n - m * ALIKE), below(m - n * ALIKE)]) for label, (m, n) in pairs("mel").items()}
+    far = {label: below(m * FAR - n) for label, (m, n) in pairs(fad).items()}
+    alike, worse = (all_of(list(verdicts.values())) for verdicts in (mel, far))
     why = (
-        f"means over {len(labels)} prompts: mel {show(mel)} and noise {show(mel_noise)}, alike = within {ALIKE:g} times: "
-        f"{alike}; FAD {show(far)} and noise {show(far_noise)}, far worse = at least {FAR:g} times: {worse}"
+        f"noise over vamps, {len(labels)} prompts: mel {_range(pairs('mel'))}, alike = within {ALIKE:g} times: "
+        f"{alike}{_but(mel)}; FAD {_range(pairs(fad))}, far worse = at least {FAR:g} times: {worse}{_but(far)}"
     )
     return all_of([alike, worse]), why
 
 
+def _range(pairs: dict[str, tuple[Estimate, Estimate]]) -> str:
+    """How many times the first of each pair the second is: the fewest and the most, and where."""
+    times = {label: second.over(first) for label, (first, second) in pairs.items()}
+    told = sorted((label for label in times if math.isfinite(times[label].value)), key=lambda label: times[label].value)
+    if not told:
+        return "–"
+    ends = " to ".join(f"{show(times[label])} times ({label})" for label in dict.fromkeys((told[0], told[-1])))
+    return ends + f", {len(times) - len(told)} cannot be told" * (len(told) < len(times))
+
+
+def _but(verdicts: dict[str, str]) -> str:
+    """The single verdicts that are not "holds", where not all are the same."""
+    if len(set(verdicts.values())) < 2:
+        return ""
+    return " (" + "; ".join(f"{label}: {verdict}" for label, verdict in verdicts.items() if verdict != HOLDS) + ")"
+
+
 def _against_others(figures: Figures, figure: str) -> tuple[str, str]:
     """The beat-driven prompt below each of the other pure prompts."""
-    found = {label: value for label, value in figures.of("prompts", figure).items() if "+" not in label}
-    beats = found.pop("beats, 75 ms")
+    of_prompts = figures.of("prompts", figure)
+    found = {label: of_prompts[label] for label in figures.open_prompts() if label != BEATS}
+    beats = of_prompts[BEATS]
     verdicts = {label: below(beats - other) for label, other in found.items()}
+    if not all(math.isfinite(estimate.value) for estimate in (beats, *found.values())):
+        return OPEN, "not measured for every prompt"
     best = min(found, key=lambda label: found[label].value)
-    against = "; ".join(f"{label}: {verdict}" for label, verdict in verdicts.items() if verdict != HOLDS)
-    why = f"beats {show(beats)}, best of the others {best} with {show(found[best])}" + (f"; against {against}" * bool(against))
+    why = (
+        f"beats {show(beats)}, best of the {len(found)} others {best} with {show(found[best])}, beats less that "
+        f"{show(beats - found[best])}, wanted below 0 against each{_but(verdicts)}"
+    )
     return all_of(list(verdicts.values())), why
 
 
@@ -153,35 +186,53 @@ def rank_correlation(x: np.ndarray, values: np.ndarray) -> np.ndarray:
 def _bitrate(figures: Figures, fad: str) -> tuple[str, str]:
     rate = np.array([estimate.value for estimate in figures.of("bitrate", "kbps").values()])
     verdicts, parts = [], []
+    ends = int(rate.argmax()), int(rate.argmin())
     for figure, name in (("mel", "mel"), (fad, "FAD")):
         found = list(figures.of("bitrate", figure).values())
         value = rank_correlation(rate, np.array([[estimate.value for estimate in found]]))[0]
         draws = np.stack([estimate.draws for estimate in found], axis=1)
         good = np.isfinite(draws).all(axis=1)
         correlation = Estimate(float(value), rank_correlation(rate, draws[good]) if good.any() else np.array([np.nan]))
-        verdicts.append(below(Estimate(correlation.value - FALLS, correlation.draws - FALLS)))
-        parts.append(f"{name} {show(correlation, 2)}: {verdicts[-1]}")
-    return all_of(verdicts), f"rank correlation with the bit rate, wanted at most {FALLS:g}: " + "; ".join(parts)
+        most, least = (found[end] for end in ends)
+        in_order = below(correlation, FALLS)
+        # Ranks do not tell how far apart they are.
+        verdicts += [in_order, below(most - least)]
+        high, low = (significant(rate[end], 2) for end in ends)
+        parts.append(
+            f"{name} {show(most)} at {high} kbps, {show(least)} at {low}, the first lower: {verdicts[-1]}; in rank correlation "
+            f"{show(correlation, 2)}, wanted at most {FALLS:g}: {in_order}"
+        )
+    return all_of(verdicts), f"{len(rate)} settings; " + "; ".join(parts)
 
 
-CLAIMS: tuple[tuple[str, tuple[str, ...], Callable[[Figures, str], tuple[str, str]]], ...] = (
-    ("FAD is nearly as low at 12 as at 36 steps", ("steps",), _steps),
-    ("Noise is as near in mel distance but far worse in FAD", ("prompts", "baselines"), _noise),
-    ("The beat-driven prompt has the lowest FAD of the prompts", ("prompts",), _lowest),
-    ("The tempo is steadier with the beat-driven prompt", ("prompts",), _tempo),
-    ("Mel distance and FAD grow as the bit rate falls", ("bitrate",), _bitrate),
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, the experiments and the means over clips that it is judged by, and the rule."""
+
+    text: str
+    experiments: tuple[str, ...]
+    means: tuple[str, ...]
+    rule: Callable[[Figures, str], tuple[str, str]]
+
+
+CLAIMS = (
+    Claim("FAD is nearly as low at 12 as at 36 steps", ("steps",), (), _steps),
+    Claim("Noise is as near in mel distance but far worse in FAD", ("prompts", "baselines"), ("mel",), _noise),
+    Claim("The beat-driven prompt has the lowest FAD of the prompts", ("prompts",), (), _lowest),
+    Claim("The tempo is steadier with the beat-driven prompt", ("prompts",), ("tempo_drift",), _tempo),
+    Claim("Mel distance and FAD grow as the bit rate falls", ("bitrate",), ("mel",), _bitrate),
 )
 
 
 def judge(figures: Figures, embedding: str) -> list[Verdict]:
     """A verdict for each of `CLAIMS` by the distance of one embedding; those whose experiments were not run are left out."""
     found = []
-    for claim, needed, rule in CLAIMS:
-        if not all(figures.has(name) for name in needed):
+    for claim in CLAIMS:
+        if not all(figures.has(name) for name in claim.experiments):
             continue
-        verdict, why = rule(figures, FAD + embedding)
-        clips = figures.clips(needed)
+        verdict, why = claim.rule(figures, FAD + embedding)
+        clips = figures.clips(claim.experiments, claim.means)
         if clips < MIN_CLIPS:
-            verdict, why = OPEN, f"only {clips} clips, at least {MIN_CLIPS} are wanted; {why}"
-        found.append(Verdict(claim, verdict, why))
+            verdict, why = OPEN, f"only {clips} clips to be judged by, at least {MIN_CLIPS} are wanted; {why}"
+        found.append(Verdict(claim.text, verdict, why))
     return found

@@ -6,7 +6,6 @@ Gui et al. (2024) found its distances closer to what people hear of music than V
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import hub
+from ..fingerprint import of_tensors
 from ..hub_errors import FileMissing, HubUnreachable, NotCached
 from .extras import need
 
@@ -119,10 +119,7 @@ class ClapEmbedding:
 
     def __init__(self, extractor: Any, model: nn.Module, title: str = REPO, device: str | torch.device = "cpu") -> None:
         self.extractor, self.model, self.device = extractor, model.to(device), device
-        digest = hashlib.sha256()
-        for name, tensor in sorted(model.state_dict().items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        self.identity = f"clap {digest.hexdigest()}"
+        self.identity = f"clap {of_tensors(model)}"
         self.about = (
             f"the audio half of CLAP ({title}), trained on sounds and their descriptions; one point for each 10 s, so that it "
             "takes hundreds of clips to fill its 512 dimensions"

@@ -17,6 +17,9 @@ from ..config import CODEBOOK_SIZE
 from ..train.audio_pool import find_audio
 from .metrics import mel_distance, partials, perplexity
 
+SHORTEST = 4410
+"""Samples; `partials` needs nearly as many."""
+
 
 def middle(audio: Tensor, samples: int) -> Tensor:
     """(N,) -> the middle (min(N, samples),)."""
@@ -34,9 +37,10 @@ def evaluate_clip(codec: Codec, audio: Tensor) -> tuple[dict[str, float], Tensor
     audio = to_codec_level(make_signal(audio[None, None], codec.sample_rate))[0].audio_data[0]
     device = codec.codebook_vectors().device
     start = time.perf_counter()
-    codes = codec.encode(audio[None].to(device))
+    # On the CPU, since a GPU is only done when something has come back from it.
+    codes = codec.encode(audio[None].to(device)).cpu()
     middle_time = time.perf_counter()
-    back = codec.decode(codes)[0, :, : audio.shape[-1]].cpu()
+    back = codec.decode(codes.to(device))[0, :, : audio.shape[-1]].cpu()
     end = time.perf_counter()
     seconds = audio.shape[-1] / codec.sample_rate
     figures = {
@@ -45,27 +49,45 @@ def evaluate_clip(codec: Codec, audio: Tensor) -> tuple[dict[str, float], Tensor
         "encode_x_real_time": seconds / (middle_time - start),
         "decode_x_real_time": seconds / (end - middle_time),
     }
-    return figures, codes.cpu()
+    return figures, codes
 
 
 def evaluate_folder(codec: Codec, folder: str | Path, seconds: float = 10.0, limit: int | None = None) -> dict:
-    """Figures for the middle `seconds` of up to `limit` audio files of a folder.
+    """Figures for the middle `seconds` of up to `limit` audio files of a folder; what cannot be used, such as silence or less
+    than a tenth of a second, is passed over for the next.
 
     Returns:
-        {"clips": {name: figures}, "median": figures, "mean": figures, "perplexity": [K floats]}.
-    """
-    from ..audio import load
+        {"clips": {name below the folder: figures}, "left_out": [names], "median": figures, "mean": figures, "perplexity":
+        [K floats]}.
 
-    clips, codes = {}, []
-    for path in find_audio(folder)[:limit]:
-        audio = load(path, codec.sample_rate).audio_data[0].mean(0)
-        figures, clip_codes = evaluate_clip(codec, middle(audio, round(seconds * codec.sample_rate)))
-        clips[path.name] = {k: round(v, 4) for k, v in figures.items()}
+    Raises:
+        ValueError: no file can be used.
+    """
+    from ..audio import AudioError, load
+
+    clips, codes, left_out = {}, [], []
+    for path in find_audio(folder):
+        if len(clips) == limit:
+            break
+        # With its folders: two that are called the same are two.
+        name = path.relative_to(folder).as_posix()
+        try:
+            audio = middle(load(path, codec.sample_rate).audio_data[0].mean(0), round(seconds * codec.sample_rate))
+            if len(audio) < SHORTEST:
+                raise AudioError("It is too short.")
+            figures, clip_codes = evaluate_clip(codec, audio)
+        except AudioError:
+            left_out.append(name)
+            continue
+        clips[name] = {k: round(v, 4) for k, v in figures.items()}
         codes.append(clip_codes[0])
+    if not clips:
+        raise ValueError(f"No file below {folder} can be used: name a folder of music that can be heard.")
     names = next(iter(clips.values()))
     use = perplexity(torch.cat(codes, dim=1)[None], CODEBOOK_SIZE)
     return {
         "clips": clips,
+        "left_out": left_out,
         "median": {k: round(statistics.median(c[k] for c in clips.values()), 4) for k in names},
         "mean": {k: round(statistics.fmean(c[k] for c in clips.values()), 4) for k in names},
         "perplexity": [round(p, 1) for p in use],
@@ -88,6 +110,10 @@ def main(argv: list[str] | None = None) -> int:
     from ..checkpoints import load_codec_of
 
     try:
+        if args.limit is not None and args.limit < 1:
+            raise ValueError(f"--limit must be at least 1, not {args.limit}.")
+        if not 0.1 <= args.seconds <= 600:
+            raise ValueError(f"--seconds must lie between 0.1 and 600, not {args.seconds:g}.")
         codec = load_codec_of(args.model, args.device)
         results = {folder: evaluate_folder(codec, folder, args.seconds, args.limit) for folder in args.audio}
     except (ValueError, OSError) as error:
@@ -95,6 +121,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     for folder, result in results.items():
         print(f"\n{folder}: {len(result['clips'])} clips of {args.seconds:g} s")
+        if result["left_out"]:
+            print(f"  cannot be used: {', '.join(result['left_out'])}")
         if len(result["clips"]) <= 12:
             for name, figures in result["clips"].items():
                 print(f"  mel {figures['mel']:.3f}  partials {figures['partials']:.3f}  {name}")

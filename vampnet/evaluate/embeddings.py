@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..fingerprint import of_tensors
+
 if TYPE_CHECKING:
     from vampnet.codec import Codec
     from vampnet.hub import OnDownload
@@ -27,7 +29,7 @@ BANDS = 96
 LOW_HZ, HIGH_HZ = 30.0, 16_000.0
 WINDOW, N_FFT = 2048, 4096
 FLOOR = 1e-4
-"""-80 dB below a sine at full scale: what is quieter is silence."""
+"""-80 dB, of the mean magnitude of a band: what is quieter is silence."""
 FINE = 16
 """Cepstral coefficients of a patch's mean spectrum that keep their sign."""
 QUEFRENCY = ((16, 32), (32, 64), (64, 96))
@@ -80,7 +82,10 @@ def _dct(size: int) -> Tensor:
 
 
 def log_mel(audio: Tensor, sample_rate: int) -> Tensor:
-    """(N,) -> (frames, BANDS) magnitudes in dB, 100 frames a second; a sine at full scale is about 0."""
+    """(N,) -> (frames, BANDS) mean magnitudes of the bands in dB, 100 frames a second.
+
+    A sine at full scale is about -1.5 at 100 Hz, where a band is a bin or two, and -18 at 8 kHz, where it is one of many.
+    """
     window = torch.hann_window(WINDOW)
     hop = round(sample_rate / 100)
     if len(audio) < WINDOW:
@@ -128,8 +133,8 @@ class CodecLatents:
 
     def __init__(self, codec: Codec, name: str, own: bool) -> None:
         self.codec, self.name, self.own = codec, name, own
-        vectors = codec.codebook_vectors().detach().float().cpu().contiguous()
-        self.identity = f"{name} {hashlib.sha256(vectors.numpy().tobytes()).hexdigest()}"
+        # All of it: an encoder that goes on learning finds other tokens in the same codebooks.
+        self.identity = f"{name} {of_tensors(codec)}"
         whose = "the judged model's own codec, so it sees only what that codec can tell apart" if own else "another codec"
         self.about = f"codebook vectors of {whose}"
 

@@ -43,6 +43,13 @@ class Estimate:
     def __mul__(self, factor: float) -> Estimate:
         return Estimate(self.value * factor, self.draws * factor)
 
+    def over(self, other: Estimate) -> Estimate:
+        """How many times the other, draw by draw; nan where the other cannot be told from 0, which then has no multiple."""
+        if not (other.value > 0 and other.low > 0):
+            return Estimate(float("nan"), np.full_like(self.draws, np.nan))
+        draws = np.divide(self.draws, other.draws, out=np.full_like(self.draws, np.nan), where=other.draws > 0)
+        return Estimate(self.value / other.value, draws)
+
 
 def _quantile(draws: np.ndarray, share: float) -> float:
     draws = draws[np.isfinite(draws)]

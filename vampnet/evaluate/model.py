@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from .extras import need
 from .options import add_common, batch_of, check_common, choose_clips, load_model, make_judge
 from .recipes import CODEC, Experiment, Recipe, Setting
 from .runner import Judge, Progress, Source, run
+from .store import write
 from .summary import Summary, summarize
 from .token_figures import token_figures, token_table
 
@@ -65,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace, experiment: Experiment) -> None:
     model = load_model(args)
     judge = make_judge(args, model)
+    origin = judge.origin(model)
     clips, count = choose_clips(args.audio, args, model, args.loop, full=False)
     tokens: list[Tensor] = []
 
@@ -79,7 +82,7 @@ def _run(args: argparse.Namespace, experiment: Experiment) -> None:
     summaries = summarize(results, reference, args.draws, args.seed)
     predicted = None if args.no_tokens else token_figures(model, tokens, args.seed)
     where = "the clips themselves, in pairs" if reference is None else args.reference
-    about = report.About(model.name, len(tokens), args.seconds, args.audio, judge.engine, judge.embeddings, where)
+    about = report.About(model.name, origin, len(tokens), args.seconds, args.audio, judge.embeddings, where)
     sys.stdout.write("".join(f"{line}\n" for line in report.head_lines(about)) + "\n")
     head, rows = report.table(experiment, summaries)
     # Two settings and many figures read better as lines than as columns.
@@ -88,7 +91,8 @@ def _run(args: argparse.Namespace, experiment: Experiment) -> None:
     if predicted is not None:
         sys.stdout.write("\nHidden tokens: accuracy, cross-entropy in nats\n" + report.text(*token_table(predicted)))
     if args.json:
-        report.write(Path(args.json), json.dumps(as_json(experiment, summaries, predicted), indent=2) + "\n")
+        found = {"model": model.name, "run": dataclasses.asdict(origin), **as_json(experiment, summaries, predicted)}
+        write(Path(args.json), json.dumps(found, indent=2) + "\n")
 
 
 def _turned(head: list[str], rows: list[list[str]]) -> list[list[str]]:

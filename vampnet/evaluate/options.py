@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import PRECISIONS
 from ..serving import batch_for
 from .clips import Clip, composed_clips, folder_clips
 from .runner import Judge
@@ -18,10 +19,17 @@ if TYPE_CHECKING:
 COMPOSED = "composed"
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """The options that both commands have."""
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The options that `load_model` reads beside --quiet."""
     parser.add_argument("--model", default="mini", metavar="NAME", help="any model; see 'vampnet models' (default mini)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest there is)")
+    about = "of the models' arithmetic: float32, bfloat16, int8 (default auto: int8 on CPUs made for it, else float32)"
+    parser.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help=about)
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """The options that both commands have."""
+    add_model(parser)
     parser.add_argument("--clips", type=int, default=50, metavar="N", help="how many clips at most (default 50)")
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="of a clip (default 10)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default 0)")
@@ -46,7 +54,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def check_common(args: argparse.Namespace) -> None:
     """ValueError for numbers that cannot be meant."""
-    for name, low in (("clips", 1), ("draws", 20)):
+    for name, low in (("clips", 1), ("draws", 20), ("seed", 0)):
         if getattr(args, name) < low:
             raise ValueError(f"--{name} must be at least {low}, not {getattr(args, name)}.")
     if args.batch < 0:
@@ -56,11 +64,11 @@ def check_common(args: argparse.Namespace) -> None:
 
 
 def load_model(args: argparse.Namespace):
-    """The `VampNet` of `--model` on `--device`."""
+    """The `VampNet` of `--model` on `--device`, in `--precision`."""
     from ..pipeline import VampNet
 
     with _download_bar(args) as bar:
-        return VampNet.from_pretrained(args.model, args.device, on_download=bar)
+        return VampNet.from_pretrained(args.model, args.device, on_download=bar, precision=args.precision)
 
 
 @contextlib.contextmanager

@@ -18,14 +18,17 @@ from ..pipeline import VampNet
 from . import claims, plots, report
 from .extras import need
 from .options import COMPOSED, add_common, batch_of, check_common, choose_clips, load_model, make_judge
+from .origin import SIGN, STORE, Origin, settle
 from .parts import read_part, run_parts
 from .recipes import CODEC, Experiment, paper_experiments
 from .runner import Judge, Progress, Results, Source, run, stored
-from .store import Store
+from .store import Store, write
 from .summary import summarize
 from .token_figures import token_figures, token_table
 
 NAMES = ("baselines", "prompts", "steps", "bitrate", "tokens")
+REPORTS = ("README.md", SIGN, *(f"{name}.{kind}" for name in (*NAMES, "musical") for kind in ("csv", "md", "png")))
+"""All files that a report may consist of."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         prog="vampnet evaluate paper",
         description="Runs the paper's experiments: sampling steps, prompts, bit rate, baselines. Writes tables, plots and what "
         "becomes of each of the paper's claims. A run that was stopped goes on where it was, and one with more --clips, other "
-        "experiments or another --embedding takes what is there.",
+        "experiments or another --embedding takes what is there. A folder holds the results of one model in one precision.",
         epilog="example: vampnet evaluate paper --model mini --audio held-out --clips 50 --only steps --only prompts",
     )
     made.add_argument(
@@ -48,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
                       "given several times (default: all)")  # fmt: skip
     made.add_argument(
         "--report", action="store_true", help="make nothing: tables, plots and verdicts of the clips that are done"
+    )
+    made.add_argument(
+        "--replace", action="store_true", help="delete what another model, precision, seed or beat tracker has left in --out"
     )
     about = "processes that share the work (default 1); with a small model as many as there are cores are the fastest"
     made.add_argument("--workers", type=int, default=1, metavar="N", help=about)
@@ -79,8 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         out = Path(args.out)
         out.mkdir(parents=True, exist_ok=True)
         if args.workers > 1 and not args.report:
+            # What cannot be is said here, once, and not by every part.
+            _prepare(args, out)
             run_parts(sys.argv[1:] if argv is None else argv, args.workers)
-        _run(args, experiments, out, part)
+        _run(_prepare(args, out), experiments, part)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
@@ -97,14 +105,22 @@ class Run:
     args: argparse.Namespace
     model: VampNet
     judge: Judge
+    origin: Origin
     store: Store
     out: Path
 
 
-def _run(args: argparse.Namespace, experiments: list[Experiment], out: Path, part: tuple[int, int] | None) -> None:
+def _prepare(args: argparse.Namespace, out: Path) -> Run:
+    """Loads what a run needs, and makes the folder its own."""
     model = load_model(args)
     judge = make_judge(args, model)
-    this = Run(args, model, judge, Store(out / "store", judge.fingerprint(model)), out)
+    origin = judge.origin(model)
+    settle(out, origin, REPORTS, args.replace)
+    return Run(args, model, judge, origin, Store(out / STORE, origin.id), out)
+
+
+def _run(this: Run, experiments: list[Experiment], part: tuple[int, int] | None) -> None:
+    args, model, judge = this.args, this.model, this.judge
     clips, count = choose_clips(args.audio, args, model, whole=False, full=True)
     if part is not None:
         clips = itertools.islice(clips, part[0] - 1, None, part[1])
@@ -163,9 +179,9 @@ def _report(this: Run, experiments: list[Experiment], results: Results, table: A
     figures = claims.Figures(experiments, summaries)
     verdicts = {embedding.name: claims.judge(figures, embedding.name) for embedding in judge.embeddings}
     for experiment in experiments:
-        report.write(out / f"{experiment.name}.csv", report.to_csv(experiment, summaries))
-        report.write(out / f"{experiment.name}.md", report.markdown(*report.table(experiment, summaries)))
-    report.write(out / "claims.csv", report.verdicts_csv(verdicts))
+        write(out / f"{experiment.name}.csv", report.to_csv(experiment, summaries))
+        write(out / f"{experiment.name}.md", report.markdown(*report.table(experiment, summaries)))
+    write(out / SIGN, report.verdicts_csv(verdicts))
     pictures = plots.draw_all(experiments, summaries, first, out)
     audio = "composed music with held-out seeds" if args.audio == COMPOSED else f"`{Path(args.audio).name}`"
     missing = [name for name in NAMES if name not in [one.name for one in experiments] and (name != "tokens" or table is None)]
@@ -176,10 +192,10 @@ def _report(this: Run, experiments: list[Experiment], results: Results, table: A
         notes.append(f"Not run on all of these clips yet: {', '.join(missing)}.")
     clips = next(iter(results.values()))
     about = report.About(
-        this.model.name, len(clips), args.seconds, audio, judge.engine, judge.embeddings,
+        this.model.name, this.origin, len(clips), args.seconds, audio, judge.embeddings,
         notes=(*report.thin_notes(results, judge.embeddings), *notes),
     )  # fmt: skip
-    report.write(out / "README.md", report.document(about, experiments, summaries, verdicts, pictures, table))
+    write(out / "README.md", report.document(about, experiments, summaries, verdicts, pictures, table))
     for verdict in verdicts[first]:
         sys.stdout.write(f"{verdict.verdict}: {verdict.claim}\n    {verdict.why}\n")
     sys.stdout.write(f"{out / 'README.md'}\n")

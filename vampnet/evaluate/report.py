@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from .claims import Verdict, show, significant
 from .embeddings import Embedding
 from .musical import FIGURES
+from .origin import Origin
 from .recipes import Experiment
 from .runner import SOURCE, Results
 from .summary import FAD, Summary
@@ -41,15 +40,15 @@ WITH_INTERVAL = ("mel", "beat_f", "tempo_drift", "chroma")
 class About:
     """What a run was, for the head of its report.
 
-    model: its name. clips, seconds: how many, how long. audio: where they come from. engine: the beat tracker. reference: of
-    the Fréchet distances. notes: further sentences.
+    model: its name. origin: weights, arithmetic, beat tracker. clips, seconds: how many, how long. audio: where they come from.
+    reference: of the Fréchet distances. notes: further sentences.
     """
 
     model: str
+    origin: Origin
     clips: int
     seconds: float
     audio: str
-    engine: str
     embeddings: Sequence[Embedding]
     reference: str = "the clips themselves, in pairs"
     notes: tuple[str, ...] = field(default=())
@@ -124,9 +123,12 @@ def legend(names: Sequence[str]) -> list[str]:
 
 def head_lines(about: About) -> list[str]:
     """Sentences on what was measured and how."""
+    origin = about.origin
+    half = "" if origin.codec == "float32" else f", codec in {origin.codec} where it stands that"
     lines = [
         f"Model `{about.model}`, {about.clips} clips of {about.seconds:g} s, one channel at -24 LUFS, from {about.audio}.",
-        f"Beats by {about.engine}. In brackets: 95 % intervals from a bootstrap over the clips.",
+        f"Weights {origin.weights}, transformers in {origin.precision}{half}; seed {origin.seed}.",
+        f"Beats by {origin.beats}. In brackets: 95 % intervals from a bootstrap over the clips.",
         f"FAD is measured from {about.reference}, without the bias of a small sample (a line over 1/N).",
     ]
     for one in about.embeddings:
@@ -190,10 +192,3 @@ def document(
     names = columns(list(summaries.values()))
     parts += ["## What the columns mean\n", "".join(f"- {line}\n" for line in legend(names))]
     return "\n".join(parts)
-
-
-def write(path: Path, content: str) -> None:
-    """Writes a text file whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(content, encoding="utf-8")
-    os.replace(part, path)

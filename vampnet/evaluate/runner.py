@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from ..sampling import take_generator
 from .clips import Clip
 from .embeddings import Embedding, key_of
 from .musical import Heard, compare, hear, seam, takes_differ
+from .origin import Origin
 from .recipes import Recipe
 from .store import Result, Store
 
@@ -52,13 +52,10 @@ class Judge:
         """A result that lacks nothing, with the embeddings of this judge by their names, and without tokens."""
         return Result(result.figures, {one.name: result.embeddings[key_of(one)] for one in self.embeddings})
 
-    def fingerprint(self, model: VampNet) -> str:
-        """16 hex digits of all that is made and measured depends on beside its recipe and its clip; embeddings have keys."""
-        digest = hashlib.sha256(json.dumps([VERSION, self.engine, self.seed]).encode())
-        for part in (model.codec, model.coarse, model.fine):
-            for name, tensor in sorted(part.state_dict().items()):
-                digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+    def origin(self, model: VampNet) -> Origin:
+        """All that what is made and measured depends on beside its recipe and its clip."""
+        codec = getattr(model.codec, "precision", "float32")
+        return Origin(model.weights_id, model.precision, codec, self.engine, self.seed, VERSION)
 
 
 class Source:
@@ -110,9 +107,9 @@ def make(source: Source, recipes: Sequence[Recipe], seed: int = 0, batch: int = 
         seed: of all that is drawn.
         batch: takes that the models see at a time; see `VampNet.generate`.
     """
-    model, first, masks = source.model, recipes[0], [mask_of(source, recipe, seed) for recipe in recipes]
     # Another clip has other random numbers: otherwise the chance of one draw would be in all of them.
     own = int.from_bytes(hashlib.sha256(f"{seed} {source.clip.id}".encode()).digest()[:6], "little")
+    model, first, masks = source.model, recipes[0], [mask_of(source, recipe, own) for recipe in recipes]
     if first.kind == "vamp":
         takes = [recipe.takes for recipe in recipes]
         todo = torch.cat([mask.expand(count, -1, -1) for mask, count in zip(masks, takes, strict=True)])

@@ -27,12 +27,20 @@ class Result:
     tokens: np.ndarray | None = None
 
 
+def write(path: Path, content: str) -> None:
+    """Writes a text file whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(content, encoding="utf-8")
+    os.replace(part, path)
+
+
 class Store:
     """A folder of results, `<folder>/<run>/<recipe>/<clip>.npz`; git is told to leave it alone.
 
     Args:
         folder: made if missing.
-        run: names all that results depend on beside recipe and clip, so that another model never finds those of this one.
+        run: names all that results depend on beside recipe and clip, see `origin.Origin.id`, so that another model never finds
+            those of this one.
     """
 
     def __init__(self, folder: str | Path, run: str) -> None:
@@ -76,6 +84,4 @@ class Store:
 
     def write_values(self, name: str, values: Any) -> None:
         """Keeps plain values."""
-        part = self.folder / f".{name}.{os.getpid()}.part"
-        part.write_text(json.dumps(values), encoding="utf-8")
-        os.replace(part, self.folder / f"{name}.json")
+        write(self.folder / f"{name}.json", json.dumps(values))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,11 +23,13 @@ class Summary:
         clips: how many.
         figures: by name: those of `musical.FIGURES`, and "fad_<embedding>".
         plain_fad: {embedding: the distance with its bias, as others print it}.
+        measured: {figure: in how many clips it could be measured}, of those that are means over clips.
     """
 
     clips: int
     figures: dict[str, Estimate]
     plain_fad: dict[str, float]
+    measured: dict[str, int] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Estimate:
         return self.figures[name]
@@ -57,9 +59,9 @@ def summarize(
             on_step(number, len(names))
         made = results[name]
         keys = list(dict.fromkeys(key for result in made for key in result.figures))
-        figures = {
-            key: mean_estimate([result.figures.get(key, np.nan) for result in made], draws, seed) for key in keys
-        }  # fmt: skip
+        values = {key: [result.figures.get(key, np.nan) for result in made] for key in keys}
+        figures = {key: mean_estimate(of_clips, draws, seed) for key, of_clips in values.items()}
+        measured = {key: int(np.isfinite(of_clips).sum()) for key, of_clips in values.items()}
         plain = {}
         for embedding in sources[0].embeddings if sources else ():
             paired = reference is None
@@ -68,7 +70,7 @@ def summarize(
             sets = Sets.of(theirs, ours, paired)
             figures[FAD + embedding] = fad_estimate(sets, draws, seed)
             plain[embedding] = fad(sets)
-        found[name] = Summary(len(made), figures, plain)
+        found[name] = Summary(len(made), figures, plain, measured)
     if on_step is not None:
         on_step(len(names), len(names))
     return found
