@@ -241,6 +241,7 @@ def test_impossible_shapes_are_refused():
 
 def test_a_short_view_moves_an_attack_to_its_place():
     view = ShortView(44_100, 768, 256, 32)
+    assert SpectralCodec(dataclasses.replace(LONG_AND_SHORT, short_slack=0.7)).short.slack == 0.7 != view.slack
     steady = torch.randn(1, 120 * 256) * 0.05
     struck = steady.clone()
     struck[:, 60 * 256 :] *= 8.0

@@ -34,6 +34,9 @@ OnStep = Callable[[str, int, int], None]
 Cancelled = Callable[[], bool]
 """Asked before each step; once it says True, CancelledError is raised."""
 
+ROWS = 1024
+"""Tokens that are drawn at a time on a CPU: their distributions stay in its cache."""
+
 FEEDBACK_SHARE = 8
 """One in so many regenerated time steps stays for the next feedback round: as dense as a periodic prompt of P = 8."""
 
@@ -135,16 +138,22 @@ class _Decoder:
             where = masked[items]
             if not where.any():
                 continue
-            logits = self.model(seen[items], where=asked[items]).float()
-            # of the model's own distribution: filters change what may be drawn, not how sure the model is of it
-            sure = logits.log_softmax(dim=-1)
-            # one number that is not finite makes all of a row so, and one pass over all of them is saved
-            if not sure[:, 0].isfinite().all():
-                raise ValueError("The model's logits are not finite: its weights are damaged, or its precision is too low.")
-            token = logits.argmax(dim=-1) if greedy else draw(filter_logits(logits, self.sampling), u[items][where])
-            chosen[items][where] = token
-            log_p[items][where] = sure.gather(-1, token[:, None])[:, 0]
+            logits = self.model(seen[items], where=asked[items])
+            size = ROWS if logits.device.type == "cpu" else len(logits)
+            parts = zip(logits.split(size), u[items][where].split(size), strict=True)
+            tokens_of, log_p_of = zip(*(self._decide(part.float(), None if greedy else at) for part, at in parts), strict=True)
+            chosen[items][where], log_p[items][where] = torch.cat(tokens_of), torch.cat(log_p_of)
         return chosen, log_p
+
+    def _decide(self, logits: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(M, V) logits and (M,) uniform numbers, None = the likeliest -> the (M,) tokens and their log probabilities."""
+        # of the model's own distribution: filters change what may be drawn, not how sure the model is of it
+        sure = logits.log_softmax(dim=-1)
+        # one number that is not finite makes all of a row so, and one pass over all of them is saved
+        if not sure[:, 0].isfinite().all():
+            raise ValueError("The model's logits are not finite: its weights are damaged, or its precision is too low.")
+        token = logits.argmax(dim=-1) if u is None else draw(filter_logits(logits, self.sampling), u)
+        return token, sure.gather(-1, token[:, None])[:, 0]
 
 
 @torch.no_grad()

@@ -50,6 +50,7 @@ class SpectralCodecConfig:
             0 = not at all.
         short_bands, short_window: of these.
         short_weight: how much they weigh beside the spectra, as a factor on their features.
+        short_slack: see `envelope.ShortView`.
     """
 
     sample_rate: int = SAMPLE_RATE
@@ -74,6 +75,7 @@ class SpectralCodecConfig:
     short_bands: int = 32
     short_window: int = 768
     short_weight: float = 1.5
+    short_slack: float = 0.4
 
     def __post_init__(self) -> None:
         if self.hop % self.frames:
@@ -161,7 +163,9 @@ class SpectralCodec(DescribedCodec):
         self.short: ShortView | None = None
         if config.short_frames:
             hop = config.hop // config.short_frames
-            self.short = ShortView(config.sample_rate, config.short_window, hop, config.short_bands, config.floor)
+            self.short = ShortView(
+                config.sample_rate, config.short_window, hop, config.short_bands, config.floor, config.short_slack
+            )
             self.register_buffer("short_mean", torch.zeros(config.short_bands))
         self.register_buffer("window", torch.hann_window(config.window), persistent=False)
         pool, spreader = _band_matrices(config)

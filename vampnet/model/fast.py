@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vampnet.config import PRECISIONS
 from vampnet.model.attention import Layer, RelativeBias
-from vampnet.model.transformer import TokenTransformer, by_item
+from vampnet.model.transformer import TokenTransformer
 
 if TYPE_CHECKING:
     from vampnet.codec import Codec
@@ -116,10 +116,10 @@ class HalfLinear(nn.Module):
             x = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.eps)
         return x.bfloat16()
 
-    def multiply(self, x: Tensor) -> Tensor:
-        """Some rows of what `prepare` gave -> (n, outputs) bfloat16; float32 with a bias."""
+    def multiply(self, x: Tensor, into: Tensor | None = None) -> Tensor:
+        """Some rows of what `prepare` gave -> (n, outputs) bfloat16; float32 with a bias, `into` if there is one."""
         out = F.linear(x, self.weight)
-        return out if self.bias is None else out + self.bias
+        return out if self.bias is None else torch.add(out, self.bias, out=into)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs) float -> (N, outputs) bfloat16."""
@@ -152,10 +152,11 @@ class Int8Linear(nn.Module):
             factor = factor * torch.rsqrt(mean + self.eps)
         return rows, factor
 
-    def multiply(self, rows: Tensor, factor: Tensor) -> Tensor:
-        """Some rows of what `prepare` gave -> (n, outputs) float32."""
-        out = torch._int_mm(rows, self.weight).float().mul_(factor)
-        return out.mul_(self.scale) if self.bias is None else torch.addcmul(self.bias, out, self.scale)
+    def multiply(self, rows: Tensor, factor: Tensor, into: Tensor | None = None) -> Tensor:
+        """Some rows of what `prepare` gave -> (n, outputs) float32, with a bias `into` if there is one."""
+        whole = torch._int_mm(rows, self.weight)
+        out = whole.view(torch.float32).copy_(whole).mul_(factor)  # in its own memory, which is still in the cache
+        return out.mul_(self.scale) if self.bias is None else torch.addcmul(self.bias, out, self.scale, out=into)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs) float -> (N, outputs) float32."""
@@ -262,16 +263,22 @@ class FastTransformer(nn.Module):
         bias = self._bias(steps)
         for layer in self.layers:
             x = layer(x, bias)
-        prepared = self.classifiers[0].prepare(x)
-        prepared = prepared if isinstance(prepared, tuple) else (prepared,)
-        logits = by_item(
-            [
-                classify.multiply(*(part[where[:, level].reshape(-1)] for part in prepared)).float()
-                for level, classify in enumerate(self.classifiers)
-            ],
-            where,
-        )
+        logits = self._classify(x.view(batch, steps, -1), where)
         return logits.view(batch, config.n_predicted, steps, -1) if everywhere else logits
+
+    def _classify(self, x: Tensor, where: Tensor) -> Tensor:
+        """(B, T, dim) float and (B, n_predicted, T) bool -> (M, codebook_size) float32, in the order of `where.nonzero()`."""
+        logits = x.new_empty(int(where.sum()), self.config.codebook_size, dtype=torch.float32)
+        done = 0
+        for one, asked in zip(x, where, strict=True):
+            prepared = self.classifiers[0].prepare(one)
+            prepared = prepared if isinstance(prepared, tuple) else (prepared,)
+            for classify, here in zip(self.classifiers, asked, strict=True):
+                rows = [part[here] for part in prepared]
+                # Item by item and level by level: so each part of the logits has its place, and nothing is moved there.
+                classify.multiply(*rows, into=logits[done : done + len(rows[0])])
+                done += len(rows[0])
+        return logits
 
     def _bias(self, steps: int) -> Tensor:
         key = (steps, self.table.device)
