@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from dac.nn.quantize import ResidualVectorQuantize
 from torch import Tensor, nn
 
+from . import rows
 from .described import DescribedCodec
 from .layers import Decoder, Encoder, context
 
@@ -119,6 +120,7 @@ class ConvolutionalCodec(DescribedCodec, ABC):
         self.quantizer = _quantizer(shape)
         self.encoder_context = context(_convolutions(self.encoder))
         self.decoder_context = context(self._decoder_path()[::-1])
+        self._on_rows: dict[str, rows.Encoder | rows.Decoder] = {}  # made when first used, by whatever precision says
 
     @staticmethod
     @abstractmethod
@@ -163,7 +165,7 @@ class ConvolutionalCodec(DescribedCodec, ABC):
         audio = F.pad(audio, (0, -audio.shape[-1] % self.hop))
 
         def codes(piece: Tensor) -> Tensor:
-            return self.quantizer(self.encoder(piece))[1]
+            return self.quantizer(self._computed("encoder", piece))[1]
 
         return self._in_pieces(codes, audio, self.hop, 1, self.encoder_context, loop)
 
@@ -193,9 +195,25 @@ class ConvolutionalCodec(DescribedCodec, ABC):
             )
 
         def samples(piece: Tensor) -> Tensor:
-            return self.decoder(self.quantizer.from_codes(piece)[0])
+            return self._computed("decoder", self.quantizer.from_codes(piece)[0])
 
         return self._in_pieces(samples, codes, 1, self.hop, self.decoder_context, loop)
+
+    def _computed(self, name: str, x: Tensor) -> Tensor:
+        """What the encoder or the decoder makes of (B, C, N) float32, in the codec's precision; float32."""
+        module = getattr(self, name)
+        if self.precision != "bfloat16":
+            return module(x)
+        if x.device.type != "cpu":
+            with torch.autocast(x.device.type, torch.bfloat16):
+                return module(x).float()
+        if name not in self._on_rows:
+            self._on_rows[name] = module.on_rows()
+        return torch.cat([self._on_rows[name](clip) for clip in x.split(1)])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ConvolutionalCodec:
+        self._on_rows.clear()
+        return super()._apply(fn, recurse)
 
     def _in_pieces(
         self, run: Callable[[Tensor], Tensor], x: Tensor, unit_in: int, unit_out: int, around: int, loop: bool
