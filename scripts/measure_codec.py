@@ -33,8 +33,16 @@ def make_codec(file: Path | None, gain: float) -> ConvolutionalCodec:
         saved = torch.load(file, map_location="cpu", weights_only=True)
         return codec_from_published(saved["state_dict"], saved["metadata"])
     torch.manual_seed(0)
-    state = codec_state(CODEC)
-    return codec_from_published({n: t * gain if n.endswith("weight_g") else t for n, t in state.items()}, {"kwargs": CODEC})
+    state = {n: t * gain if n.endswith("weight_g") else t for n, t in codec_state(CODEC).items()}
+    codec = codec_from_published(state, {"kwargs": CODEC})
+    with torch.no_grad():  # latents as large as codes, or all levels but the first would follow from the first
+        codec.encoder.block[-1].weight.div_(codec.encoder(noise(1.0, codec)).std())
+    return codec
+
+
+def noise(seconds: float, codec: ConvolutionalCodec) -> torch.Tensor:
+    """(1, 1, N) samples."""
+    return 0.1 * torch.randn(1, 1, round(seconds * codec.sample_rate))
 
 
 def decibels(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -58,7 +66,7 @@ def main() -> None:
     plain = make_codec(options.file, options.gain)
     codecs = {side: copy.copy(plain) for side in SIDES}
     codecs["bfloat16"].precision = "bfloat16"
-    audio = 0.1 * torch.randn(1, 1, round(options.seconds * plain.sample_rate))
+    audio = noise(options.seconds, plain)
     codes = torch.randint(0, plain.codebook_size, (1, plain.n_codebooks, -(-audio.shape[-1] // plain.hop)))
     stages = {"encode": lambda codec: codec.encode(audio), "decode": lambda codec: codec.decode(codes)}
     for stage, run in stages.items():
