@@ -13,7 +13,7 @@ from vampnet.bench.published import CODEC, codec_state
 from vampnet.codec import codec_from_published, convolutional, rows
 
 DECODED_DB, ENCODED_DB = 30, 34
-"""Signal over the noise of bfloat16 at least; 33 to 39 and 38 to 40 are usual."""
+"""Signal over the noise of bfloat16 at least; 34 to 40 are usual."""
 
 
 @pytest.fixture(scope="module", params=["lac", "dac", "odd"])
@@ -69,6 +69,7 @@ def test_on_rows_the_layers_compute_the_same(codec, monkeypatch):
 
 @torch.no_grad()
 def test_the_noise_of_bfloat16_is_bounded(codec):
+    torch.manual_seed(1)
     twin = halved(codec)
     audio = 0.3 * torch.randn(2, 1, 25 * codec.hop)
     codes = codec.encode(audio)
@@ -76,7 +77,7 @@ def test_the_noise_of_bfloat16_is_bounded(codec):
     assert found.shape == wanted.shape and found.dtype == torch.float32
     assert DECODED_DB < decibels(found, wanted) < 60
     assert decibels(twin._computed("encoder", audio), codec.encoder(audio)) > ENCODED_DB
-    assert float((twin.encode(audio) == codes)[:, 0].float().mean()) > 0.9
+    assert float((twin.encode(audio) == codes)[:, 0].float().mean()) > 0.93
     assert torch.equal(codec.decode(codes), wanted) and torch.equal(codec.encode(audio), codes)
 
 

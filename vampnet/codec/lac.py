@@ -36,7 +36,7 @@ class Layer(nn.Module):
         return self.layer(x).add_(x)
 
     def on_rows(self, dtype: torch.dtype) -> rows.Unit:
-        """The same on (time, channels)."""
+        """The same on (time, channels), its convolutions in `dtype`."""
         return rows.Unit(self.layer, dtype)
 
 
@@ -52,7 +52,7 @@ class Branch(nn.Module):
         return self.block(x)
 
     def on_rows(self, dtype: torch.dtype) -> rows.Chain:
-        """The same on (time, channels)."""
+        """The same on (time, channels), its convolutions in `dtype`."""
         return rows.Chain([layer.on_rows(dtype) for layer in self.block])
 
 
@@ -71,7 +71,7 @@ class MultiReceptiveField(nn.Module):
         return total.div_(len(self.mrf_blocks))
 
     def on_rows(self, dtype: torch.dtype) -> rows.Mean:
-        """The same on (time, channels)."""
+        """The same on (time, channels), its convolutions in `dtype`."""
         return rows.Mean([branch.on_rows(dtype) for branch in self.mrf_blocks])
 
 

@@ -45,7 +45,7 @@ class ResidualUnit(nn.Module):
         return self.block(x).add_(x)
 
     def on_rows(self, dtype: torch.dtype) -> rows.Unit:
-        """The same on (time, channels)."""
+        """The same on (time, channels), its convolutions in `dtype`."""
         return rows.Unit(self.block, dtype)
 
 
