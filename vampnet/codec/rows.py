@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STRETCH = 786_432
-"""Numbers in a stretch of rows that residual layers work on at a time."""
-STRETCH_ROWS = 4096
+STRETCH = 1_572_864
+"""Numbers in a stretch of rows that residual layers work on at a time: a few arrays of as many fit a cache of 32 MB. With
+shorter ones the threads meet more often, and wait for one another where another process keeps one of them busy."""
+STRETCH_ROWS = 8192
 """Rows of a stretch at least: its neighbours on either side, some tens of rows, are computed again."""
 HALVED_FROM = 1100
 """Channels times taps from which a convolution is worth halving."""
