@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
+from . import rows
 from .convolutional import ConvolutionalCodec
 from .layers import Snake, convolution
 
@@ -33,6 +35,10 @@ class Layer(nn.Module):
         """(B, C, N) -> (B, C, N)."""
         return self.layer(x).add_(x)
 
+    def on_rows(self, dtype: torch.dtype) -> rows.Unit:
+        """The same on (time, channels), its convolutions in `dtype`."""
+        return rows.Unit(self.layer, dtype)
+
 
 class Branch(nn.Module):
     """One receptive field: a layer for each dilation."""
@@ -44,6 +50,10 @@ class Branch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, N) -> (B, C, N)."""
         return self.block(x)
+
+    def on_rows(self, dtype: torch.dtype) -> rows.Chain:
+        """The same on (time, channels), its convolutions in `dtype`."""
+        return rows.Chain([layer.on_rows(dtype) for layer in self.block])
 
 
 class MultiReceptiveField(nn.Module):
@@ -59,6 +69,10 @@ class MultiReceptiveField(nn.Module):
         for branch in self.mrf_blocks[1:]:
             total = total.add_(branch(x))
         return total.div_(len(self.mrf_blocks))
+
+    def on_rows(self, dtype: torch.dtype) -> rows.Mean:
+        """The same on (time, channels), its convolutions in `dtype`."""
+        return rows.Mean([branch.on_rows(dtype) for branch in self.mrf_blocks])
 
 
 class LAC(ConvolutionalCodec):

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from . import rows
+
 
 class Snake(nn.Module):
     """x + sin(alpha x)^2 / alpha, one alpha a channel (Ziyin, Hartwig and Ueda, 2020)."""
@@ -41,6 +43,10 @@ class ResidualUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, N) -> (B, C, N)."""
         return self.block(x).add_(x)
+
+    def on_rows(self, dtype: torch.dtype) -> rows.Unit:
+        """The same on (time, channels), its convolutions in `dtype`."""
+        return rows.Unit(self.block, dtype)
 
 
 class EncoderBlock(nn.Module):
@@ -78,6 +84,10 @@ class Encoder(nn.Module):
         """(B, 1, T * hop) samples -> (B, latent, T)."""
         return self.block(x)
 
+    def on_rows(self) -> rows.Encoder:
+        """The same in bfloat16 on (time, channels), for one clip at a time."""
+        return rows.Encoder(self.block)
+
 
 class DecoderBlock(nn.Module):
     """Snake, transposed convolution (C -> C/2 channels, `stride` times the length), then the codec's own blocks."""
@@ -113,6 +123,10 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, latent, T) -> (B, 1, at most T * hop) samples; odd rates leave the end short."""
         return self.model(x)
+
+    def on_rows(self) -> rows.Decoder:
+        """The same in bfloat16 on (time, channels), for one clip at a time."""
+        return rows.Decoder(self.model)
 
 
 def context(convolutions: Sequence[nn.Conv1d | nn.ConvTranspose1d]) -> int:
