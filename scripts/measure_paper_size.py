@@ -41,7 +41,9 @@ def ours(folder: Path, device: str, precision: str) -> dict[str, Callable[[], ob
     from vampnet import Sampling
     from vampnet.bench.stages import load_model
     from vampnet.config import MASK
+    from vampnet.kept_memory import keep_freed_memory
 
+    keep_freed_memory()  # as the program does
     model = load_model(folder, device, precision)
     audio = torch.randn(1, 1, round(SECONDS * model.codec.sample_rate), device=device) * 0.05
     steps = model.grid.samples_to_tokens(audio.shape[-1])
