@@ -251,6 +251,12 @@ def test_a_short_view_moves_an_attack_to_its_place():
     before, after = ((view.levels(x) - levels).abs().mean() for x in (smeared, view.correct(smeared, levels)))
     assert after < before / 3
     assert torch.allclose(view.correct(struck, levels), struck, atol=1e-3)
+    # Where there are no tones, levels are followed without slack.
+    strict = ShortView(44_100, 768, 256, 32, tones_hz=11_025.0)
+    errors = [(v.levels(v.correct(smeared, levels)) - levels).abs().mean(dim=(0, 1)) for v in (view, strict)]
+    tonal = strict.tonal.bool()
+    assert 20 < tonal.sum() < 30 and torch.allclose(errors[0][tonal][:-1], errors[1][tonal][:-1], atol=0.01)
+    assert (errors[1][~tonal] < 0.7 * errors[0][~tonal]).all()
     # On a ring nothing happens at the seam that does not happen elsewhere.
     turned = view.correct(smeared.roll(30 * 256, 1), levels.roll(30, 1), loop=True)
     assert torch.allclose(turned, view.correct(smeared, levels, loop=True).roll(30 * 256, 1), atol=1e-4)

@@ -6,6 +6,8 @@ when it really happened; `ShortView.correct` moves the energy of a signal there.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,12 +31,24 @@ class ShortView(nn.Module):
         floor: added to a level before its logarithm.
         slack: nepers by which a level may be off before its fast part is corrected: what is left of a level after coding
             fluctuates, and to follow every fluctuation would make tones flutter.
+        tones_hz: in bands above it no tones are coded, so that none can flutter, and there is no slack.
     """
 
-    def __init__(self, sample_rate: int, window: int, hop: int, bands: int, floor: float = 1e-3, slack: float = 0.4) -> None:
+    def __init__(
+        self,
+        sample_rate: int,
+        window: int,
+        hop: int,
+        bands: int,
+        floor: float = 1e-3,
+        slack: float = 0.4,
+        tones_hz: float = math.inf,
+    ) -> None:
         super().__init__()
         self.hop, self.floor, self.slack = hop, floor, slack
         pool, spread = _bands(sample_rate, window, bands)
+        centres = (torch.arange(window // 2 + 1) * (sample_rate / window)) @ pool
+        self.register_buffer("tonal", (centres < tones_hz).float(), persistent=False)
         self.register_buffer("window", torch.hann_window(window), persistent=False)
         self.register_buffer("pool", pool, persistent=False)
         self.register_buffer("spread", spread, persistent=False)
@@ -52,14 +66,14 @@ class ShortView(nn.Module):
 
     def correct(self, audio: Tensor, levels: Tensor, loop: bool = False) -> Tensor:
         """(B, J * hop) float samples with levels nearer to (B, J, bands): the slow part of a difference is made good entirely,
-        the fast part beyond `slack`."""
+        the fast part beyond `slack`, or all of it where there are no tones."""
         now = spectrum(audio, self.window, self.hop, loop)
         gain = (levels - self._of_spectra(now)).clamp(-CLAMP, CLAMP)
         side = min(SLOW_FRAMES, gain.shape[1] - 1)
         padded = F.pad(gain.mT, (side, side), mode="circular" if loop else "replicate")
         slow = F.avg_pool1d(padded, 2 * side + 1, stride=1).mT
         fast = gain - slow
-        gain = slow + fast.sign() * (fast.abs() - self.slack).clamp_min(0)
+        gain = slow + fast.sign() * (fast.abs() - self.slack * self.tonal).clamp_min(0)
         return synthesize(now * torch.exp(gain @ self.spread), self.window, self.hop, loop)
 
 

@@ -164,7 +164,13 @@ class SpectralCodec(DescribedCodec):
         if config.short_frames:
             hop = config.hop // config.short_frames
             self.short = ShortView(
-                config.sample_rate, config.short_window, hop, config.short_bands, config.floor, config.short_slack
+                config.sample_rate,
+                config.short_window,
+                hop,
+                config.short_bands,
+                config.floor,
+                config.short_slack,
+                config.fine_hz,
             )
             self.register_buffer("short_mean", torch.zeros(config.short_bands))
         self.register_buffer("window", torch.hann_window(config.window), persistent=False)
