@@ -207,7 +207,7 @@ class ConvolutionalCodec(DescribedCodec, ABC):
             if name not in self._on_rows:
                 self._on_rows[name] = module.on_rows()
             return torch.cat([self._on_rows[name](clip) for clip in x.split(1)])
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with self.arithmetic(x.device):
             return module(x).float()
 
     def _works_on_rows(self, x: Tensor) -> bool:

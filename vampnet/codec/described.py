@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..config import TokenGrid
@@ -15,6 +17,11 @@ class DescribedCodec(nn.Module):
     config: Any
     precision: str = "float32"
     """Of the arithmetic: "float32", or "bfloat16" in the parts that stand it."""
+
+    def arithmetic(self, device: torch.device) -> AbstractContextManager:
+        """The context in which products on a device are made in `precision`."""
+        # Not `enabled=False`: even then autocast refuses devices that it does not know.
+        return torch.autocast(device.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
 
     @property
     def sample_rate(self) -> int:

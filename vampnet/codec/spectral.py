@@ -284,7 +284,7 @@ class SpectralCodec(DescribedCodec):
         """
         c = self.config
         latents = self.quantizer.from_codes(codes)[0]
-        with torch.autocast(codes.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with self.arithmetic(codes.device):
             features = self.decode_latents(latents, loop).float()
         frames, hop = codes.shape[-1] * c.frames, c.hop // c.frames
 
