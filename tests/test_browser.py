@@ -243,6 +243,9 @@ def test_bad_files_get_a_sentence_and_nothing_is_lost(page: Any, clip: Path, tmp
     for path, words in ((text, "cannot be read as audio"), (silence, "is silent")):
         page.set_input_files("#upload input[type=file]", str(path))
         page.wait_for_selector(f"#message [role=alert]:has-text('{words}')")
+        # Nor does the line about the clip that is still there take its place.
+        page.wait_for_timeout(700)
+        assert page.locator(f"#message [role=alert]:has-text('{words}')").is_visible()
     assert page.input_value("#control-periodic input[type=range]") == "11"
     assert page.locator(".vs-sentence").inner_text() == kept and page.locator(".vs-play").first.is_enabled()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import soundfile
@@ -20,6 +21,7 @@ from vampnet import beats
 from vampnet.beats import BeatGrid
 from vampnet.config import SAMPLE_RATE, Prompt, Sampling, TokenGrid
 from vampnet.pipeline import VampNet
+from vampnet.studio import handlers as studio_handlers
 from vampnet.studio import mask_picture, presets
 from vampnet.studio.controls import CONTROLS, DEFAULTS, LEVELS, MAX_TAKES, NAMES, follow, read_request
 from vampnet.studio.handlers import Handlers
@@ -240,6 +242,22 @@ def test_bad_audio_gets_one_sentence_and_nothing_is_lost(
     message = handlers.choose(session, bad_file(kind, tmp_path))
     assert words in message and 'role="alert"' in message and str(tmp_path) not in message
     assert session.source is before and before.path.is_file()
+    handlers.track(session)
+    assert handlers.tell_source(session, message) == gr.skip()  # the sentence goes on standing
+
+
+def test_the_source_is_what_was_chosen_last_and_not_what_was_read_last(
+    handlers: Handlers, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, quick = (str(short_clip(tmp_path / f"{name}.wav")) for name in ("slow", "quick"))
+
+    def read(own: Session, given: str, name: str | None) -> Any:
+        if given == slow:
+            handlers.choose(own, quick)
+        return read_source(own, given, name)
+
+    monkeypatch.setattr(studio_handlers, "read_source", read)
+    assert "<b>quick</b>" in handlers.choose(session, slow) and session.source.name == "quick"
 
 
 def test_a_source_is_kept_as_it_was_brought(handlers: Handlers, session: Session, music: np.ndarray, music_file: Path) -> None:
@@ -267,7 +285,8 @@ def test_examples_are_sound_files_and_no_other(handlers: Handlers, session: Sess
 
 def test_tracking_says_which_engine(handlers: Handlers, session: Session, music_file: Path) -> None:
     handlers.choose(session, str(music_file))
-    message = handlers.track(session)
+    handlers.track(session)
+    message = handlers.tell_source(session, handlers.tell_source(session, ""))
     assert "120 bpm, 8 beats" in message and "by librosa" in message and "as in the music" in message
 
 
@@ -279,5 +298,6 @@ def test_beats_that_cannot_be_tracked_are_none(
 
     monkeypatch.setattr(beats, "track", fail)
     handlers.choose(session, str(music_file))
-    assert "could not be tracked" in handlers.track(session)
+    handlers.track(session)
+    assert "could not be tracked" in handlers.tell_source(session, "")
     assert handlers.draw(session, *values(beat_width_ms=75))["sentence"]

@@ -22,7 +22,7 @@ from vampnet.studio import presets, tempo
 from vampnet.studio.controls import FOLLOWERS, LEVELS, MAX_SEED, NAMES, Request, follow, most_levels, read_request, whole_depth
 from vampnet.studio.ground import ground
 from vampnet.studio.mask_picture import given_mask, mask_of, picture
-from vampnet.studio.notices import notice, progress
+from vampnet.studio.notices import is_error, notice, progress
 from vampnet.studio.players import keep_vamp
 from vampnet.studio.session import Files, Session, Source, read_source
 from vampnet.studio.shelf import POLL_SECONDS, ModelShelf, Shape
@@ -108,11 +108,15 @@ class Handlers:
 
     def choose(self, session: Session, given: str | None, name: str | None = None) -> str:
         """A new source from a file; a bad one leaves everything as it was. Returns the message to show."""
+        session.chosen += 1
+        mine = session.chosen
         try:
-            session.source = read_source(session, given, name)
+            source = read_source(session, given, name)
         except AudioError as error:
             return notice(_with_name(tell(error, session.language), given), "error")
-        return about_source(session)
+        if mine == session.chosen:  # no other was chosen while this one was read
+            session.source = source
+        return about_source(session) if session.source is not None else gr.skip()
 
     def choose_example(self, session: Session, event: gr.EventData) -> str:
         """An example by its number in `examples`."""
@@ -125,14 +129,17 @@ class Handlers:
         """Any of the examples, for somebody who wants to hear something at once."""
         return self.choose(session, str(secrets.choice(self.examples)))
 
-    def track(self, session: Session) -> Any:
-        """Tracks the beats of the source, which may take a while, and says what was found."""
+    def track(self, session: Session) -> None:
+        """Tracks the beats of the source, which may take a while."""
+        if session.source is not None:
+            session.source.track()
+
+    def tell_source(self, session: Session, shown: Any) -> Any:
+        """What was found in the source; `shown` is the message that stands there: why a file was refused goes on standing."""
         source = session.source
-        if source is None:
-            return gr.skip()
-        source.track()
-        # Another one may have been chosen meanwhile.
-        return about_source(session) if session.source is source else gr.skip()
+        # While the beats of one are tracked another one may be chosen, or refused.
+        refused = isinstance(shown, str) and is_error(shown)
+        return gr.skip() if source is None or source.grid is None or refused else about_source(session)
 
     def set_tempo(self, session: Session, event: gr.EventData) -> Any:
         """The beats of the source by hand: an act of `tempo.ACTS`, or "tap" with the taps. Returns the message to show."""

@@ -14,6 +14,11 @@ def notice(text: str, kind: str, raw: bool = False) -> str:
     return f'<div class="vs-notice vs-{kind}" role="{role}">{text if raw else html.escape(text)}</div>'
 
 
+def is_error(line: str) -> bool:
+    """Whether a line of `notice` is of the kind "error"."""
+    return line.startswith('<div class="vs-notice vs-error"')
+
+
 def progress(text: str, done: int = 0, of: int = 0) -> str:
     """Words and a bar; without `of`, one that only shows that something goes on."""
     share = f' value="{done}" max="{of}"' if of > 1 else ""

@@ -180,16 +180,18 @@ def _wire(
     tell_of_model(opened.then)  # only then the visitor's language is known
     gr.on([control.change for control in everything], trigger_mode="always_last", **drawing)
 
-    # A file that was read leaves its field, so that the next one can be dropped there, the same one too.
-    read: dict[str, Any] = {"outputs": [message, source["upload"]], **quiet, "concurrency_limit": 4}
+    # A file that was read leaves its field, so that the next one can be dropped there, the same one too. While one is read
+    # the next one may come.
+    each = {**quiet, "trigger_mode": "multiple"}
+    read: dict[str, Any] = {"outputs": [message, source["upload"]], **each, "concurrency_limit": 4}
     restoring, recorder = source["restoring"], source["recorder"]
     uploaded = source["upload"].upload(
         lambda own, given: (restoring.choose(own, given), None), [session, source["upload"]], **read
     )
-    dropped = restoring.drop.upload(restoring.choose_dropped, session, message, **quiet, concurrency_limit=4)
+    dropped = restoring.drop.upload(restoring.choose_dropped, session, message, **each, concurrency_limit=4)
     itself = restoring.line.select(restoring.choose_itself, session, message, **quiet)
     recorded = recorder.html.upload(recorder.take, session, message, **quiet)
-    picked = source["examples"].select(handlers.choose_example, session, message, **quiet)
+    picked = source["examples"].select(handlers.choose_example, session, message, **each, concurrency_limit=4)
     tried = source["try"].click(handlers.try_example, session, message, **quiet)
     reused, again = deck.wire(session, message)
     gone_on = journeys.wire(session, everything, message, progress, vamp, stop)
@@ -199,7 +201,11 @@ def _wire(
     for other in (itself, recorded, picked, tried, reused, gone_on):
         other.then(restoring.clear, session, restoring.line, **at_once)
     for chosen in (uploaded, dropped, itself, recorded, picked, tried, reused, gone_on):
-        tracked = chosen.then(**drawing).then(handlers.track, session, message, concurrency_limit=4, **quiet)
+        # What follows one clip must not keep back what follows the next, as "once" would.
+        drawn = chosen.then(**drawing, trigger_mode="multiple")
+        tracked = drawn.then(handlers.track, session, None, concurrency_limit=4, **each).then(
+            handlers.tell_source, [session, message], message, queue=False, **each
+        )
         tracked.then(**drawing).then(recorder.tell, session, recorder.html, **at_once)
         tracked.then(deck.late_beats, session, deck.takes, **quiet)
 

@@ -14,7 +14,7 @@ from vampnet.config import SAMPLE_RATE
 from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, LEVELS, MAX_TAKES, NAMES, most_levels, read_request, whole_depth
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.mask_picture import lay_out
-from vampnet.studio.notices import notice
+from vampnet.studio.notices import is_error, notice
 from vampnet.studio.paint import paint_of
 from vampnet.studio.session import Session, Source, read_source
 from vampnet.studio.text import say
@@ -55,7 +55,7 @@ class Restoring:
         found = find_source(session, origin)
         if found is None:
             message = self.handlers.choose(session, given)
-            if "vs-error" in message:
+            if is_error(message):
                 return message
         else:
             session.source = found

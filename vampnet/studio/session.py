@@ -123,6 +123,7 @@ class Session:
 
     Attributes:
         source: what is vamped; None before the first.
+        chosen: how many files were chosen so far; the source is the one that was chosen last, not that which was read last.
         vamps: newest first, as the page shows them (plain data).
         request: what the vamp that waits or runs was asked for; None if there is none.
         running: whether the vamp runs already.
@@ -136,6 +137,7 @@ class Session:
     def __init__(self, files: Files) -> None:
         self._files, self._folder = files, None
         self.source: Source | None = None
+        self.chosen = 0
         self.vamps: list[dict[str, Any]] = []
         self.request: tuple[Request, Source] | None = None
         self.running = False
