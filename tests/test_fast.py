@@ -87,7 +87,10 @@ def test_which_precision_is_taken(monkeypatch):
     assert in_precision(model, "float32", "cpu") is model
     monkeypatch.setattr(fast, "fast_int8", lambda: True)
     assert in_precision(model, "auto", "cpu").precision == "int8"
-    assert fast.best_precision("cuda") == "float32"
+    for has, precision in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
+        assert fast.best_precision("cuda:0") == precision
+    assert fast.best_precision("mps") == "float32"
     monkeypatch.setattr(fast, "fast_int8", lambda: False)
     assert in_precision(model, "auto", "cpu") is model
     with pytest.raises(ValueError, match="int8 is for CPUs"):

@@ -107,7 +107,10 @@ def _add_common(group: Any) -> None:
     about = "a bundled model, a folder, or one of the hub, such as hugggof/vampnet:choir; see 'vampnet models' (default mini)"
     group.add_argument("--model", default="mini", metavar="NAME", help=about)
     group.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest there is)")
-    about = "of the models' arithmetic: float32, bfloat16, int8 (default auto: int8 on CPUs made for it, else float32)"
+    about = (
+        "of the models' arithmetic: float32, bfloat16, int8 (default auto: int8 on CPUs and bfloat16 on GPUs that are made "
+        "for it, else float32)"
+    )
     group.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help=about)
     group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 

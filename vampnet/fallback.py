@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from vampnet.device_steps import forget
 from vampnet.kept_memory import give_back
 from vampnet.progress import tell_of_shortage
 from vampnet.sentences import Sentence
@@ -90,6 +91,7 @@ def is_shortage(error: BaseException) -> bool:
 
 def release() -> None:
     """Gives the memory of what nobody refers to any more back to the system and to the device."""
+    forget()
     gc.collect()
     give_back()
     if torch.cuda.is_initialized():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vampnet.config import MASK, CancelledError, Sampling
+from vampnet.device_steps import answers_late, fill_on_device
 from vampnet.sampling import (
     confidence,
     draw,
@@ -107,6 +108,8 @@ class _Decoder:
         """Tokens (B, K, T) with everything masked decided; arguments as in `fill`, checked already."""
         tokens = tokens.masked_fill(mask, MASK)
         masked = mask[:, self.first :]
+        if answers_late(tokens.device):
+            return self._fill_on_device(tokens, masked, generators, wrap)
         total = masked.sum(dim=(1, 2))
         for step in range(self.steps):
             if not masked.any():
@@ -121,6 +124,23 @@ class _Decoder:
             tokens[:, self.first :] = torch.where(masked & ~again, chosen, tokens[:, self.first :])
             masked = again
             self.progress.advance()
+        return tokens
+
+    def _fill_on_device(self, tokens: Tensor, masked: Tensor, generators: Sequence[torch.Generator], wrap: int) -> Tensor:
+        """As `fill`, part by part: where all steps of `batch` items are asked for at once, there is nothing to wait for."""
+        starts, done = range(0, len(tokens), self.batch), 0
+
+        def after() -> None:
+            nonlocal done
+            done += 1
+            self.progress.advance(done // len(starts) - (done - 1) // len(starts))
+
+        for start in starts:
+            items = slice(start, start + self.batch)
+            tokens[items] = fill_on_device(
+                self.model, tokens[items], masked[items], self.steps, self.sampling, generators[items], wrap,
+                self.progress.check, after,
+            )  # fmt: skip
         return tokens
 
     def _propose(self, tokens: Tensor, masked: Tensor, step: int, u: Tensor, wrap: int) -> tuple[Tensor, Tensor]:

@@ -54,8 +54,9 @@ class VampNet(Stages):
             revision: branch, tag or commit of a repository.
             codec, coarse, fine: single files in the published format that take the place of those of `name`.
             on_download: called with the file's name, the bytes done and of how many; CancelledError from it stops.
-            precision: "float32", "bfloat16" or "int8" arithmetic in the transformers; "auto" = int8 on CPUs that have
-                instructions for it, else float32. The same seed gives other takes in another precision, as good as these.
+            precision: "float32", "bfloat16" or "int8" arithmetic in the transformers; "auto" = int8 on CPUs and bfloat16 on
+                GPUs that have instructions for it, else float32. The same seed gives other takes in another precision, as
+                good as these.
 
         Raises:
             FileNotFoundError: no such checkpoint, or it cannot be had without a network.

@@ -23,7 +23,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """The options that `load_model` reads beside --quiet."""
     parser.add_argument("--model", default="mini", metavar="NAME", help="any model; see 'vampnet models' (default mini)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest there is)")
-    about = "of the models' arithmetic: float32, bfloat16, int8 (default auto: int8 on CPUs made for it, else float32)"
+    about = (
+        "of the models' arithmetic: float32, bfloat16, int8 (default auto: int8 on CPUs and bfloat16 on GPUs that are made "
+        "for it, else float32)"
+    )
     parser.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help=about)
 
 

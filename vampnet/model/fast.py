@@ -38,8 +38,11 @@ def _cpu_has(*instructions: str) -> bool:
 
 
 def best_precision(device: str | torch.device) -> str:
-    """What "auto" means on a device: "int8" on a CPU with instructions for it, else "float32"."""
-    return "int8" if torch.device(device).type == "cpu" and fast_int8() else "float32"
+    """What "auto" means on a device: the fastest that it has instructions for, "int8" on CPUs, "bfloat16" on GPUs of CUDA."""
+    kind = torch.device(device).type
+    if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16"
+    return "int8" if kind == "cpu" and fast_int8() else "float32"
 
 
 def in_precision(model: nn.Module, precision: str, device: str | torch.device) -> nn.Module:
@@ -192,6 +195,14 @@ def _attention_type(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type != "cpu" or fast_bfloat16() else torch.float32
 
 
+def _padded(bias: Tensor) -> Tensor:
+    """(1, heads, T, T) with rows that begin at every 16th number: a fused kernel takes others only as a copy of all of it."""
+    steps = bias.shape[-1]
+    wide = bias.new_zeros(*bias.shape[:-1], -(-steps // 16) * 16)
+    wide[..., :steps] = bias
+    return wide[..., :steps]
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """softmax(q k^T + bias) v, with q scaled already.
 
@@ -250,10 +261,7 @@ class FastTransformer(nn.Module):
                 f"This model reads tokens of shape (B, {config.n_codebooks}, T), and these are {tuple(tokens.shape)}."
             )
         batch, _, steps = tokens.shape
-        everywhere = where is None
-        if everywhere:
-            where = torch.ones(batch, config.n_predicted, steps, dtype=torch.bool, device=tokens.device)
-        elif tuple(where.shape) != (batch, config.n_predicted, steps):
+        if where is not None and tuple(where.shape) != (batch, config.n_predicted, steps):
             raise ValueError(
                 f"`where` must have the shape {(batch, config.n_predicted, steps)}, and it is {tuple(where.shape)}."
             )
@@ -263,8 +271,13 @@ class FastTransformer(nn.Module):
         bias = self._bias(steps)
         for layer in self.layers:
             x = layer(x, bias)
-        logits = self._classify(x.view(batch, steps, -1), where)
-        return logits.view(batch, config.n_predicted, steps, -1) if everywhere else logits
+        if where is not None:
+            return self._classify(x.view(batch, steps, -1), where)
+        # No shape here depends on what a tensor holds, so that a GPU can do all of it without being asked in between.
+        prepared = self.classifiers[0].prepare(x)
+        prepared = prepared if isinstance(prepared, tuple) else (prepared,)
+        logits = torch.stack([classify.multiply(*prepared) for classify in self.classifiers], dim=1)
+        return logits.view(batch, steps, config.n_predicted, -1).transpose(1, 2)
 
     def _classify(self, x: Tensor, where: Tensor) -> Tensor:
         """(B, T, dim) float and (B, n_predicted, T) bool -> (M, codebook_size) float32, in the order of `where.nonzero()`."""
@@ -284,8 +297,13 @@ class FastTransformer(nn.Module):
         key = (steps, self.table.device)
         if key not in self._biases:
             # One length at a time: it takes heads * T * T numbers.
-            self._biases = {key: self.bias(steps).detach().contiguous()}
+            bias = self.bias(steps).detach()
+            self._biases = {key: bias.contiguous() if bias.device.type == "cpu" else _padded(bias.bfloat16())}
         return self._biases[key]
+
+    def constants(self) -> list[Tensor]:
+        """What was computed in advance and is still kept."""
+        return list(self._biases.values())
 
     def _apply(self, fn, recurse: bool = True):
         self._biases = {}

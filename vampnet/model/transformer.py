@@ -256,6 +256,10 @@ class TokenTransformer(nn.Module):
             entry = self._cache[name] = (key, make())
         return entry[1]
 
+    def constants(self) -> list[Tensor]:
+        """What was computed in advance and is still kept."""
+        return [tensor for _, tensor in self._cache.values()]
+
     def _apply(self, fn, recurse: bool = True):
         self._cache.clear()  # the weights move to another device or type
         return super()._apply(fn, recurse)

@@ -18,12 +18,15 @@ class TrainConfig:
         train, valid: folders of token shards; `valid` may be empty (no validation).
         run: the run folder.
         start: folder of a model whose layers a new run begins with, also where its codec was another one; "" = from nothing.
+        start_codes: the codec was the same one, so the new run begins with all weights of that model.
         crop: time steps of a training example; 0 = the model's context.
         context_share: share of the steps that train on the model's whole context instead (with fewer, longer examples).
         batch: examples of `crop` a step.
         micro_batch: examples at a time; 0 = a few on a CPU, where the work then stays in the cache, and all on a GPU.
         predict_share: share of the masked tokens that the loss looks at.
         prompt_share: share of the examples that are masked the way prompts are; 0 in the paper.
+        hidden_share: share of the examples of which nothing is seen, as where a vamp has no prompt; 0 in the paper.
+        optimizer: "adamw" (the paper), or "muon" for the layers' matrices; see `optimizer.Optimizer`.
         peak, warmup: of the Noam learning rate.
         cooldown_share: last part of a run with a known end in which the learning rate falls to 0.
         weight_decay, label_smoothing, clip, average: of AdamW, the loss, the gradient's norm and the weight average.
@@ -46,12 +49,15 @@ class TrainConfig:
     valid: str = ""
     run: str = ""
     start: str = ""
+    start_codes: bool = False
     crop: int = 0
     context_share: float = 0.0
     batch: int = 8
     micro_batch: int = 0
     predict_share: float = 1.0
     prompt_share: float = 0.0
+    hidden_share: float = 0.0
+    optimizer: str = "adamw"
     peak: float = 1e-3
     warmup: int = 500
     cooldown_share: float = 0.2
@@ -80,7 +86,7 @@ class TrainConfig:
         for name in ("batch", "warmup", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("context_share", "prompt_share", "cooldown_share", "label_smoothing", "predict_share"):
+        for name in ("context_share", "prompt_share", "hidden_share", "cooldown_share", "label_smoothing", "predict_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}.")
         if self.predict_share == 0:

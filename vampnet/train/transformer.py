@@ -30,11 +30,11 @@ from vampnet.train.loop import (
     atomic_save,
     in_bfloat16,
     load_checkpoint,
-    parameter_groups,
     read_config,
     step_seed,
 )
 from vampnet.train.masking import training_masks
+from vampnet.train.optimizer import Optimizer
 from vampnet.train.schedule import cooldown, noam
 from vampnet.train.settings import TrainConfig
 from vampnet.train.tokens import TokenData
@@ -65,9 +65,7 @@ class Trainer:
             self._start_from(Path(config.start))
         self.model.to(self.device).train()
         self.loss = torch.compile(self.model.loss) if config.compile else self.model.loss
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, config.weight_decay), lr=config.peak, betas=(0.9, 0.98), eps=1e-9, fused=True
-        )
+        self.optimizer = Optimizer(config.optimizer, self.model, config.peak, config.weight_decay)
         self.average = WeightAverage(self.model, config.average)
         self.step = 0
         self.elapsed = 0.0
@@ -82,17 +80,19 @@ class Trainer:
 
     @torch.no_grad()
     def _start_from(self, folder: Path) -> None:
-        """Takes the layers of another model. What reads and names codes is left: those may be another codec's.
+        """Takes the layers of another model, and with `start_codes` all of it.
 
-        How music goes on in time is much of what layers know, and it does not depend on the numbers of the codes.
+        How music goes on in time is much of what layers know, and it does not depend on the numbers of the codes. What reads
+        and names codes is of use only where the codec is the same.
         """
         which = "fine" if self.model.config.n_conditioning else "coarse"
         path = folder / f"{which}.safetensors"
         if not path.is_file():
             raise ValueError(f"There is no {path} to start from: name the folder of a model, or leave `start` out.")
         given = load_file(path)
+        taken = tuple(given) if self.config.start_codes else ("layers.", "bias.", "norm.")
         for name, tensor in self.model.state_dict().items():
-            if name.startswith(("layers.", "bias.", "norm.")):
+            if name.startswith(taken):
                 if name not in given or given[name].shape != tensor.shape:
                     raise ValueError(f"{path} is of another shape of model (at {name}): choose another one to start from.")
                 tensor.copy_(given[name])
@@ -136,7 +136,9 @@ class Trainer:
         if torch.rand((), generator=generator) < config.context_share and crop < shape.context:
             crop, batch = shape.context, max(1, round(batch * crop / shape.context))
         tokens = self.data.crops(batch, crop, generator)[:, : shape.n_codebooks].contiguous()
-        return tokens, training_masks(batch, shape.n_codebooks, crop, shape.n_conditioning, config.prompt_share, generator)
+        return tokens, training_masks(
+            batch, shape.n_codebooks, crop, shape.n_conditioning, config.prompt_share, generator, config.hidden_share
+        )
 
     def train_step(self, progress: float) -> dict[str, float]:
         """One update of the weights; everything random in it depends on the seed and the step's number alone.
@@ -153,8 +155,6 @@ class Trainer:
         torch.manual_seed(seed)  # dropout
         tokens, mask = self.draw(generator)
         lr = noam(number, config.peak, config.warmup) * cooldown(progress, config.cooldown_share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         on_gpu = self.device.type == "cuda"
         size = config.micro_batch or (len(tokens) if on_gpu else max(1, round(640 / tokens.shape[2])))
         hidden = mask.sum(dim=(1, 2)).double()
@@ -176,8 +176,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"The gradient of step {number} is not finite: lower `peak` and start again from last.pt.")
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step(lr)
         self.average.update(self.model)
         self.step = number
         return {"loss": float(total), "grad_norm": float(norm), "lr": lr, "steps": tokens.shape[0] * tokens.shape[2]}

@@ -1,0 +1,249 @@
+"""Decoding steps (paper section 3.3) for a GPU, which the computer never has to wait for.
+
+`generate` looks at what is masked to choose what to compute, which on a CPU saves most of the work. On a GPU each such look
+makes the computer wait until all that was asked for before is done, and only then can it ask for more. Here every shape is
+fixed, what is masked and what is damaged stays on the device, and the schedule is known from the counts of the first
+moment. So a step can be recorded once as a CUDA graph and replayed: one call instead of some hundred.
+
+Random numbers come from the CPU as everywhere, so that a take is the same on any device up to rounding; they are drawn while
+the device computes the step before.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from vampnet.config import Sampling
+from vampnet.sampling import (
+    confidence,
+    draw,
+    filter_logits,
+    gumbel,
+    least_confident,
+    mask_count,
+    mask_temperature,
+    uniform,
+)
+
+log = logging.getLogger(__name__)
+
+
+def answers_late(device: torch.device) -> bool:
+    """Whether what is asked of a device is done while the computer goes on, so that looking at a result means waiting."""
+    return device.type == "cuda"
+
+
+KEPT_GRAPHS = 2
+"""Recorded steps that a model keeps: the memory of one is that of a step's results."""
+
+STEPS_AHEAD = 2
+"""How many steps may be asked for before the first of them is done: enough to keep the device busy, and progress stays true."""
+
+
+class DeviceStep:
+    """One step of decoding for B items, in place, on tensors of fixed shape.
+
+    Args:
+        model: in eval mode; `model(tokens)` gives logits (B, n_predicted, T, V).
+        sampling: the filters and the temperature; 0 = the likeliest token.
+        shape: (B, K, T) of the tokens.
+        wrap: the clip is a ring: so many steps of each end are shown again beyond the other end.
+        device: of the model.
+
+    Attributes:
+        sampling: as given.
+        busy: taken while somebody uses the step.
+        tokens: (B, K, T) int64, MASK where masked.
+        masked: (B, n_predicted, T) bool.
+        u, noise: (B, n_predicted, T) float32: uniform numbers for the draws, Gumbel numbers for the confidence.
+        weight: () float32, of the noise.
+        left: (B,) int64: how many tokens are masked after the step.
+        damaged: () bool: some logits were not finite, in this step or before it.
+    """
+
+    def __init__(
+        self, model: nn.Module, sampling: Sampling, shape: tuple[int, int, int], wrap: int, device: torch.device
+    ) -> None:
+        batch, levels, steps = shape
+        self.first = model.config.n_conditioning
+        self.sampling = sampling
+        self._model, self._wrap = weakref.ref(model), wrap
+        predicted = (batch, levels - self.first, steps)
+        self.tokens = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.masked = torch.zeros(predicted, dtype=torch.bool, device=device)
+        self.u, self.noise = (torch.zeros(predicted, device=device) for _ in range(2))
+        self.weight = torch.zeros((), device=device)
+        self.left = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.damaged = torch.zeros((), dtype=torch.bool, device=device)
+        self.busy = threading.Lock()
+        self._ahead: deque[torch.cuda.Event] = deque()
+        self._run: Callable[[], None] = self._step
+        self._read: list[Tensor] = []  # what a recorded step reads must not be freed when the model lets go of it
+
+    @torch.no_grad()
+    def _step(self) -> None:
+        model = self._model()
+        assert model is not None, "the step is kept by its model"
+        seen, wrap = self.tokens, self._wrap
+        if wrap:
+            seen = torch.cat((seen[..., -wrap:], seen, seen[..., :wrap]), dim=-1)
+        logits = model(seen)[:, :, wrap : wrap + self.tokens.shape[-1]].float().contiguous()
+        # of the model's own distribution: filters change what may be drawn, not how sure the model is of it
+        sure = logits.log_softmax(dim=-1)
+        self.damaged |= (~sure[..., 0].isfinite() & self.masked).any()
+        if self.sampling.temperature == 0:
+            chosen = logits.argmax(dim=-1)
+        else:
+            chosen = draw(filter_logits(logits, self.sampling), self.u)
+        # Where numbers are damaged no token is found; it must not be looked up before that can be told.
+        chosen = chosen.clamp_max(logits.shape[-1] - 1)
+        log_p = sure.gather(-1, chosen[..., None])[..., 0]
+        again = least_confident(confidence(log_p, self.noise, self.weight), self.masked, self.left)
+        own = self.tokens[:, self.first :]
+        own.copy_(torch.where(self.masked & ~again, chosen, own))
+        self.masked.copy_(again)
+
+    def run(self) -> None:
+        """Does the step, or asks the device for it."""
+        self._run()
+        if self.tokens.is_cuda:
+            self._ahead.append(torch.cuda.current_stream(self.tokens.device).record_event())
+            if len(self._ahead) > STEPS_AHEAD:
+                self._ahead.popleft().synchronize()
+
+    def record(self) -> None:
+        """Records the step as a CUDA graph, which `run` replays from then on; what the tensors hold is lost."""
+        aside = torch.cuda.Stream(self.tokens.device)
+        aside.wait_stream(torch.cuda.current_stream(self.tokens.device))
+        with torch.cuda.device(self.tokens.device), torch.cuda.stream(aside):
+            for _ in range(2):  # tables and workspaces are made in the first of them
+                self._step()
+        torch.cuda.current_stream(self.tokens.device).wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may go on using the device meanwhile.
+        with torch.cuda.device(self.tokens.device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._step()
+        self._run, model = graph.replay, self._model()
+        self._read = model.constants() if hasattr(model, "constants") else []
+
+    def take_over(self, tokens: Tensor, masked: Tensor, before: DeviceStep | None = None) -> None:
+        """Begins with tokens and a mask, or where another step has left off; that one is free then."""
+        self._ahead.clear()
+        if before is None:
+            self.tokens.copy_(tokens)
+            self.masked.copy_(masked)
+            self.damaged.fill_(False)
+            return
+        for name in ("tokens", "masked", "damaged"):
+            getattr(self, name).copy_(getattr(before, name))
+        before.busy.release()
+
+    def give(self, u: Tensor, noise: Tensor, weight: float, left: Tensor) -> None:
+        """Takes the numbers of the next step: (B, n_predicted, T) each, and (B,) int64 on the CPU."""
+        for own, given in ((self.u, u), (self.noise, noise), (self.left, left)):
+            given = given.to(own.dtype)
+            # From pinned memory the copy waits its turn on the device, and nobody waits for it.
+            own.copy_(given.pin_memory() if own.is_cuda else given, non_blocking=True)
+        self.weight.fill_(weight)
+
+
+_kept: weakref.WeakKeyDictionary[nn.Module, OrderedDict[Hashable, DeviceStep]] = weakref.WeakKeyDictionary()
+_keeping = threading.Lock()
+
+
+def _step_for(model: nn.Module, sampling: Sampling, shape: tuple[int, int, int], wrap: int, device: torch.device) -> DeviceStep:
+    """A step that nobody else uses, its lock `busy` taken; on CUDA a recorded one, if it can be recorded."""
+    # A graph reads the weights where they were when it was recorded.
+    place = next((p.data_ptr() for p in model.parameters()), 0)
+    # What does not change a step must not make it another one.
+    same = replace(sampling, steps=1, fine_steps=1, feedback=1, mask_temperature=0.0, sample_cutoff=1.0)
+    key = (same, shape, wrap, device, place)
+    with _keeping:
+        kept = _kept.setdefault(model, OrderedDict())
+        found = kept.get(key)
+        if found is not None and found.busy.acquire(blocking=False):
+            kept.move_to_end(key)
+            return found
+    made = DeviceStep(model, sampling, shape, wrap, device)
+    made.busy.acquire()
+    if device.type != "cuda":
+        return made
+    try:
+        made.record()
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        log.warning("A decoding step could not be recorded and is done piece by piece: %s", error)
+    with _keeping:
+        kept[key] = made
+        while len(kept) > KEPT_GRAPHS:
+            kept.popitem(last=False)
+    return made
+
+
+def forget() -> None:
+    """Lets go of all recorded steps and of their memory."""
+    with _keeping:
+        _kept.clear()
+
+
+@torch.no_grad()
+def fill_on_device(
+    model: nn.Module,
+    tokens: Tensor,
+    masked: Tensor,
+    steps: int,
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+    wrap: int,
+    before: Callable[[], None],
+    after: Callable[[], None],
+) -> Tensor:
+    """All steps of some items, which the model sees together, without waiting for the device in between.
+
+    Args:
+        model: in eval mode; `model(tokens)` gives logits (B, n_predicted, T, V).
+        tokens: (B, K, T) int64, MASK where masked, on the model's device.
+        masked: (B, n_predicted, T) bool there.
+        steps, sampling, generators, wrap: as in `generate.fill`.
+        before, after: called before and after each of the `steps`.
+
+    Returns:
+        (B, K, T) int64 on the device, all of it decided; the same as `generate.fill` gives, up to rounding.
+
+    Raises:
+        ValueError: the model's logits are not finite.
+    """
+    total = masked.sum(dim=(1, 2)).cpu()
+    left, step, likeliest = total, None, replace(sampling, temperature=0.0)
+    try:
+        for number in range(steps):
+            if left.any():
+                before()
+                now = sampling if number < sampling.sample_cutoff * steps else likeliest
+                if step is None or now.temperature != step.sampling.temperature:
+                    following = _step_for(model, now, tuple(tokens.shape), wrap, tokens.device)
+                    following.take_over(tokens, masked, step)
+                    step = following
+                shape = masked.shape[1:]
+                u, noise = uniform(shape, generators), gumbel(shape, generators)
+                left = mask_count(number, steps, total)
+                step.give(u, noise, mask_temperature(number, steps, sampling.mask_temperature), left)
+                step.run()
+            after()
+        if step is None:
+            return tokens
+        if bool(step.damaged):
+            raise ValueError("The model's logits are not finite: its weights are damaged, or its precision is too low.")
+        return step.tokens.clone()
+    finally:
+        if step is not None:
+            step.busy.release()
