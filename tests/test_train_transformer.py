@@ -19,7 +19,7 @@ from vampnet.train.loop import (
     in_bfloat16,
     load_checkpoint,
 )
-from vampnet.train.masking import prompt_mask, training_masks
+from vampnet.train.masking import _beats, prompt_mask, training_masks
 from vampnet.train.schedule import cooldown, mask_shares, noam
 from vampnet.train.settings import TrainConfig
 from vampnet.train.tokens import TokenData, encode_folders, write_shard
@@ -134,6 +134,24 @@ def test_prompt_masks_keep_some_and_leave_some():
     assert prompted < plain - 0.1
 
 
+def test_some_examples_show_nothing():
+    masks = torch.cat([training_masks(8, 6, 50, 2, 1.0, generator(s), 0.25) for s in range(40)])
+    assert masks[:, 2:].flatten(1).all(dim=1).float().mean().item() == pytest.approx(0.25, abs=0.07)
+    assert not masks[:, :2].any()
+
+
+def test_prompts_around_beats_are_steady():
+    kept = [~_beats((4, 300), generator(seed)) for seed in range(50)]
+    widths = set()
+    for mask in kept:
+        assert torch.equal(mask, mask[:1].expand_as(mask))
+        starts = (mask[0, 1:] & ~mask[0, :-1]).nonzero()[:, 0] + 1
+        gaps = starts.diff()
+        assert 18 <= gaps.min() and gaps.max() <= 58 and gaps.max() - gaps.min() <= 1
+        widths.add(round(float(mask.float().mean() * gaps.float().mean())))
+    assert min(widths) <= 2 and max(widths) >= 9
+
+
 # -------------------------------------------------------------------------------------------------------------- token files
 
 
@@ -234,8 +252,9 @@ def test_bfloat16_learns_nearly_the_same(shards, tmp_path):
     assert losses[True] != losses[False] and losses[True] == pytest.approx(losses[False], rel=0.02)
 
 
-def test_a_resumed_run_is_the_uninterrupted_run(shards, tmp_path):
-    whole, parts = settings(shards, tmp_path / "whole"), settings(shards, tmp_path / "parts")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_is_the_uninterrupted_run(shards, tmp_path, optimizer):
+    whole, parts = (settings(shards, tmp_path / name, optimizer=optimizer) for name in ("whole", "parts"))
     train({**whole, "steps": 9}, progress=False)
     trainer = Trainer(TrainConfig.from_dict({**parts, "steps": 9}))
     for number in range(4):
@@ -251,6 +270,19 @@ def test_a_resumed_run_is_the_uninterrupted_run(shards, tmp_path):
         assert torch.equal(value, b["average"]["values"][name]), name
     fresh = TokenTransformer(TransformerConfig(**whole["model"]), TokenData(shards).codebooks)
     assert any(not torch.allclose(p, a["model"][n], atol=1e-3) for n, p in fresh.named_parameters())
+
+
+def test_optimizers_are_not_exchanged_in_a_run(shards, tmp_path):
+    train(settings(shards, tmp_path / "run", optimizer="muon", steps=1), progress=False)
+    with pytest.raises(ValueError, match="another optimizer"):
+        train(settings(shards, tmp_path / "run", steps=2), progress=False)
+    with pytest.raises(ValueError, match="choose one of adamw, muon"):
+        Trainer(TrainConfig.from_dict(settings(shards, tmp_path / "other", optimizer="sgd")))
+    trainer = Trainer(TrainConfig.from_dict(settings(shards, tmp_path / "third", optimizer="muon")))
+    moved = [p for part in trainer.optimizer.parts for group in part.param_groups for p in group["params"]]
+    assert sorted(map(id, moved)) == sorted(map(id, trainer.model.parameters()))
+    layers = {id(p) for n, p in trainer.model.named_parameters() if n.startswith("layers.") and p.ndim == 2}
+    assert {id(p) for p in trainer.optimizer.parts[1].param_groups[0]["params"]} == layers
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(shards, tmp_path):
@@ -338,6 +370,9 @@ def test_a_run_can_start_from_the_layers_of_another_model(shards, tmp_path):
         if name.startswith(("layers.", "bias.", "norm.")):
             assert torch.equal(tensor, given[name]), name
     assert not torch.equal(trainer.model.input.weight, given["input.weight"])
+    same = settings(shards, tmp_path / "same", start=str(tmp_path / "model"), start_codes=True, seed=7)
+    kept = without_guide(Trainer(TrainConfig.from_dict(same)).model.state_dict())
+    assert all(torch.equal(tensor, given[name]) for name, tensor in kept.items())
     other = settings(shards, tmp_path / "third", start=str(tmp_path / "model"))
     other["model"] = {**other["model"], "layers": 3}
     with pytest.raises(ValueError, match="another shape"):
