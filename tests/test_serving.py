@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from studio_tools import Part
 from tiny import tiny_models, tiny_vampnet
 from token_models import Held, LocalModel
 
-from vampnet import serving
+from vampnet import generate, serving
 from vampnet.config import CancelledError, Prompt, Sampling
 from vampnet.pipeline import VampNet
 from vampnet.progress import told_by
@@ -192,6 +193,25 @@ def test_a_whole_vamp_goes_through_it():
     assert all(torch.equal(a.audio_data, b.audio_data) for a, b in zip(found.takes, wanted.takes, strict=True))
     assert Turns().serve(model, lambda view: (view.codec_id, view.grid, view.name)) == (model.codec_id, model.grid, "tiny")
     assert model.coarse is tiny_models()[1]
+
+
+@pytest.mark.parametrize("company", [0, 1])
+def test_who_is_alone_on_a_gpu_takes_whole_steps(company, monkeypatch):
+    """The CPU is taken for a device that answers late; a guest that asks for nothing is company."""
+    monkeypatch.setattr(generate, "answers_late", lambda device: True)
+    model, turns = tiny_vampnet(), Turns(together=True)
+    calls = []
+    taken = turns.take
+    monkeypatch.setattr(turns, "take", lambda call: calls.append(len(call.given)) or taken(call))
+    request = {"steps": 20, "sampling": Sampling(steps=4, fine_steps=2), "seeds": [(7, 0), (7, 1)], "batch": 2}
+    wanted = make(model, request)
+    with ExitStack() as guests:
+        for _ in range(company):
+            guests.enter_context(turns.join(model))
+        view = guests.enter_context(turns.join(model))
+        assert torch.equal(make(view, request), wanted)
+    # The steps of both stages: alone with one more turn each, in which the step is made ready.
+    assert calls == [2] * 6 if company else calls == [0] * (5 + 3)
 
 
 def test_a_view_falls_back_to_a_copy_of_the_model_and_not_of_the_view(vn):

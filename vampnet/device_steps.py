@@ -210,7 +210,8 @@ def fill_on_device(
     """All steps of some items, which the model sees together, without waiting for the device in between.
 
     Args:
-        model: in eval mode; `model(tokens)` gives logits (B, n_predicted, T, V).
+        model: in eval mode; `model(tokens)` gives logits (B, n_predicted, T, V). Or what stands in for one: its `part` is the
+            model, and what its `turn` is given computes when it is its turn.
         tokens: (B, K, T) int64, MASK where masked, on the model's device.
         masked: (B, n_predicted, T) bool there.
         steps, sampling, generators, wrap: as in `generate.fill`.
@@ -222,6 +223,8 @@ def fill_on_device(
     Raises:
         ValueError: the model's logits are not finite.
     """
+    turn = getattr(model, "turn", lambda work: work())
+    model = getattr(model, "part", model)
     total = masked.sum(dim=(1, 2)).cpu()
     left, step, likeliest = total, None, replace(sampling, temperature=0.0)
     try:
@@ -230,14 +233,15 @@ def fill_on_device(
                 before()
                 now = sampling if number < sampling.sample_cutoff * steps else likeliest
                 if step is None or now.temperature != step.sampling.temperature:
-                    following = _step_for(model, now, tuple(tokens.shape), wrap, tokens.device)
+                    wanted = model, now, tuple(tokens.shape), wrap, tokens.device
+                    following = turn(lambda wanted=wanted: _step_for(*wanted))
                     following.take_over(tokens, masked, step)
                     step = following
                 shape = masked.shape[1:]
                 u, noise = uniform(shape, generators), gumbel(shape, generators)
                 left = mask_count(number, steps, total)
                 step.give(u, noise, mask_temperature(number, steps, sampling.mask_temperature), left)
-                step.run()
+                turn(step.run)
             after()
         if step is None:
             return tokens

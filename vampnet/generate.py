@@ -108,7 +108,8 @@ class _Decoder:
         """Tokens (B, K, T) with everything masked decided; arguments as in `fill`, checked already."""
         tokens = tokens.masked_fill(mask, MASK)
         masked = mask[:, self.first :]
-        if answers_late(tokens.device):
+        # What several requests ask for at once is better computed together, call by call.
+        if answers_late(tokens.device) and getattr(self.model, "alone", True):
             return self._fill_on_device(tokens, masked, generators, wrap)
         total = masked.sum(dim=(1, 2))
         for step in range(self.steps):

@@ -8,8 +8,8 @@ long one. Previews go before all others.
 
 On a GPU, calls of one transformer over equally many time steps are put together into one batch, whatever the requests' steps,
 seeds and options: all of these live outside the call. Every item draws from its own random numbers, so its tokens depend on its
-(seed, take) alone, up to the rounding of a larger batch. On a CPU that gains nothing, and the calls stay apart: there an item's
-tokens are exactly what they are without company.
+(seed, take) alone, up to the rounding of a larger batch. Who is alone there takes whole steps instead (`device_steps`). On a
+CPU a batch gains nothing, and the calls stay apart: there an item's tokens are exactly what they are without company.
 """
 
 from __future__ import annotations
@@ -162,6 +162,11 @@ class Turns:
                 self._guests.remove(guest)
                 self._changed.notify_all()
 
+    @property
+    def guests(self) -> int:
+        """Requests that there are now."""
+        return len(self._guests)
+
     def take(self, call: _Call) -> Any:
         """Waits for the guest's turn and computes; somebody else may do it along with theirs."""
         with self._changed:
@@ -279,6 +284,20 @@ class _Codec(_View):
 
 
 class _Transformer(_View):
+    @property
+    def alone(self) -> bool:
+        """Whether no other request is there whose calls could be put together with this one's."""
+        return self._turns.guests == 1
+
+    @property
+    def part(self) -> Any:
+        """The transformer itself."""
+        return self._part
+
+    def turn(self, work: Callable[[], Result]) -> Result:
+        """`work()`, when it is the request's turn."""
+        return self._turns.take(_Call(self._guest, work, ()))
+
     def __call__(self, tokens: Tensor, where: Tensor | None = None) -> Tensor:
         key = (id(self._part), tokens.shape[-1]) if self._guest.together and where is not None else None
         part = self._part

@@ -205,7 +205,7 @@ class Stages:
         def work(models: Sequence[nn.Module], device: torch.device, batch: int) -> Tensor:
             return generate(*models, tokens.to(device), mask.to(device), sampling, *who, batch=batch, **rest).cpu()
 
-        batch = items_at_a_time(self.precision) if batch is None else batch
+        batch = items_at_a_time(self.precision, self.device) if batch is None else batch
         return within_memory(work, (self.coarse, self.fine), self.device, min(batch, len(who[1])))
 
     def _encode(self, mono: AudioSignal, loop: bool) -> Tensor:
