@@ -13,6 +13,7 @@ from vampnet.train.corpus import HELD_OUT_SAMPLES, HELD_OUT_SEEDS, TRAIN_SEEDS, 
 from vampnet.train.player import SAMPLE_RATE, note_events, pitch_curve
 from vampnet.train.sampler import find_samples, speed_change
 from vampnet.train.score import Note, Track
+from vampnet.train.tempo import beat_of
 from vampnet.train.tones import render_tones
 
 
@@ -245,6 +246,25 @@ def test_write_makes_names_skips_and_resumes(tmp_path):
     data, rate = soundfile.read(out / "0000000002.flac", always_2d=True)
     assert rate == SAMPLE_RATE and data.shape == (SAMPLE_RATE, 2)
     assert np.abs(data.T - Corpus(config).render(2)).max() < 1e-4
+    for seed in range(3):
+        beat = Corpus(config).compose(seed).beat
+        found = beat_of(out / f"{seed:010d}.flac")
+        assert (found is None) == (beat is None) and (beat is None or found == pytest.approx(beat, abs=1e-4))
+
+
+def test_beats_lie_where_drums_strike():
+    """Of many pieces: notes of drums lie on the eighths of the beat, but for swing, fills and how loosely one plays."""
+    near = []
+    for seed in range(60):
+        piece = Corpus(CorpusConfig(seconds=10.0)).compose(seed)
+        strikes = [note.start - piece.lead_in for track in piece.tracks if track.drums for note in track.notes]
+        if piece.beat is None or not strikes:
+            continue
+        first, gap = piece.beat
+        assert 0 <= first < gap and 0.2 < gap < 2.1
+        off = (np.array(strikes) - first) / gap % 1
+        near.append(float((np.minimum(off, 1 - off) < 0.08).mean()))
+    assert len(near) > 20 and np.median(near) > 0.3
 
 
 def test_command_line(tmp_path, capsys):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import save_file
 
 from vampnet.config import TransformerConfig
 from vampnet.model.transformer import TokenTransformer, load_transformer, without_guide
@@ -22,6 +23,7 @@ from vampnet.train.loop import (
 from vampnet.train.masking import _beats, prompt_mask, training_masks
 from vampnet.train.schedule import cooldown, mask_shares, noam
 from vampnet.train.settings import TrainConfig
+from vampnet.train.tempo import beat_comment, beat_of
 from vampnet.train.tokens import TokenData, encode_folders, write_shard
 from vampnet.train.transformer import Trainer, export, main, train
 from vampnet.train.validation import unigram, validate, validation_masks
@@ -141,15 +143,49 @@ def test_some_examples_show_nothing():
 
 
 def test_prompts_around_beats_are_steady():
-    kept = [~_beats((4, 300), generator(seed)) for seed in range(50)]
     widths = set()
-    for mask in kept:
-        assert torch.equal(mask, mask[:1].expand_as(mask))
-        starts = (mask[0, 1:] & ~mask[0, :-1]).nonzero()[:, 0] + 1
+    for seed in range(60):
+        beat = (5.3, 31.7) if seed % 2 else (math.nan, math.nan)
+        kept = ~_beats((4, 300), generator(seed), beat)
+        assert torch.equal(kept, kept[:1].expand_as(kept))
+        starts = (kept[0, 1:] & ~kept[0, :-1]).nonzero()[:, 0] + 1
         gaps = starts.diff()
         assert 18 <= gaps.min() and gaps.max() <= 58 and gaps.max() - gaps.min() <= 1
-        widths.add(round(float(mask.float().mean() * gaps.float().mean())))
+        if seed % 2:  # known beats, up to a step early or late
+            off = (starts - 5.3 + 16) % 31.7 - 16
+            assert off.min() >= -2 and off.max() <= 1
+        widths.add(round(float(kept.float().mean() * gaps.float().mean())))
     assert min(widths) <= 2 and max(widths) >= 9
+
+
+def test_only_comments_of_the_composer_say_where_beats_are(tmp_path):
+    for number, (comment, beat) in enumerate([
+        (beat_comment(0.0, 0.5123456), (0.0, 0.5123456)), ("made by me", None), ("", None), (beat_comment(1.0, 0.001), None),
+        ("vampnet beats: first 1.2.3 s, every . s", None),
+    ]):  # fmt: skip
+        path = tmp_path / f"{number}.flac"
+        with soundfile.SoundFile(path, "w", 8000, 1) as file:
+            if comment:
+                file.comment = comment
+            file.write(np.zeros(800))
+        assert beat_of(path) == beat
+    (tmp_path / "text.wav").write_text("no audio")
+    assert beat_of(tmp_path / "text.wav") is None and beat_of(tmp_path / "none.wav") is None
+
+
+def test_beats_are_those_of_the_crop(tmp_path):
+    rows = [torch.arange(4 * 200).view(4, 200).remainder(1024).short() for _ in range(3)]
+    write_shard(tmp_path, rows, ["a", "b", "c"], [(7.5, 20.0), None, (0.0, 33.0)])
+    save_file({"vectors": torch.zeros(4, 1024, 2)}, tmp_path / "codebooks.safetensors")
+    data = TokenData(tmp_path)
+    places = [(0, 0), (0, 10), (0, 8), (1, 3), (2, 34)]
+    beats = data.beats_at(places)
+    assert beats[[0, 1, 2, 4]].tolist() == [[7.5, 20.0], [17.5, 20.0], [19.5, 20.0], [32.0, 33.0]] and beats[3].isnan().all()
+    assert torch.equal(data.at(places, 50)[1], rows[0][:, 10:60].long())
+    masks = torch.cat(
+        [training_masks(5, 4, 100, 0, 1.0, generator(seed), 0.0, beats) for seed in range(30)]
+    )  # fmt: skip
+    assert masks.any() and not masks.all()
 
 
 # -------------------------------------------------------------------------------------------------------------- token files
@@ -207,7 +243,13 @@ def test_folders_are_encoded_once_and_gone_on_with(tmp_path, caplog):
     assert encode_folders(LoudCodec(), [audio], out, progress=False) == {
         "files": 1, "skipped": 2, "failed": 1, "rows": 1, "steps": 200,
     }  # fmt: skip
-    assert len(TokenData(out)) == 8
+    data = TokenData(out)
+    assert len(data) == 8 and data.beats.isnan().all()
+    with soundfile.SoundFile(audio / "steady.wav", "w", 8000, 1) as file:
+        file.comment = beat_comment(0.25, 0.5)
+        file.write(noise[:16000, 0])
+    encode_folders(LoudCodec(), [audio], out, progress=False)
+    assert TokenData(out).beats[-1].tolist() == [25.0, 50.0]
     other = LoudCodec()
     other.codebook_vectors = lambda: torch.zeros(4, SIZE, 4)
     with pytest.raises(ValueError, match="another codec"):

@@ -20,6 +20,7 @@ from vampnet.train import composer, mixing
 from vampnet.train.player import SoundFontPlayer
 from vampnet.train.sampler import HELD_OUT_SAMPLES, Sampler, find_samples
 from vampnet.train.score import Mix, Piece, Track
+from vampnet.train.tempo import beat_comment
 from vampnet.train.tones import render_tones
 
 __all__ = ["HELD_OUT_SAMPLES", "HELD_OUT_SEEDS", "TRAIN_SEEDS", "Corpus", "CorpusConfig", "write"]
@@ -161,11 +162,15 @@ def _write_one(task: tuple[str, int, str]) -> float:
     path = Path(folder) / f"{seed:010d}.{suffix}"
     if path.exists():
         return 0.0
-    audio = _corpus.render(seed)
+    piece = _corpus.compose(seed)
+    audio = _corpus.render_piece(piece)
     # The name of an unfinished file does not end like a clip, so that nobody reads half a clip.
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     options = {"compression_level": 0.3} if suffix == "flac" else {}
-    soundfile.write(partial, audio.T, SAMPLE_RATE, subtype="PCM_16", format=suffix.upper(), **options)
+    with soundfile.SoundFile(partial, "w", SAMPLE_RATE, 2, "PCM_16", format=suffix.upper(), **options) as file:
+        if piece.beat is not None:
+            file.comment = beat_comment(*piece.beat)
+        file.write(audio.T)
     os.replace(partial, path)
     return audio.shape[1] / SAMPLE_RATE
 
@@ -186,6 +191,8 @@ def write(
     progress: Callable[[int, float], None] | None = None,
 ) -> int:
     """Write one file for each seed, named by its seed (16 bit, 44.1 kHz, stereo); files that exist are left alone.
+
+    A comment in each says where its beats are (`tempo.beat_comment`).
 
     format: "flac" or "wav". workers: processes. progress(clips done, seconds of audio made) after each clip. Several calls may
     fill one folder at once. Returns how many clips were made. Raises ValueError for another format or less than 1 worker."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,9 +16,14 @@ BEAT_WIDTH = 10
 """Most steps that are kept from a beat on (75 ms are 4)."""
 
 
-def prompt_mask(levels: int, steps: int, generator: torch.Generator) -> Tensor:
+def prompt_mask(
+    levels: int, steps: int, generator: torch.Generator, beat: tuple[float, float] = (math.nan, math.nan)
+) -> Tensor:
     """A mask of the shape that people's prompts have (paper section 4): periodic, inpaint, compression, around beats, or a
     mix of them; a quarter of them keep only the coarsest levels of what they keep.
+
+    Args:
+        beat: as in `_beats`.
 
     Returns:
         (levels, steps) bool, True = regenerate.
@@ -34,7 +41,7 @@ def prompt_mask(levels: int, steps: int, generator: torch.Generator) -> Tensor:
     if kinds & 2:
         mask = masks.keep_union(mask, masks.prefix_suffix(shape, draw(0, steps // 4), draw(0, steps // 4)))
     if kinds & 8:
-        mask = masks.keep_union(mask, _beats(shape, generator))
+        mask = masks.keep_union(mask, _beats(shape, generator, beat))
     if draw(0, 3) == 0:
         mask[draw(1, levels) :] = True
     if kinds & 4:
@@ -42,19 +49,29 @@ def prompt_mask(levels: int, steps: int, generator: torch.Generator) -> Tensor:
     return mask
 
 
-def _beats(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """A mask (levels, steps) that keeps some steps from each beat of a steady tempo on; no music is asked for its beats."""
+def _beats(shape: tuple[int, int], generator: torch.Generator, beat: tuple[float, float]) -> Tensor:
+    """A mask (levels, steps) that keeps some steps from each beat of a steady tempo on, early or late by up to a step.
+
+    Args:
+        beat: the first beat and the gap between beats in time steps; where nobody knows them (NaN), any.
+    """
     levels, steps = shape
-    gap, phase, width = torch.rand(3, generator=generator).tolist()
-    gap = BEAT_GAPS[0] + gap * (BEAT_GAPS[1] - BEAT_GAPS[0])
-    places = torch.arange(steps, dtype=torch.float64)
-    since = torch.remainder(places - phase * gap, gap)
-    return (since >= 1 + int(width * BEAT_WIDTH)).expand(levels, steps).clone()
+    jitter, phase, tempo, width = torch.rand(4, generator=generator).tolist()
+    first, gap = beat
+    if not gap > BEAT_WIDTH:
+        gap = BEAT_GAPS[0] + tempo * (BEAT_GAPS[1] - BEAT_GAPS[0])
+        first = phase * gap
+    # Whole steps: a beat's own token is that in which it falls.
+    starts = torch.floor(torch.arange(first + 2 * jitter - 1 - gap, steps, gap, dtype=torch.float64)).long()
+    kept = (starts[:, None] + torch.arange(1 + int(width * BEAT_WIDTH))).flatten()
+    mask = torch.ones(levels, steps, dtype=torch.bool)
+    mask[:, kept[(kept >= 0) & (kept < steps)]] = False
+    return mask
 
 
 def training_masks(
     batch: int, levels: int, steps: int, conditioning: int, prompt_share: float, generator: torch.Generator,
-    hidden_share: float = 0.0,
+    hidden_share: float = 0.0, beats: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Masks of a batch: random tokens of all predicted levels and time steps, in shares from the cosine schedule.
 
@@ -68,6 +85,8 @@ def training_masks(
         generator: on the CPU.
         hidden_share: share of the items of which nothing that is predicted is seen, 0..1 (the paper: 0). Random masks hardly
             ever are that empty, and what a model says of a state that it has not met is not even the codes' frequencies.
+        beats: (B, 2) float, the first beat and the gap between beats of each item in time steps, NaN where nobody knows; None =
+            of all.
 
     Returns:
         (B, K, T) bool on the CPU, True = hidden; every item hides at least one token.
@@ -77,7 +96,8 @@ def training_masks(
     open_ = torch.rand(batch, predicted, steps, generator=generator) < shares[:, None, None]
     prompted = torch.rand(batch, generator=generator) < prompt_share
     for item in prompted.nonzero().flatten().tolist():
-        open_[item] &= prompt_mask(predicted, steps, generator)
+        beat = (math.nan, math.nan) if beats is None else tuple(beats[item].tolist())
+        open_[item] &= prompt_mask(predicted, steps, generator, beat)
     if hidden_share:
         open_[torch.rand(batch, generator=generator) < hidden_share] = True
     flat = open_.view(batch, -1)

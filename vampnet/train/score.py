@@ -85,6 +85,15 @@ class Piece:
     tracks: tuple[Track, ...]
     mix: Mix
 
+    @property
+    def beat(self) -> tuple[float, float] | None:
+        """(first, gap) in seconds of what is heard: where its beats are, as people tap them; None in odd metres of eighths."""
+        beats, unit = self.metre
+        if unit == 8 and beats % 3:
+            return None
+        gap = 60 / self.tempo * (1.5 if unit == 8 else 4 / unit)
+        return (-self.lead_in) % gap, gap
+
 
 @dataclass(frozen=True)
 class Style:

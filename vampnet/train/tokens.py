@@ -1,7 +1,8 @@
 """Training data of stage 2: audio -> token shards, and crops from them.
 
 A shard is a `tokens-NNNNN.safetensors` with `codes` (N, K, T) int16, rows filled up with -1, `lengths` (N,) int32 in time
-steps and the names of its sources in the metadata. `codebooks.safetensors` beside them holds the codec's `vectors`
+steps, `beats` (N, 2) float32 (the first beat and the gap between beats in time steps, NaN where nobody knows) and the names
+of its sources in the metadata. `codebooks.safetensors` beside them holds the codec's `vectors`
 (K, 1024, D) float32, so that a transformer trains from the folder alone.
 """
 
@@ -19,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vampnet.train.tempo import beat_of
+
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus")
@@ -28,7 +31,7 @@ MAX_FILE_SECONDS = 4 * 3600.0
 
 
 class TokenData:
-    """All rows of a folder of shards, in memory as int16.
+    """All rows of a folder of shards, in memory as int16; `beats` (rows, 2) as in the shards.
 
     Args:
         folder: with `tokens-*.safetensors` and `codebooks.safetensors`.
@@ -50,11 +53,15 @@ class TokenData:
             )
         self.codebooks: Tensor = load_file(str(vectors))["vectors"].float()
         rows: list[Tensor] = []
+        beats: list[Tensor] = []
         for shard in shards:
             tensors = load_file(str(shard))
             if tensors["codes"].shape[1] != self.codebooks.shape[0]:
                 raise ValueError(f"{shard} has {tensors['codes'].shape[1]} levels, the codebooks {self.codebooks.shape[0]}.")
             rows += [codes[:, :length] for codes, length in zip(tensors["codes"], tensors["lengths"].tolist(), strict=True)]
+            # Shards of earlier versions do not say.
+            beats.append(tensors.get("beats", torch.full((len(tensors["lengths"]), 2), torch.nan)))
+        self.beats = torch.cat(beats)
         self.lengths = np.array([row.shape[1] for row in rows], dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
         self.codes = torch.cat(rows, dim=1)
@@ -72,8 +79,8 @@ class TokenData:
         """(K, size) int64: how often each code occurs in each level."""
         return torch.stack([torch.bincount(level.long(), minlength=size) for level in self.codes])
 
-    def crops(self, count: int, steps: int, generator: torch.Generator) -> Tensor:
-        """`count` random crops, (count, K, steps) int64; every possible crop of every row is equally likely.
+    def places(self, count: int, steps: int, generator: torch.Generator) -> list[tuple[int, int]]:
+        """(row, first time step in it) of `count` random crops; every possible crop of every row is equally likely.
 
         Raises:
             ValueError: no row is that long.
@@ -85,8 +92,22 @@ class TokenData:
         ends = np.cumsum(choices)
         picks = torch.randint(total, (count,), generator=generator).numpy()
         rows = np.searchsorted(ends, picks, side="right")
-        begins = self.starts[rows] + picks - (ends[rows] - choices[rows])
-        return torch.stack([self.codes[:, begin : begin + steps] for begin in begins.tolist()]).long()
+        return list(zip(rows.tolist(), (picks - (ends[rows] - choices[rows])).tolist(), strict=True))
+
+    def at(self, places: Sequence[tuple[int, int]], steps: int) -> Tensor:
+        """The crops at some places, (count, K, steps) int64."""
+        begins = [int(self.starts[row]) + first for row, first in places]
+        return torch.stack([self.codes[:, begin : begin + steps] for begin in begins]).long()
+
+    def beats_at(self, places: Sequence[tuple[int, int]]) -> Tensor:
+        """(count, 2) float: the first beat and the gap between beats of the crops at some places, in time steps."""
+        beats = self.beats[[row for row, _ in places]].clone()
+        beats[:, 0] = (beats[:, 0] - torch.tensor([float(first) for _, first in places])).remainder(beats[:, 1])
+        return beats
+
+    def crops(self, count: int, steps: int, generator: torch.Generator) -> Tensor:
+        """`count` crops of `places`, (count, K, steps) int64. ValueError as there."""
+        return self.at(self.places(count, steps, generator), steps)
 
 
 def find_audio(folders: Sequence[str | os.PathLike]) -> Iterator[tuple[str, Path]]:
@@ -152,8 +173,15 @@ def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | Non
     os.replace(partial, path)
 
 
-def write_shard(folder: str | os.PathLike, rows: Sequence[Tensor], sources: Sequence[str]) -> Path:
-    """Write rows (K, T_i) int16 as the next shard of the folder; `sources` are the names of the files that they complete."""
+def write_shard(
+    folder: str | os.PathLike, rows: Sequence[Tensor], sources: Sequence[str], beats: Sequence[tuple[float, float] | None] = ()
+) -> Path:
+    """Write rows (K, T_i) int16 as the next shard of the folder.
+
+    Args:
+        sources: the names of the files that the rows complete.
+        beats: for each row the first beat and the gap between beats in time steps, or None; empty = None for all.
+    """
     folder = Path(folder)
     numbers = [int(p.stem.split("-")[1]) for p in folder.glob("tokens-*.safetensors")]
     path = folder / f"tokens-{max(numbers, default=-1) + 1:05d}.safetensors"
@@ -161,7 +189,9 @@ def write_shard(folder: str | os.PathLike, rows: Sequence[Tensor], sources: Sequ
     codes = torch.full((len(rows), rows[0].shape[0], int(lengths.max())), -1, dtype=torch.int16)
     for target, row in zip(codes, rows, strict=True):
         target[:, : row.shape[1]] = row
-    _save({"codes": codes, "lengths": lengths}, path, {"sources": json.dumps(list(sources))})
+    unknown = (torch.nan, torch.nan)
+    known = torch.tensor([beat or unknown for beat in beats or [None] * len(rows)], dtype=torch.float32)
+    _save({"codes": codes, "lengths": lengths, "beats": known}, path, {"sources": json.dumps(list(sources))})
     return path
 
 
@@ -205,6 +235,7 @@ def encode_folders(
     files = list(find_audio(folders))
     result = {"files": 0, "skipped": 0, "failed": 0, "rows": 0, "steps": 0}
     rows: list[Tensor] = []
+    beats: list[tuple[float, float] | None] = []
     names: list[str] = []
     for name, path in tqdm(files, unit="file", disable=not progress, file=sys.stderr):
         if name in done:
@@ -220,12 +251,16 @@ def encode_folders(
         result["rows"] += len(found)
         result["steps"] += sum(row.shape[1] for row in found)
         rows += found
+        # A file of several rows is not one that was composed here, and its rows begin anywhere.
+        beat = beat_of(path) if len(found) == 1 else None
+        second = codec.sample_rate / codec.hop
+        beats += [None if beat is None else (beat[0] * second, beat[1] * second)] * len(found)
         names.append(name)
         if len(rows) >= SHARD_ROWS:
-            write_shard(out, rows, names)
-            rows, names = [], []
+            write_shard(out, rows, names, beats)
+            rows, beats, names = [], [], []
     if rows:
-        write_shard(out, rows, names)
+        write_shard(out, rows, names, beats)
     return result
 
 

@@ -135,9 +135,17 @@ class Trainer:
         crop, batch = config.crop or shape.context, config.batch
         if torch.rand((), generator=generator) < config.context_share and crop < shape.context:
             crop, batch = shape.context, max(1, round(batch * crop / shape.context))
-        tokens = self.data.crops(batch, crop, generator)[:, : shape.n_codebooks].contiguous()
+        places = self.data.places(batch, crop, generator)
+        tokens = self.data.at(places, crop)[:, : shape.n_codebooks].contiguous()
         return tokens, training_masks(
-            batch, shape.n_codebooks, crop, shape.n_conditioning, config.prompt_share, generator, config.hidden_share
+            batch,
+            shape.n_codebooks,
+            crop,
+            shape.n_conditioning,
+            config.prompt_share,
+            generator,
+            config.hidden_share,
+            self.data.beats_at(places),
         )
 
     def train_step(self, progress: float) -> dict[str, float]:
