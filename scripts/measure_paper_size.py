@@ -1,10 +1,12 @@
 """Times the paper-size path with random weights in the published shapes, beside the original implementation.
 
     python scripts/measure_paper_size.py FOLDER --original VAMPNET LAC [--precision bfloat16] [--markdown FILE] [--json FILE]
+    python scripts/measure_paper_size.py FOLDER --original VAMPNET LAC --device cuda --precision bfloat16 --stages all
 
 FOLDER receives the three files in the published format (3 GB; made once). VAMPNET and LAC are checkouts of the original's two
 repositories, which need einops, loralib and audiotools. Both sides load the same files, each in a process of its own, and
 run each stage in turn, so that whatever else the machine does falls on both; the ratio is the median of the rounds' ratios.
+Whole vamps (codec, 36 coarse and 2 fine steps) take a CPU many minutes and are left out unless they are asked for.
 Without --original ours alone is timed. `--shape tiny` tries everything out in seconds.
 """
 
@@ -20,6 +22,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,6 +32,9 @@ SECONDS = 10.0
 C2F_STEPS = 173
 """3 s: what the original's fine model is given at a time. The last piece of a clip is filled up to it."""
 STAGES = ("encode", "coarse step", "coarse step, 4 takes", "fine, 10 s", "decode")
+VAMPS = {"vamp": 1, "vamp, 16 takes": 16}
+"""Takes of whole vamps, from samples to samples."""
+STEPS, FINE_STEPS, PERIOD = 36, 2, 7
 LONG_SECONDS = 10.0
 """A first run this long counts; a shorter one only warms up."""
 
@@ -38,7 +44,7 @@ LONG_SECONDS = 10.0
 
 def ours(folder: Path, device: str, precision: str) -> dict[str, Callable[[], object]]:
     """Stage -> what to time, with our code. The fine stage is the program's own, one step with sampling and all."""
-    from vampnet import Sampling
+    from vampnet import Prompt, Sampling
     from vampnet.bench.stages import load_model
     from vampnet.config import MASK
     from vampnet.kept_memory import keep_freed_memory
@@ -52,17 +58,27 @@ def ours(folder: Path, device: str, precision: str) -> dict[str, Callable[[], ob
     everywhere = torch.ones_like(hidden, dtype=torch.bool)
     fine = torch.ones_like(codes, dtype=torch.bool)
     fine[:, : model.fine.config.n_conditioning] = False
+    sampling = Sampling(steps=STEPS, fine_steps=FINE_STEPS)
+
+    def vamp(takes: int) -> None:
+        heard = model.codec.encode(audio).cpu()
+        mask = model.mask(heard, Prompt(periodic=PERIOD))
+        made = model.generate(heard, mask, sampling, [(0, take) for take in range(takes)])
+        model.codec.decode(made.to(device))
+
     return {
         "encode": lambda: model.codec.encode(audio),
         "coarse step": lambda: model.coarse(hidden[:1], where=everywhere[:1]),
         "coarse step, 4 takes": lambda: model.coarse(hidden, where=everywhere),
         "fine, 10 s": lambda: model.generate(codes, fine, Sampling(fine_steps=1)),
         "decode": lambda: model.codec.decode(codes),
+        **{name: partial(vamp, takes) for name, takes in VAMPS.items()},
     }
 
 
 def original(folder: Path, device: str, precision: str) -> dict[str, Callable[[], object]]:
-    """The same with the original's modules, which must be on the path; the transformers alone, without its sampling.
+    """The same with the original's modules, which must be on the path; but for whole vamps the transformers alone, without its
+    sampling.
 
     On a GPU its own interface runs the transformers under autocast to bfloat16, and so does this.
     """
@@ -85,12 +101,31 @@ def original(folder: Path, device: str, precision: str) -> dict[str, Callable[[]
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device == "cuda"):
             return model(model.embedding.from_codes(tokens, codec))
 
+    def generate(model: torch.nn.Module, tokens: torch.Tensor, mask: torch.Tensor, steps: int) -> torch.Tensor:
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device == "cuda"):
+            return model.generate(
+                codec=codec, time_steps=tokens.shape[-1], start_tokens=tokens, mask=mask, _sampling_steps=steps,
+                typical_filtering=False, return_signal=False,
+            )  # fmt: skip
+
+    def vamp(takes: int) -> None:
+        heard = codec.encode(padded, codec.sample_rate)["codes"].expand(takes, -1, -1)
+        mask = torch.ones_like(heard)
+        mask[..., ::PERIOD] = 0
+        made = torch.cat([generate(coarse, heard[:, :4], mask[:, :4], STEPS), heard[:, 4:]], dim=1)
+        mask[:, :4] = 0
+        beyond = -made.shape[-1] % C2F_STEPS
+        pieces = (torch.nn.functional.pad(x, (0, beyond)).split(C2F_STEPS, dim=-1) for x in (made, mask))
+        made = torch.cat([generate(c2f, *piece, FINE_STEPS) for piece in zip(*pieces, strict=True)], dim=-1)
+        codec.decode(codec.quantizer.from_codes(made[..., : heard.shape[-1]])[0])
+
     return {
         "encode": lambda: codec.encode(padded, codec.sample_rate)["codes"],
         "coarse step": lambda: run(coarse, hidden[:1]),
         "coarse step, 4 takes": lambda: run(coarse, hidden),
         "fine, 10 s": lambda: [run(c2f, piece) for piece in fine.split(C2F_STEPS, dim=-1)],
         "decode": lambda: codec.decode(codec.quantizer.from_codes(codes)[0]),
+        **{name: partial(vamp, takes) for name, takes in VAMPS.items()},
     }
 
 
@@ -230,7 +265,9 @@ def main() -> None:
     parser.add_argument("--precision", choices=("float32", "bfloat16", "int8"), default="float32", help="of our side")
     parser.add_argument("--threads", type=int, help="of both sides (default: torch's own choice)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds, of which the median counts (5)")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, metavar="STAGE", help=", ".join(STAGES))
+    known = (*STAGES, *VAMPS)
+    parser.add_argument("--stages", nargs="+", choices=(*known, "all"), default=STAGES, metavar="STAGE",
+                        help=f"of {', '.join(repr(name) for name in known)}, or all (all but the vamps)")  # fmt: skip
     parser.add_argument("--shape", choices=("paper", "tiny"), default="paper", help="of the random weights")
     parser.add_argument("--markdown", type=Path, help="also write the table there")
     parser.add_argument("--json", type=Path, help="also write the figures there")
@@ -238,6 +275,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         return serve(options.serve, options.folder, options.device, options.precision)
+    if "all" in options.stages:
+        options.stages = known
     sys.path.insert(0, str(HERE))
     from vampnet.bench.published import write_files
 
