@@ -115,6 +115,48 @@ def test_filters_in_a_row_leave_at_least_one_token_and_never_bring_one_back():
     assert not s.filter_logits(logits, strict).isnan().any()
 
 
+def test_label_smoothing_is_taken_back():
+    p = logits_of().softmax(dim=-1)
+    p[:, 7:20] = 0
+    p /= p.sum(dim=-1, keepdim=True)
+    said = 0.9 * p + 0.1 / p.shape[-1]
+    found = s.unsmoothed(said.log(), 0.1)
+    torch.testing.assert_close(found / found.sum(dim=-1, keepdim=True), p, rtol=1e-4, atol=1e-6)
+    # A model that gives every token the same still has something to draw.
+    assert (s.unsmoothed(torch.full((1, 4), 0.25).log(), 0.9) > 0).all()
+
+
+def test_what_smoothing_alone_makes_possible_is_never_chosen():
+    p = torch.tensor([0.5, 0.3, 0.2, *[0.0] * 97])
+    logits = (0.9 * p + 0.001).log()
+    n = 2_000
+    plain, undone = (s.choose(logits.expand(n, -1), stratified(n), Sampling(), e)[0] for e in (0.0, 0.1))
+    assert (plain > 2).sum() == pytest.approx(0.097 * n, abs=3)
+    assert torch.bincount(undone, minlength=3).tolist() == pytest.approx([1000, 600, 400], abs=3)
+    token, log_p = s.choose(logits.expand(n, -1), stratified(n), Sampling(), 0.1)
+    assert torch.equal(log_p, logits.log_softmax(dim=-1)[token])  # how sure the model is, is what it says
+
+
+def test_temperature_and_filters_come_after_smoothing_is_taken_back():
+    p = torch.tensor([0.5, 0.3, 0.2, *[0.0] * 97])
+    logits, n = (0.9 * p + 0.001).log(), 3_000
+    hot = s.choose(logits.expand(n, -1), stratified(n), Sampling(temperature=2.0), 0.1)[0]
+    wanted = (p.sqrt() / p.sqrt().sum() * n)[:3]
+    assert torch.bincount(hot, minlength=3).tolist() == pytest.approx(wanted.tolist(), abs=5)
+    two = s.choose(logits.expand(n, -1), stratified(n), Sampling(top_k=2), 0.1)[0]
+    assert set(two.tolist()) == {0, 1}
+    for greedy in (s.choose(logits[None], None, Sampling(), 0.1), s.choose(logits[None], stratified(1), Sampling(temperature=0))):
+        assert greedy[0].tolist() == [0]
+
+
+def test_damaged_logits_choose_a_token_that_there_is_and_say_so():
+    logits = torch.full((2, 9), torch.nan)
+    for sampling in (Sampling(), Sampling(temperature=0.5), Sampling(top_p=0.5), Sampling(typical_mass=0.5)):
+        for smoothing in (0.0, 0.1):
+            token, log_p = s.choose(logits, torch.tensor([0.2, 0.9]), sampling, smoothing)
+            assert (token < 9).all() and not log_p.isfinite().any()
+
+
 def test_draws_follow_the_categorical_distribution():
     logits = logits_of(rows=1, size=20)
     n = 20_000

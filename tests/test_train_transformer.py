@@ -406,6 +406,7 @@ def test_the_command_trains_and_says_what_is_wrong(shards, tmp_path):
 def test_a_run_can_start_from_the_layers_of_another_model(shards, tmp_path):
     train(settings(shards, tmp_path / "first", steps=2), progress=False)
     export(tmp_path / "first", tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["coarse"]["label_smoothing"] == 0.1
     trainer = Trainer(TrainConfig.from_dict(settings(shards, tmp_path / "second", start=str(tmp_path / "model"), seed=7)))
     given = load_transformer(tmp_path / "model", "coarse", TokenData(shards).codebooks).state_dict()
     for name, tensor in trainer.model.state_dict().items():

@@ -224,6 +224,11 @@ class Sampling:
         cutoff = self.sample_cutoff
         _require(0 <= cutoff <= 1, "sample_cutoff", cutoff, "{field} is a share from 0 to 1, not {value}.")
 
+    @property
+    def filters(self) -> bool:
+        """Whether some tokens are not drawn, however the model likes them."""
+        return self.top_k > 0 or self.top_p < 1 or self.typical_mass < 1
+
 
 @dataclass(frozen=True)
 class TransformerConfig:
@@ -240,6 +245,7 @@ class TransformerConfig:
         ff_mult: the feed-forward expands `dim` to `ff_mult * dim` before its gate halves it (published: 4).
         context: time steps seen at a time, as trained (10 s for coarse, 3 s for fine).
         dropout: in training.
+        label_smoothing: of the training, undone where tokens are drawn (`sampling.unsmoothed`); 0 = draw what the model says.
     """
 
     n_codebooks: int = N_COARSE
@@ -254,8 +260,11 @@ class TransformerConfig:
     dropout: float = 0.1
     position_buckets: int = 32
     position_max_distance: int = 128
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is a share from 0 to below 1, not {self.label_smoothing}.")
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}.")
         if not 0 <= self.n_conditioning < self.n_codebooks:

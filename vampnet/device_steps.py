@@ -23,9 +23,8 @@ from torch import Tensor, nn
 
 from vampnet.config import Sampling
 from vampnet.sampling import (
+    choose,
     confidence,
-    draw,
-    filter_logits,
     gumbel,
     least_confident,
     mask_count,
@@ -96,16 +95,8 @@ class DeviceStep:
         if wrap:
             seen = torch.cat((seen[..., -wrap:], seen, seen[..., :wrap]), dim=-1)
         logits = model(seen)[:, :, wrap : wrap + self.tokens.shape[-1]].float().contiguous()
-        # of the model's own distribution: filters change what may be drawn, not how sure the model is of it
-        sure = logits.log_softmax(dim=-1)
-        self.damaged |= (~sure[..., 0].isfinite() & self.masked).any()
-        if self.sampling.temperature == 0:
-            chosen = logits.argmax(dim=-1)
-        else:
-            chosen = draw(filter_logits(logits, self.sampling), self.u)
-        # Where numbers are damaged no token is found; it must not be looked up before that can be told.
-        chosen = chosen.clamp_max(logits.shape[-1] - 1)
-        log_p = sure.gather(-1, chosen[..., None])[..., 0]
+        chosen, log_p = choose(logits, self.u, self.sampling, model.config.label_smoothing)
+        self.damaged |= (~log_p.isfinite() & self.masked).any()
         again = least_confident(confidence(log_p, self.noise, self.weight), self.masked, self.left)
         own = self.tokens[:, self.first :]
         own.copy_(torch.where(self.masked & ~again, chosen, own))

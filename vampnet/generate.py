@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from vampnet.config import MASK, CancelledError, Sampling
 from vampnet.device_steps import answers_late, fill_on_device
 from vampnet.sampling import (
+    choose,
     confidence,
-    draw,
-    filter_logits,
     gumbel,
     least_confident,
     mask_count,
@@ -168,13 +167,10 @@ class _Decoder:
 
     def _decide(self, logits: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
         """(M, V) logits and (M,) uniform numbers, None = the likeliest -> the (M,) tokens and their log probabilities."""
-        # of the model's own distribution: filters change what may be drawn, not how sure the model is of it
-        sure = logits.log_softmax(dim=-1)
-        # one number that is not finite makes all of a row so, and one pass over all of them is saved
-        if not sure[:, 0].isfinite().all():
+        token, log_p = choose(logits, u, self.sampling, self.model.config.label_smoothing)
+        if not log_p.isfinite().all():
             raise ValueError("The model's logits are not finite: its weights are damaged, or its precision is too low.")
-        token = logits.argmax(dim=-1) if u is None else draw(filter_logits(logits, self.sampling), u)
-        return token, sure.gather(-1, token[:, None])[:, 0]
+        return token, log_p
 
 
 @torch.no_grad()

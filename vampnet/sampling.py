@@ -129,11 +129,61 @@ def draw(logits: Tensor, u: Tensor) -> Tensor:
     Returns:
         (...) int64 tokens on the device of `logits`.
     """
-    cdf = logits.float().softmax(dim=-1).cumsum(dim=-1)
+    return _draw_by_weight(logits.float().softmax(dim=-1), u)
+
+
+def _draw_by_weight(weights: Tensor, u: Tensor) -> Tensor:
+    """As `draw`, by (..., V) float weights, which need not add up to 1."""
+    cdf = weights.cumsum(dim=-1)
     total = cdf[..., -1:]
     # u can round up to 1 in float32; anything below the total still finds a token that has a probability
     point = (u.to(cdf)[..., None] * total).minimum(total * (1 - 2**-23))
     return torch.searchsorted(cdf, point, right=True)[..., 0]
+
+
+def unsmoothed(log_p: Tensor, smoothing: float) -> Tensor:
+    """What a model that was trained with label smoothing takes for likely, without the share that it gives to every token.
+
+    Trained on targets of which a share e is spread over all V tokens, a model that is right says (1 - e) p + e / V where p is
+    true: one in 1 / e of the tokens drawn from that are any of all. Here that is taken back; for a model that errs too, since
+    what it gives less than e / V has no evidence in the music.
+
+    Args:
+        log_p: (..., V) float, normalised.
+        smoothing: e, 0 to below 1.
+
+    Returns:
+        (..., V) float: proportional to p, at least one above 0.
+    """
+    return (log_p.exp() - smoothing / log_p.shape[-1]).clamp_min_(0)
+
+
+def choose(logits: Tensor, u: Tensor | None, sampling: Sampling, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """A token for each position, and how sure the model is of it (paper section 3.3, steps 1 to 3).
+
+    Args:
+        logits: (..., V) float32, finite.
+        u: (...) uniform in [0, 1); None = the likeliest tokens.
+        sampling: its temperature and filters.
+        smoothing: of the model's training, see `unsmoothed`.
+
+    Returns:
+        (...) int64 tokens and (...) float32, their log probabilities, not finite where the logits are not. These are of the
+        model's own distribution: filters change what may be drawn, not how sure the model is of it.
+    """
+    sure = logits.log_softmax(dim=-1)
+    if u is None or sampling.temperature == 0:
+        token = logits.argmax(dim=-1)
+    elif not smoothing:
+        token = draw(filter_logits(logits, sampling), u)
+    else:
+        weights = unsmoothed(sure, smoothing)
+        if sampling.temperature != 1 or sampling.filters:
+            weights = filter_logits(weights.log(), sampling).softmax(dim=-1)
+        token = _draw_by_weight(weights, u)
+    # Where numbers are damaged no token is found; it must not be looked up before that can be told.
+    token = token.clamp_max(logits.shape[-1] - 1)
+    return token, sure.gather(-1, token[..., None])[..., 0]
 
 
 @overload

@@ -305,7 +305,8 @@ def export(run: str | os.PathLike, out: str | os.PathLike) -> Path:
     state = load_checkpoint(Path(run) / "last.pt")
     if state is None:
         raise ValueError(f"{run} has no last.pt: train first.")
-    model = TokenTransformer(TransformerConfig(**state["config"]["model"]))
+    shape = {"label_smoothing": state["config"]["label_smoothing"], **state["config"]["model"]}
+    model = TokenTransformer(TransformerConfig(**shape))
     which = "fine" if model.config.n_conditioning else "coarse"
     return save_transformer(model, out, which, {**state["model"], **state["average"]["values"]})
 
