@@ -6,7 +6,7 @@
 # Every stage resumes where it was stopped: call it again. Settings come from the environment:
 #   SOUNDFONTS       SoundFont files, separated by colons (default: those of Debian's FluidR3Mono and MuseScore packages)
 #   SAMPLES          folder of CC0 one-shots and loops (default: none)
-#   HOURS            of composed music (default 5)
+#   HOURS            of composed music (default 18; with 8 the coarse model learned its clips by heart)
 #   CODEC_MINUTES, COARSE_MINUTES, FINE_MINUTES    training time of each stage (defaults 180, 180, 90)
 #   SESSION_MINUTES  stop after about so long and exit with 3 (default: no limit)
 #   CONFIGS          prefix of the configurations (default configs/mini)
@@ -23,7 +23,7 @@ for font in FluidR3Mono_GM MuseScore_General_Full; do
 done
 SOUNDFONTS=${SOUNDFONTS-$default_fonts}
 PYTHON=${PYTHON:-python3} DEVICE=${DEVICE:-cpu} CONFIGS=${CONFIGS:-configs/mini} WORKERS=${WORKERS:-2}
-HOURS=${HOURS:-5} CODEC_MINUTES=${CODEC_MINUTES:-180} COARSE_MINUTES=${COARSE_MINUTES:-180} FINE_MINUTES=${FINE_MINUTES:-90}
+HOURS=${HOURS:-18} CODEC_MINUTES=${CODEC_MINUTES:-180} COARSE_MINUTES=${COARSE_MINUTES:-180} FINE_MINUTES=${FINE_MINUTES:-90}
 clip_seconds=20 held_out_minutes=17
 codec_extra=() coarse_extra=() fine_extra=()
 if [ "${SMOKE:-0}" = 1 ]; then
