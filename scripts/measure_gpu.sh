@@ -7,12 +7,14 @@
 # original's repositories to measure beside (see scripts/measure_paper_size.py); without them ours is measured alone.
 # SMOKE=1 tries everything out on the CPU with tiny models.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-out=${1:?usage: scripts/measure_gpu.sh OUT [VAMPNET LAC]}
-PYTHON=${PYTHON:-python3}
-mkdir -p "$out"
+: "${1:?usage: scripts/measure_gpu.sh OUT [VAMPNET LAC]}"
+mkdir -p "$1"
+out=$(realpath "$1")
 original=()
-if [ $# -eq 3 ]; then original=(--original "$2" "$3"); fi
+if [ $# -eq 3 ]; then original=(--original "$(realpath "$2")" "$(realpath "$3")"); fi
+PYTHON=${PYTHON:-python3}
+case $PYTHON in */*) PYTHON=$(realpath -s "$PYTHON") ;; esac
+cd "$(dirname "$0")/.."
 device=cuda shape=paper model=paper lengths=10,60
 if [ "${SMOKE:-0}" = 1 ]; then
   device=cpu shape=tiny model=mini lengths=1
@@ -20,10 +22,12 @@ elif ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
   echo "There is no GPU of CUDA here." >&2
   exit 2
 fi
-"$PYTHON" -m pytest -q tests/test_device_steps.py tests/test_fast.py tests/test_fallback.py | tee "$out/tests.txt"
+tests=0
+"$PYTHON" -m pytest -q tests/test_device_steps.py | tee "$out/tests.txt" || tests=$?  # what follows tells more
 "$PYTHON" scripts/measure_paper_size.py "$out/files" "${original[@]}" --device "$device" --precision bfloat16 --shape "$shape" \
   --stages all --repeats 3 --markdown "$out/paper-size.md" --json "$out/paper-size.json"
 weights=()
 if [ "$model" = paper ]; then weights=(--weights "$out/files"); fi
 "$PYTHON" -m vampnet bench --model "$model" --device "$device" --precision bfloat16 --stages "encode,coarse step,fine step,decode,coarse,fine" \
   --lengths "$lengths" --takes 1,16 --steps 36 --repeats 3 "${weights[@]}" --out "$out/bench"
+exit $tests

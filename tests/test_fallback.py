@@ -15,6 +15,7 @@ from vampnet import fallback
 from vampnet.cli import main
 from vampnet.config import Prompt, Sampling
 from vampnet.fallback import MemoryShortage, on_cpu, within_memory
+from vampnet.model.fast import HalfLinear, in_precision
 from vampnet.pipeline import VampNet
 from vampnet.progress import SENTENCES, MemoryWarning, told_by
 
@@ -96,6 +97,34 @@ def test_the_batch_is_halved_until_it_fits():
     with told_by(told.append):
         assert within_memory(work, ("model",), "cpu", 9) == (("model",), torch.device("cpu"), 2)
     assert seen == [9, 4, 2] and told == ["batch", "batch"]
+
+
+def test_what_is_kept_for_later_goes_first_and_nobody_is_told(monkeypatch):
+    kept = [True, True, False]  # whether there was something
+    monkeypatch.setattr(fallback, "release", lambda: kept.pop(0))
+    sizes, told = [], []
+
+    def work(models, device, batch):
+        sizes.append(batch)
+        if len(sizes) < 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return "done"
+
+    with told_by(told.append):
+        assert within_memory(work, (), "cpu", 8) == "done"
+    # Only once: what is kept anew in the next attempt is no reason for a third one alike.
+    assert sizes == [8, 8, 4, 2] and told == ["batch", "batch"]
+
+
+def test_a_copy_on_a_cpu_that_is_slow_in_bfloat16_computes_in_float32(monkeypatch):
+    model = in_precision(tiny_models()[1], "bfloat16", "cpu")
+    tokens = torch.randint(0, 1024, (1, 4, 20), generator=torch.Generator().manual_seed(0))
+    for fast in (True, False):
+        monkeypatch.setattr(fallback, "fast_bfloat16", lambda fast=fast: fast)
+        moved = on_cpu(model)
+        types = {part.weight.dtype for part in moved.modules() if isinstance(part, HalfLinear)}
+        assert types == {torch.bfloat16 if fast else torch.float32}
+        torch.testing.assert_close(moved(tokens), model(tokens), rtol=0.05, atol=0.05)
 
 
 def test_then_the_cpu_computes_and_then_it_is_a_sentence():

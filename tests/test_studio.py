@@ -25,6 +25,7 @@ from vampnet.studio import handlers as studio_handlers
 from vampnet.studio import mask_picture, presets
 from vampnet.studio.controls import CONTROLS, DEFAULTS, LEVELS, MAX_TAKES, NAMES, follow, read_request
 from vampnet.studio.handlers import Handlers
+from vampnet.studio.notices import is_error
 from vampnet.studio.session import Session, envelope, plain_name, read_source, shrink
 from vampnet.studio.shelf import Shape
 
@@ -246,18 +247,29 @@ def test_bad_audio_gets_one_sentence_and_nothing_is_lost(
     assert handlers.tell_source(session, message) == gr.skip()  # the sentence goes on standing
 
 
+@pytest.mark.parametrize("later", ["good", "bad"])
+@pytest.mark.parametrize("first", [False, True])
 def test_the_source_is_what_was_chosen_last_and_not_what_was_read_last(
-    handlers: Handlers, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    handlers: Handlers, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool, later: str
 ) -> None:
-    slow, quick = (str(short_clip(tmp_path / f"{name}.wav")) for name in ("slow", "quick"))
+    slow, quick, old = (str(short_clip(tmp_path / f"{name}.wav")) for name in ("slow", "quick", "old"))
+    if later == "bad":
+        Path(quick).write_text("no audio")
+    if not first:
+        handlers.choose(session, old)
+    told = []
 
     def read(own: Session, given: str, name: str | None) -> Any:
         if given == slow:
-            handlers.choose(own, quick)
+            told.append(handlers.choose(own, quick))
         return read_source(own, given, name)
 
     monkeypatch.setattr(studio_handlers, "read_source", read)
-    assert "<b>quick</b>" in handlers.choose(session, slow) and session.source.name == "quick"
+    message = handlers.choose(session, slow)
+    if later == "good":
+        assert message == gr.skip() and session.source.name == "quick" and "<b>quick</b>" in told[0]
+    else:  # it takes nothing from the one before it
+        assert "<b>slow</b>" in message and session.source.name == "slow" and is_error(told[0])
 
 
 def test_a_source_is_kept_as_it_was_brought(handlers: Handlers, session: Session, music: np.ndarray, music_file: Path) -> None:

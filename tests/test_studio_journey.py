@@ -225,7 +225,8 @@ def test_a_recording_becomes_the_source_with_its_beats(handlers: Handlers, sessi
     grid = session.source.grid
     assert grid.engine == "metronome" and grid.beats_per_bar == 3 and grid.tempo == pytest.approx(150)
     assert grid.downbeats == pytest.approx((0, 1.2)) and len(grid.beats) == 6
-    assert "150 bpm, 6 beats" in handlers.track(session) and session.source.bounds(2) == (0, session.source.samples)
+    handlers.track(session)
+    assert "150 bpm, 6 beats" in handlers.tell_source(session, told) and session.source.bounds(2) == (0, session.source.samples)
     assert recorder.tell(session) == {"tempo": 150.0, "metre": 3}
     before = session.source
     wrong = ({"bpm": 5}, {"bpm": "x"}, {"bpm": float("nan")}, {"metre": 40}, {"bars": 3}, {"bars": 0}, {"bars": True})

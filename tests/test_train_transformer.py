@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from vampnet.config import TransformerConfig
 from vampnet.model.transformer import TokenTransformer, load_transformer, without_guide
+from vampnet.train import masking
 from vampnet.train import tokens as token_files
 from vampnet.train.loop import (
     in_bfloat16,
@@ -182,10 +183,26 @@ def test_beats_are_those_of_the_crop(tmp_path):
     beats = data.beats_at(places)
     assert beats[[0, 1, 2, 4]].tolist() == [[7.5, 20.0], [17.5, 20.0], [19.5, 20.0], [32.0, 33.0]] and beats[3].isnan().all()
     assert torch.equal(data.at(places, 50)[1], rows[0][:, 10:60].long())
-    masks = torch.cat(
-        [training_masks(5, 4, 100, 0, 1.0, generator(seed), 0.0, beats) for seed in range(30)]
-    )  # fmt: skip
-    assert masks.any() and not masks.all()
+
+
+def test_prompts_are_made_of_the_beats_of_their_crops(shards, tmp_path, monkeypatch):
+    asked = []
+
+    def beats(shape, generator, beat):
+        asked.append(beat)
+        return _beats(shape, generator, beat)
+
+    monkeypatch.setattr(masking, "_beats", beats)
+    own = torch.tensor([[float(row), 100.0 + row] for row in range(6)])
+    for seed in range(20):
+        training_masks(6, 4, 60, 0, 1.0, generator(seed), 0.0, own)
+    assert set(asked) == {tuple(row) for row in own.tolist()}
+    asked.clear()
+    trainer = Trainer(TrainConfig.from_dict(settings(shards, tmp_path / "run", prompt_share=1.0)))
+    trainer.data.beats = torch.full((len(trainer.data), 2), 1000.0)
+    for seed in range(20):
+        trainer.draw(generator(seed))
+    assert asked and all(gap == 1000.0 and 0 <= first <= 1000 for first, gap in asked)
 
 
 # -------------------------------------------------------------------------------------------------------------- token files
@@ -250,6 +267,14 @@ def test_folders_are_encoded_once_and_gone_on_with(tmp_path, caplog):
         file.write(noise[:16000, 0])
     encode_folders(LoudCodec(), [audio], out, progress=False)
     assert TokenData(out).beats[-1].tolist() == [25.0, 50.0]
+    with soundfile.SoundFile(audio / "zz long and wide.flac", "w", 8000, 2) as file:
+        file.comment = beat_comment(0.25, 0.7)
+        file.write(noise[: 8000 * 31])
+        file.write(noise[: 8000 * 10])
+    encode_folders(LoudCodec(), [audio], out, "all", progress=False)
+    beats = TokenData(out).beats[-6:]  # two pieces of each of three views
+    assert beats[::2].tolist() == [pytest.approx([25.0, 70.0], abs=1e-3)] * 3
+    assert beats[1::2].tolist() == [pytest.approx([(25.0 - 3000) % 70, 70.0], abs=1e-2)] * 3
     other = LoudCodec()
     other.codebook_vectors = lambda: torch.zeros(4, SIZE, 4)
     with pytest.raises(ValueError, match="another codec"):
@@ -312,6 +337,14 @@ def test_a_resumed_run_is_the_uninterrupted_run(shards, tmp_path, optimizer):
         assert torch.equal(value, b["average"]["values"][name]), name
     fresh = TokenTransformer(TransformerConfig(**whole["model"]), TokenData(shards).codebooks)
     assert any(not torch.allclose(p, a["model"][n], atol=1e-3) for n, p in fresh.named_parameters())
+
+
+def test_runs_of_earlier_versions_go_on(shards, tmp_path):
+    train(settings(shards, tmp_path / "run", steps=2), progress=False)
+    state = load_checkpoint(tmp_path / "run" / "last.pt")
+    state["optimizer"] = state["optimizer"]["parts"][0]
+    torch.save(state, tmp_path / "run" / "last.pt")
+    assert train(settings(shards, tmp_path / "run", steps=4), progress=False)["step"] == 4
 
 
 def test_optimizers_are_not_exchanged_in_a_run(shards, tmp_path):
@@ -420,5 +453,11 @@ def test_a_run_can_start_from_the_layers_of_another_model(shards, tmp_path):
     other["model"] = {**other["model"], "layers": 3}
     with pytest.raises(ValueError, match="another shape"):
         Trainer(TrainConfig.from_dict(other))
+    weights = load_file(tmp_path / "model" / "coarse.safetensors")
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    save_file({f"other.{name}": tensor for name, tensor in weights.items()}, renamed / "coarse.safetensors")
+    with pytest.raises(ValueError, match="another shape"):
+        Trainer(TrainConfig.from_dict(settings(shards, tmp_path / "fifth", start=str(renamed), start_codes=True)))
     with pytest.raises(ValueError, match="no .*coarse.safetensors"):
         Trainer(TrainConfig.from_dict(settings(shards, tmp_path / "fourth", start=str(tmp_path))))

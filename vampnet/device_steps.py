@@ -16,12 +16,14 @@ import threading
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from vampnet.config import Sampling
+from vampnet.progress import is_shortage
 from vampnet.sampling import (
     choose,
     confidence,
@@ -40,8 +42,11 @@ def answers_late(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-KEPT_GRAPHS = 2
-"""Recorded steps that a model keeps: the memory of one is that of a step's results."""
+KEPT_GRAPHS = 4
+"""Recorded steps that a model keeps. All of a device's share the memory of the largest: that of all results of one step."""
+
+WORTH_RECORDING = 8
+"""Steps from which on a step is recorded at once; recording takes as long as three. A shorter one is when it is met again."""
 
 STEPS_AHEAD = 2
 """How many steps may be asked for before the first of them is done: enough to keep the device busy, and progress stays true."""
@@ -110,18 +115,30 @@ class DeviceStep:
             if len(self._ahead) > STEPS_AHEAD:
                 self._ahead.popleft().synchronize()
 
+    @property
+    def recorded(self) -> bool:
+        """Whether `run` replays a recording."""
+        return self._run != self._step
+
     def record(self) -> None:
-        """Records the step as a CUDA graph, which `run` replays from then on; what the tensors hold is lost."""
-        aside = torch.cuda.Stream(self.tokens.device)
-        aside.wait_stream(torch.cuda.current_stream(self.tokens.device))
-        with torch.cuda.device(self.tokens.device), torch.cuda.stream(aside):
-            for _ in range(2):  # tables and workspaces are made in the first of them
-                self._step()
-        torch.cuda.current_stream(self.tokens.device).wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may go on using the device meanwhile.
-        with torch.cuda.device(self.tokens.device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._step()
+        """Records the step as a CUDA graph, which `run` replays from then on; what the tensors hold is lost.
+
+        Raises:
+            RuntimeError: it could not be recorded. The device and its memory are as they were before.
+        """
+        device = self.tokens.device
+        # One at a time in a process, and always on the same stream: libraries keep memory for each that they meet.
+        with _recording, torch.cuda.device(device):
+            if device not in _streams:
+                _streams[device] = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+            stream, pool = _streams[device]
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
+                for _ in range(2):  # tables and workspaces are made in the first of them
+                    self._step()
+                torch.cuda.synchronize(device)
+                graph = _captured(self._step, pool, device)
+            torch.cuda.current_stream(device).wait_stream(stream)
         self._run, model = graph.replay, self._model()
         self._read = model.constants() if hasattr(model, "constants") else []
 
@@ -133,9 +150,11 @@ class DeviceStep:
             self.masked.copy_(masked)
             self.damaged.fill_(False)
             return
-        for name in ("tokens", "masked", "damaged"):
-            getattr(self, name).copy_(getattr(before, name))
-        before.busy.release()
+        try:
+            for name in ("tokens", "masked", "damaged"):
+                getattr(self, name).copy_(getattr(before, name))
+        finally:
+            before.busy.release()
 
     def give(self, u: Tensor, noise: Tensor, weight: float, left: Tensor) -> None:
         """Takes the numbers of the next step: (B, n_predicted, T) each, and (B,) int64 on the CPU."""
@@ -146,44 +165,82 @@ class DeviceStep:
         self.weight.fill_(weight)
 
 
+def _captured(work: Callable[[], None], pool: tuple[int, int], device: torch.device) -> torch.cuda.CUDAGraph:
+    """`work` as a graph, captured on the current stream. `torch.cuda.graph` would leave that stream changed where it fails."""
+    graph, failed = torch.cuda.CUDAGraph(), None
+    # Other threads may go on using the device meanwhile.
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    try:
+        work()
+    except Exception as error:
+        failed = error
+    try:
+        graph.capture_end()
+    except RuntimeError as error:
+        failed = failed or error
+    if failed is None:
+        return graph
+    # If the end of the capture failed, the allocator was not told of it and would go on filling the graph's pool.
+    with suppress(RuntimeError, AttributeError):
+        torch._C._cuda_endAllocateToPool(torch.cuda._utils._get_device_index(device), pool)
+    raise failed
+
+
+_streams: dict[torch.device, tuple[torch.cuda.Stream, tuple[int, int]]] = {}
+"""For each device the stream that steps are recorded on, and the pool of memory that all recordings share."""
+_recording = threading.Lock()
 _kept: weakref.WeakKeyDictionary[nn.Module, OrderedDict[Hashable, DeviceStep]] = weakref.WeakKeyDictionary()
 _keeping = threading.Lock()
+_refused = False
+"""Whether a recording has failed: no other one is tried then."""
 
 
-def _step_for(model: nn.Module, sampling: Sampling, shape: tuple[int, int, int], wrap: int, device: torch.device) -> DeviceStep:
-    """A step that nobody else uses, its lock `busy` taken; on CUDA a recorded one, if it can be recorded."""
-    # A graph reads the weights where they were when it was recorded.
-    place = next((p.data_ptr() for p in model.parameters()), 0)
+def _places(model: nn.Module) -> int:
+    """Where a model's weights lie, and in which state: a graph reads them where they were when it was recorded."""
+    tensors = (*model.parameters(), *model.buffers())
+    return hash(tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors))
+
+
+def _step_for(
+    model: nn.Module, sampling: Sampling, shape: tuple[int, int, int], wrap: int, device: torch.device, steps: int
+) -> DeviceStep:
+    """A step that nobody else uses, its lock `busy` taken; on CUDA a recorded one, where `steps` of them are worth it."""
+    global _refused
     # What does not change a step must not make it another one.
     same = replace(sampling, steps=1, fine_steps=1, feedback=1, mask_temperature=0.0, sample_cutoff=1.0)
-    key = (same, shape, wrap, device, place)
+    key = (Sampling(temperature=0.0) if same.temperature == 0 else same, shape, wrap, device, _places(model))
     with _keeping:
         kept = _kept.setdefault(model, OrderedDict())
         found = kept.get(key)
-        if found is not None and found.busy.acquire(blocking=False):
-            kept.move_to_end(key)
-            return found
-    made = DeviceStep(model, sampling, shape, wrap, device)
-    made.busy.acquire()
-    if device.type != "cuda":
-        return made
-    try:
-        made.record()
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        log.warning("A decoding step could not be recorded and is done piece by piece: %s", error)
+        if found is not None and not found.busy.acquire(blocking=False):
+            found = None
+    step = found
+    if step is None:
+        step = DeviceStep(model, sampling, shape, wrap, device)
+        step.busy.acquire()
+    if device.type == "cuda" and not step.recorded and not _refused and (found is not None or steps >= WORTH_RECORDING):
+        try:
+            step.record()
+        except Exception as error:
+            if is_shortage(error):
+                step.busy.release()
+                raise
+            _refused = True
+            log.warning("Decoding steps cannot be recorded here and are done piece by piece: %s", error)
     with _keeping:
-        kept[key] = made
+        kept[key] = step
+        kept.move_to_end(key)
         while len(kept) > KEPT_GRAPHS:
             kept.popitem(last=False)
-    return made
+    return step
 
 
-def forget() -> None:
-    """Lets go of all recorded steps and of their memory."""
+def forget() -> bool:
+    """Lets go of all steps that are kept, and of their memory. Returns whether there were any."""
     with _keeping:
+        any_kept = any(kept for kept in _kept.values())
         _kept.clear()
+    return any_kept
 
 
 @torch.no_grad()
@@ -224,10 +281,9 @@ def fill_on_device(
                 before()
                 now = sampling if number < sampling.sample_cutoff * steps else likeliest
                 if step is None or now.temperature != step.sampling.temperature:
-                    wanted = model, now, tuple(tokens.shape), wrap, tokens.device
-                    following = turn(lambda wanted=wanted: _step_for(*wanted))
-                    following.take_over(tokens, masked, step)
-                    step = following
+                    wanted = model, now, tuple(tokens.shape), wrap, tokens.device, steps - number
+                    before_it, step = step, turn(lambda wanted=wanted: _step_for(*wanted))
+                    step.take_over(tokens, masked, before_it)
                 shape = masked.shape[1:]
                 u, noise = uniform(shape, generators), gumbel(shape, generators)
                 left = mask_count(number, steps, total)

@@ -16,7 +16,8 @@ from torch import nn
 
 from vampnet.device_steps import forget
 from vampnet.kept_memory import give_back
-from vampnet.progress import tell_of_shortage
+from vampnet.model.fast import FastTransformer, fast_bfloat16
+from vampnet.progress import is_shortage, tell_of_shortage
 from vampnet.sentences import Sentence
 
 Result = TypeVar("Result")
@@ -34,6 +35,8 @@ def within_memory(
 ) -> Result:
     """`work(models, device, batch)`; where memory is short, again with half as many items at a time, and at last on the CPU.
 
+    First of all what was kept for later is let go of, where there is any; of that nobody is told.
+
     Args:
         work: may be called several times, and does all of it each time. It takes its inputs to the device that it is given.
         models: what it computes with, on `device`; on the CPU it is given copies, and these stay as they are.
@@ -44,7 +47,7 @@ def within_memory(
         MemoryShortage: there is too little of it for one item at a time on the CPU.
         Exception: what `work` raises for any other reason.
     """
-    device = torch.device(device)
+    device, spared = torch.device(device), False
     while True:
         try:
             return work(models, device, batch)
@@ -52,8 +55,9 @@ def within_memory(
             if not is_shortage(error):
                 raise
         # Here the error is gone, with the frames that it came through and what they held.
-        release()
-        if batch > 1:
+        if release() and not spared:
+            spared = True
+        elif batch > 1:
             batch //= 2
             tell_of_shortage("batch")
         elif device.type != "cpu":
@@ -77,24 +81,23 @@ def on_cpu(model: Any) -> Any:
         here = tensor.detach().to("cpu", copy=True)
         copies[id(tensor)] = nn.Parameter(here, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else here
     # What is in `copies` is taken from there and not copied.
-    return copy.deepcopy(model, copies).to("cpu")
+    moved = copy.deepcopy(model, copies).to("cpu")
+    if isinstance(moved, FastTransformer) and not fast_bfloat16():
+        moved.widen()
+    return moved
 
 
-def is_shortage(error: BaseException) -> bool:
-    """Whether an error says that there was too little memory, of the computer or of the device."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error).lower() for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )
+def release() -> bool:
+    """Gives the memory of what nobody refers to any more back to the system and to the device.
 
-
-def release() -> None:
-    """Gives the memory of what nobody refers to any more back to the system and to the device."""
-    forget()
+    Returns:
+        Whether there was anything that was kept for later, and is not any more.
+    """
+    kept = forget()
     gc.collect()
     give_back()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     elif torch.backends.mps.is_available():
         torch.mps.empty_cache()
+    return kept

@@ -85,7 +85,7 @@ def _only(logits: Tensor, indices: Tensor) -> Tensor:
 def _ascending(x: Tensor) -> Tensor:
     """The values of each row in order. Which is which is not asked for: on a CPU that makes it four times as fast."""
     if x.device.type == "cpu":
-        return torch.from_numpy(np.sort(x.numpy(), axis=-1))
+        return torch.from_numpy(np.sort(x.detach().numpy(), axis=-1))
     return x.sort(dim=-1).values
 
 

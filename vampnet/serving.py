@@ -286,7 +286,7 @@ class _Codec(_View):
 class _Transformer(_View):
     @property
     def alone(self) -> bool:
-        """Whether no other request is there whose calls could be put together with this one's."""
+        """Whether no other request is there at all."""
         return self._turns.guests == 1
 
     @property

@@ -120,7 +120,7 @@ class HalfLinear(nn.Module):
         """(N, inputs) float -> the same in bfloat16, normalised: what `multiply` takes, whole or some rows of it."""
         if self.eps is not None:
             x = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.eps)
-        return x.bfloat16()
+        return x.to(self.weight.dtype)
 
     def multiply(self, x: Tensor, into: Tensor | None = None) -> Tensor:
         """Some rows of what `prepare` gave -> (n, outputs) bfloat16; float32 with a bias, `into` if there is one."""
@@ -303,6 +303,12 @@ class FastTransformer(nn.Module):
             bias = self.bias(steps).detach()
             self._biases = {key: bias.contiguous() if bias.device.type == "cpu" else _padded(bias.bfloat16())}
         return self._biases[key]
+
+    def widen(self) -> None:
+        """From now on products in float32, with the weights as they are: for a CPU that is slow in bfloat16."""
+        for part in self.modules():
+            if isinstance(part, HalfLinear):
+                part.weight = nn.Parameter(part.weight.float(), requires_grad=False)
 
     def constants(self) -> list[Tensor]:
         """What was computed in advance and is still kept."""

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from vampnet.studio.handlers import Handlers
-from vampnet.studio.notices import notice
+from vampnet.studio.notices import is_error, notice
 from vampnet.studio.players import find_take, told_beats
 from vampnet.studio.session import MAX_FAVOURITES, Session, has_favourite
 from vampnet.studio.text import say, tell
@@ -63,9 +63,8 @@ class Deck:
             return [notice(tell(error, session.language), "error"), list(session.vamps), gr.skip(), gr.skip()]
         if action == "again" and session.request is not None:
             return [notice(say("deck.busy", session.language), "error"), *nothing[1:]]
-        before = session.source
         told = self._handlers.choose(session, take["sound"], take["name"])
-        if session.source is before:  # it could not be read
+        if is_error(told) or not isinstance(told, str):  # it could not be read, or another was chosen after it
             return [told, *nothing[1:]]
         return [told, gr.skip(), uses + 1, agains + (action == "again")]
 

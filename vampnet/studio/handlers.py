@@ -106,26 +106,27 @@ class Handlers:
 
     # ---- source -------------------------------------------------------------------------------------------------------
 
-    def choose(self, session: Session, given: str | None, name: str | None = None) -> str:
-        """A new source from a file; a bad one leaves everything as it was. Returns the message to show."""
-        session.chosen += 1
-        mine = session.chosen
+    def choose(self, session: Session, given: str | None, name: str | None = None) -> Any:
+        """A new source from a file; a bad one leaves everything as it was.
+
+        Returns:
+            The message to show, or `gr.skip()` if another file, chosen later, is the source already.
+        """
+        ticket = session.ticket()
         try:
             source = read_source(session, given, name)
         except AudioError as error:
             return notice(_with_name(tell(error, session.language), given), "error")
-        if mine == session.chosen:  # no other was chosen while this one was read
-            session.source = source
-        return about_source(session) if session.source is not None else gr.skip()
+        return about_source(session) if session.use(source, ticket) else gr.skip()
 
-    def choose_example(self, session: Session, event: gr.EventData) -> str:
+    def choose_example(self, session: Session, event: gr.EventData) -> Any:
         """An example by its number in `examples`."""
         index = event.index
         if not isinstance(index, int) or not 0 <= index < len(self.examples):
             return notice(say("map.source.example", session.language), "error")
         return self.choose(session, str(self.examples[index]))
 
-    def try_example(self, session: Session) -> str:
+    def try_example(self, session: Session) -> Any:
         """Any of the examples, for somebody who wants to hear something at once."""
         return self.choose(session, str(secrets.choice(self.examples)))
 
@@ -138,8 +139,7 @@ class Handlers:
         """What was found in the source; `shown` is the message that stands there: why a file was refused goes on standing."""
         source = session.source
         # While the beats of one are tracked another one may be chosen, or refused.
-        refused = isinstance(shown, str) and is_error(shown)
-        return gr.skip() if source is None or source.grid is None or refused else about_source(session)
+        return gr.skip() if source is None or source.grid is None or is_error(shown) else about_source(session)
 
     def set_tempo(self, session: Session, event: gr.EventData) -> Any:
         """The beats of the source by hand: an act of `tempo.ACTS`, or "tap" with the taps. Returns the message to show."""

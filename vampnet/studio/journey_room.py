@@ -191,7 +191,7 @@ class JourneyRoom:
             return [*nothing[:4], strip_value(session)]
         if do == "branch" and not travels.running:
             if travel.source is not session.source:
-                session.source = travel.source
+                session.use(travel.source)
             return self.begin(session, *values, at=(travel.journey.folder.name, number))
         if do == "branch":
             travel.current = number
@@ -305,7 +305,7 @@ class JourneyRoom:
         travel.file = {"sound": str(path), "file": name, "seconds": seconds, "count": count}
         return [notice(say("journey.exported", session.language, seconds=f"{seconds:.1f}"), "ready"), strip_value(session)]
 
-    def use(self, session: Session, event: gr.EventData) -> str:
+    def use(self, session: Session, event: gr.EventData) -> Any:
         """A round becomes the source. Returns the message to show."""
         try:
             travel = self._find(session, getattr(event, "journey", None))

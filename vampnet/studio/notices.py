@@ -14,9 +14,9 @@ def notice(text: str, kind: str, raw: bool = False) -> str:
     return f'<div class="vs-notice vs-{kind}" role="{role}">{text if raw else html.escape(text)}</div>'
 
 
-def is_error(line: str) -> bool:
-    """Whether a line of `notice` is of the kind "error"."""
-    return line.startswith('<div class="vs-notice vs-error"')
+def is_error(line: object) -> bool:
+    """Whether something is a line of `notice`, of the kind "error"."""
+    return isinstance(line, str) and line.startswith('<div class="vs-notice vs-error"')
 
 
 def progress(text: str, done: int = 0, of: int = 0) -> str:

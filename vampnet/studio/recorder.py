@@ -42,15 +42,17 @@ class Recorder:
             js_on_load="VampStudio.recorder(element, props, watch, trigger, upload)", limits=limits,
         )  # fmt: skip
 
-    def take(self, session: Session, event: gr.EventData) -> str:
+    def take(self, session: Session, event: gr.EventData) -> Any:
         """A recording that has arrived becomes the source, with its beats. Returns the message to show."""
+        ticket = session.ticket()
         try:
             bpm, metre, bars = _checked(event.bpm, event.metre, event.bars)
             signal = whole_bars(audio.load(uploaded(event.path), SAMPLE_RATE), bpm, metre, bars)
             source = read_source(session, signal, say("record.name", session.language, tempo=f"{bpm:g}"))
             note = worded("record.beats")
             source.grid = metronome(bpm, metre, bars, note)
-            session.source = source
+            if not session.use(source, ticket):
+                return gr.skip()
         except AudioError as error:
             return notice(tell(error, session.language), "error")
         except (ValueError, AttributeError):

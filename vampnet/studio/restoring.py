@@ -46,8 +46,9 @@ class Restoring:
             js_on_load="VampStudio.dropping(element, trigger, upload)",
         )  # fmt: skip
 
-    def choose(self, session: Session, given: str | None) -> str:
-        """A file becomes the source, or, if it is a take whose source is here, that does. Returns the message to show."""
+    def choose(self, session: Session, given: str | None) -> Any:
+        """A file becomes the source, or, if it is a take whose source is here, that does. Returns what
+        `Handlers.choose` does."""
         session.kept.pop("restored", None)
         origin = metadata.read(given) if given else None
         if origin is None:
@@ -55,22 +56,22 @@ class Restoring:
         found = find_source(session, origin)
         if found is None:
             message = self.handlers.choose(session, given)
-            if is_error(message):
+            if is_error(message) or not isinstance(message, str):
                 return message
         else:
-            session.source = found
+            session.use(found)
             message = notice(f"{found.name}, {found.seconds:.1f} s", "busy")
         session.kept["restored"] = origin, given if found is not None else None
         return message
 
-    def choose_dropped(self, session: Session, event: gr.EventData) -> str:
+    def choose_dropped(self, session: Session, event: gr.EventData) -> Any:
         """The same for a file that was dropped on the page."""
         try:
             return self.choose(session, str(uploaded(event.path)))
         except (ValueError, AttributeError):
             return notice(say("restore.lost", session.language), "error")
 
-    def choose_itself(self, session: Session) -> str:
+    def choose_itself(self, session: Session) -> Any:
         """The file itself becomes the source, after all."""
         origin, given = session.kept.pop("restored", (None, None))
         if given is None:

@@ -122,8 +122,7 @@ class Session:
     """One visitor's work. A deep copy is a new, empty session: that is how Gradio makes one for each visitor.
 
     Attributes:
-        source: what is vamped; None before the first.
-        chosen: how many files were chosen so far; the source is the one that was chosen last, not that which was read last.
+        source: what is vamped; None before the first. It is set by `use`.
         vamps: newest first, as the page shows them (plain data).
         request: what the vamp that waits or runs was asked for; None if there is none.
         running: whether the vamp runs already.
@@ -137,7 +136,7 @@ class Session:
     def __init__(self, files: Files) -> None:
         self._files, self._folder = files, None
         self.source: Source | None = None
-        self.chosen = 0
+        self._tickets = self._used = 0
         self.vamps: list[dict[str, Any]] = []
         self.request: tuple[Request, Source] | None = None
         self.running = False
@@ -154,6 +153,24 @@ class Session:
         if self._folder is None or not self._folder.is_dir():
             self._folder = self._files.new_folder()
         return self._folder
+
+    def ticket(self) -> int:
+        """A number for a source that is about to be read: of several the one that was chosen last is used, not that which was
+        read last."""
+        self._tickets += 1
+        return self._tickets
+
+    def use(self, source: Source, ticket: int | None = None) -> bool:
+        """Makes a source the one that is vamped, unless one with a later ticket is that already; False then.
+
+        Args:
+            ticket: what `ticket` gave when it was chosen; None = it is chosen now.
+        """
+        ticket = self.ticket() if ticket is None else ticket
+        if ticket < self._used:
+            return False
+        self.source, self._used = source, ticket
+        return True
 
     def new_folder(self) -> Path:
         """A fresh folder inside the session's, so that two files may have the same name."""

@@ -186,7 +186,7 @@ class Sharing:
         shown = keep_vamp(session, vamp, request, source)
         shown["shared"] = shared.id
         _name(shown, shared, session)
-        session.source = source
+        session.use(source)
         return vamp.mask
 
     def _bring_takes(self, session: Session, shared: Shared, settings: dict[str, Any]) -> None:

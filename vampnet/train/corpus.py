@@ -192,7 +192,7 @@ def write(
 ) -> int:
     """Write one file for each seed, named by its seed (16 bit, 44.1 kHz, stereo); files that exist are left alone.
 
-    A comment in each says where its beats are (`tempo.beat_comment`).
+    A comment in each says where its beats are (`tempo.beat_comment`), unless its metre is an odd one of eighths.
 
     format: "flac" or "wav". workers: processes. progress(clips done, seconds of audio made) after each clip. Several calls may
     fill one folder at once. Returns how many clips were made. Raises ValueError for another format or less than 1 worker."""

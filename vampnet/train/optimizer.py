@@ -51,7 +51,8 @@ class Optimizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """ValueError if the state is of another kind of optimiser."""
-        if len(state.get("parts", ())) != len(self.parts):
+        parts = state.get("parts", [state])  # runs of earlier versions have the state of AdamW itself
+        if len(parts) != len(self.parts):
             raise ValueError("The run was begun with another optimizer: choose that one, or another run folder.")
-        for part, own in zip(self.parts, state["parts"], strict=True):
+        for part, own in zip(self.parts, parts, strict=True):
             part.load_state_dict(own)

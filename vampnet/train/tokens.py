@@ -133,7 +133,7 @@ def channel_views(audio: Tensor, channels: str) -> list[Tensor]:
 
 
 @torch.no_grad()
-def encode_file(codec, path: str | os.PathLike, channels: str = "mono") -> list[Tensor]:
+def encode_file(codec, path: str | os.PathLike, channels: str = "mono") -> list[tuple[Tensor, float]]:
     """The token rows of one sound file.
 
     Each view is cut into pieces of at most 30 s, and each piece is brought to -24 LUFS by itself, as a clip is before it is
@@ -145,7 +145,7 @@ def encode_file(codec, path: str | os.PathLike, channels: str = "mono") -> list[
         channels: "mono" or "all".
 
     Returns:
-        Rows (K, T) int16 on the CPU.
+        Rows (K, T) int16 on the CPU, each with where it begins in the file, in seconds.
 
     Raises:
         ValueError: the file cannot be used (vampnet.audio.AudioError); the sentence says why.
@@ -157,11 +157,12 @@ def encode_file(codec, path: str | os.PathLike, channels: str = "mono") -> list[
     device = next((p.device for p in codec.parameters()), "cpu") if isinstance(codec, torch.nn.Module) else "cpu"
     rows = []
     for view in channel_views(signal.audio_data[0], channels):
-        for part in view.split(piece):
+        for number, part in enumerate(view.split(piece)):
             if len(part) < codec.sample_rate or part.abs().max() < 1e-4:
                 continue
             level, _ = audio.to_codec_level(audio.make_signal(part[None, None], codec.sample_rate))
-            rows.append(codec.encode(level.audio_data.to(device))[0].to("cpu", torch.int16))
+            row = codec.encode(level.audio_data.to(device))[0].to("cpu", torch.int16)
+            rows.append((row, number * piece / codec.sample_rate))
     return rows
 
 
@@ -249,12 +250,11 @@ def encode_folders(
             continue
         result["files"] += 1
         result["rows"] += len(found)
-        result["steps"] += sum(row.shape[1] for row in found)
-        rows += found
-        # A file of several rows is not one that was composed here, and its rows begin anywhere.
-        beat = beat_of(path) if len(found) == 1 else None
-        second = codec.sample_rate / codec.hop
-        beats += [None if beat is None else (beat[0] * second, beat[1] * second)] * len(found)
+        result["steps"] += sum(row.shape[1] for row, _ in found)
+        beat, second = beat_of(path), codec.sample_rate / codec.hop
+        for row, start in found:
+            rows.append(row)
+            beats.append(None if beat is None else ((beat[0] - start) % beat[1] * second, beat[1] * second))
         names.append(name)
         if len(rows) >= SHARD_ROWS:
             write_shard(out, rows, names, beats)

@@ -90,9 +90,9 @@ class Trainer:
         if not path.is_file():
             raise ValueError(f"There is no {path} to start from: name the folder of a model, or leave `start` out.")
         given = load_file(path)
-        taken = tuple(given) if self.config.start_codes else ("layers.", "bias.", "norm.")
+        parts = ("",) if self.config.start_codes else ("layers.", "bias.", "norm.")
         for name, tensor in self.model.state_dict().items():
-            if name.startswith(taken):
+            if name.startswith(parts) and not name.startswith("guide."):  # saved models have it in their classifier
                 if name not in given or given[name].shape != tensor.shape:
                     raise ValueError(f"{path} is of another shape of model (at {name}): choose another one to start from.")
                 tensor.copy_(given[name])
