@@ -13,6 +13,7 @@ import torch
 
 from vampnet import fallback
 from vampnet.catalogue import size
+from vampnet.device import is_shortage
 from vampnet.studio import memory
 from vampnet.studio.notices import megabytes
 
@@ -80,8 +81,8 @@ def test_release_also_lets_go_of_what_refers_to_itself() -> None:
 
 
 def test_a_shortage_of_memory_is_told_from_other_errors() -> None:
-    assert fallback.is_shortage(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 4 GB"))
-    assert not fallback.is_shortage(RuntimeError("size mismatch")) and not fallback.is_shortage(ValueError("out of memory"))
+    assert is_shortage(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 4 GB"))
+    assert not is_shortage(RuntimeError("size mismatch")) and not is_shortage(ValueError("out of memory"))
 
 
 def test_sizes_for_people() -> None:

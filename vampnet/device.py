@@ -1,4 +1,4 @@
-"""Which device computes."""
+"""Which device computes, and how it says that its memory is full."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ def usable_device(device: str | torch.device | None) -> str | torch.device:
             Sentence("The device '{chosen}' cannot be used here: leave it out, or use cpu.", chosen=chosen)
         ) from error
     return chosen
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says that there was too little memory, of the computer or of the device."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error).lower() for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from vampnet.config import Sampling
-from vampnet.progress import is_shortage
+from vampnet.device import is_shortage
 from vampnet.sampling import (
     choose,
     confidence,

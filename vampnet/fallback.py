@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from vampnet.device import is_shortage
 from vampnet.device_steps import forget
 from vampnet.kept_memory import give_back
 from vampnet.model.fast import FastTransformer, fast_bfloat16
-from vampnet.progress import is_shortage, tell_of_shortage
+from vampnet.progress import tell_of_shortage
 from vampnet.sentences import Sentence
 
 Result = TypeVar("Result")

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
 
-import torch
-
 from vampnet.config import CancelledError
 
 OnStep = Callable[[str, int, int], None]
@@ -30,15 +28,6 @@ SENTENCES: dict[Shortage, str] = {
 }
 
 _listener: ContextVar[Callable[[Shortage], None] | None] = ContextVar("shortage_listener", default=None)
-
-
-def is_shortage(error: BaseException) -> bool:
-    """Whether an error says that there was too little memory, of the computer or of the device."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error).lower() for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )
 
 
 class Watch:

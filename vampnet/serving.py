@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from vampnet.config import CancelledError
-from vampnet.fallback import is_shortage, on_cpu, release
+from vampnet.device import is_shortage
+from vampnet.fallback import on_cpu, release
 from vampnet.model.fast import items_at_a_time
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from vampnet import checkpoints
 from vampnet.config import N_COARSE, N_CODEBOOKS, CancelledError, TokenGrid
-from vampnet.fallback import is_shortage, release
+from vampnet.device import is_shortage
+from vampnet.fallback import release
 from vampnet.pipeline import OnDownload, VampNet
 from vampnet.sentences import sentence_of
 from vampnet.studio.memory import free_bytes
