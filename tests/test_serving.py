@@ -222,8 +222,8 @@ def test_a_view_falls_back_to_a_copy_of_the_model_and_not_of_the_view(vn):
 
 def test_takes_are_computed_one_by_one_on_a_cpu_only():
     assert batch_for(tiny_vampnet()) == 1
-    assert batch_for(SimpleNamespace(device=SimpleNamespace(type="cpu"), precision="int8")) == 4
-    assert batch_for(SimpleNamespace(device=SimpleNamespace(type="cuda"))) == serving.MOST_ITEMS
+    for device, precision, items in (("cpu", "int8", 4), ("cpu", "bfloat16", 1), ("cuda", "bfloat16", serving.MOST_ITEMS)):
+        assert batch_for(SimpleNamespace(device=torch.device(device), precision=precision)) == items
 
 
 # ------------------------------------------------------------------------------------------------------------------- turns

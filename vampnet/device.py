@@ -1,4 +1,4 @@
-"""Which device computes, and how it says that its memory is full."""
+"""Which device computes, and what it is like: whether it answers late, how it says that its memory is full."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def usable_device(device: str | torch.device | None) -> str | torch.device:
             Sentence("The device '{chosen}' cannot be used here: leave it out, or use cpu.", chosen=chosen)
         ) from error
     return chosen
+
+
+def answers_late(device: torch.device) -> bool:
+    """Whether what is asked of a device is done while the computer goes on, so that looking at a result means waiting."""
+    return device.type == "cuda"
 
 
 def is_shortage(error: BaseException) -> bool:

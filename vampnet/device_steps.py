@@ -24,23 +24,9 @@ from torch import Tensor, nn
 
 from vampnet.config import Sampling
 from vampnet.device import is_shortage
-from vampnet.sampling import (
-    choose,
-    confidence,
-    gumbel,
-    least_confident,
-    mask_count,
-    mask_temperature,
-    uniform,
-)
+from vampnet.sampling import choose, confidence, gumbel, least_confident, mask_count, mask_temperature, uniform
 
 log = logging.getLogger(__name__)
-
-
-def answers_late(device: torch.device) -> bool:
-    """Whether what is asked of a device is done while the computer goes on, so that looking at a result means waiting."""
-    return device.type == "cuda"
-
 
 KEPT_GRAPHS = 4
 """Recorded steps that a model keeps. All of a device's share the memory of the largest: that of all results of one step."""

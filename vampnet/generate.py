@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from vampnet.config import MASK, CancelledError, Sampling
-from vampnet.device_steps import answers_late, fill_on_device
+from vampnet.device import answers_late
+from vampnet.device_steps import fill_on_device
 from vampnet.sampling import (
     choose,
     confidence,

@@ -31,13 +31,13 @@ from torch import Tensor
 from vampnet.config import CancelledError
 from vampnet.device import is_shortage
 from vampnet.fallback import on_cpu, release
-from vampnet.model.fast import items_at_a_time
+from vampnet.model.fast import GPU_ITEMS, items_at_a_time
 
 if TYPE_CHECKING:
     from vampnet.pipeline import VampNet
 
-MOST_ITEMS = 16
-"""Items of a call of a transformer, of all requests together: this bounds what it takes of the device's memory."""
+MOST_ITEMS = GPU_ITEMS
+"""Items of a call of a transformer, of all requests together."""
 PATIENCE = 0.004
 """Seconds that a call waits for those of others that are about to come: some of what they need between two steps on a GPU."""
 QUANTUM = 5.0
@@ -52,7 +52,7 @@ Result = TypeVar("Result")
 
 def batch_for(model: VampNet) -> int:
     """Takes that one request computes at a time."""
-    return items_at_a_time(model.precision) if model.device.type == "cpu" else MOST_ITEMS
+    return items_at_a_time(model.precision, model.device)
 
 
 @dataclass(eq=False)

@@ -19,7 +19,7 @@ from vampnet.bench import work
 from vampnet.bench.cases import Case
 from vampnet.bench.work import Demand, Work
 from vampnet.config import MASK, Prompt, Sampling
-from vampnet.device_steps import answers_late
+from vampnet.device import answers_late
 from vampnet.windows import reach
 
 BEAT_SECONDS = 0.5

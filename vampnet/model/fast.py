@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from vampnet.codec import Codec
 
 
+GPU_ITEMS = 16
+"""Items that a GPU sees at a time: this bounds what a call takes of its memory."""
+
+
 def fast_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 matrices faster than float32 ones."""
     return _cpu_has("avx512_bf16", "amx_tile")
@@ -74,10 +78,10 @@ def items_at_a_time(precision: str, device: str | torch.device = "cpu") -> int:
     """How many items a device had best see at a time.
 
     A CPU 4 in int8, where whole numbers make each what it is alone, else 1: larger batches gain nothing, four clips of 10 s
-    fill the cache. A GPU of CUDA 16.
+    fill the cache. Any other device `GPU_ITEMS`.
     """
-    if torch.device(device).type == "cuda":
-        return 16
+    if torch.device(device).type != "cpu":
+        return GPU_ITEMS
     return 4 if precision == "int8" else 1
 
 

@@ -1,0 +1,218 @@
+"""Stage 2: schedules, masks, where beats are, token shards."""
+
+import math
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import train_tools
+from safetensors.torch import save_file
+from train_tools import SIZE, generator, settings
+
+from vampnet.train import masking
+from vampnet.train.masking import _beats, prompt_mask, training_masks
+from vampnet.train.schedule import cooldown, mask_shares, noam
+from vampnet.train.settings import TrainConfig
+from vampnet.train.tempo import beat_comment, beat_of
+from vampnet.train.tokens import TokenData, encode_folders, write_shard
+from vampnet.train.transformer import Trainer
+
+shards = train_tools.shards
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# ---------------------------------------------------------------------------------------------------------------- schedules
+
+
+def test_noam_rises_then_falls_as_the_inverse_square_root():
+    rates = [noam(step, 2e-3, 10) for step in range(1, 200)]
+    assert rates[9] == pytest.approx(2e-3) and max(rates) == rates[9]
+    assert rates[4] == pytest.approx(1e-3)
+    assert rates[39] == pytest.approx(1e-3)
+    with pytest.raises(ValueError):
+        noam(0, 1.0, 10)
+
+
+def test_cooldown_is_linear_over_the_last_share():
+    assert [cooldown(p, 0.2) for p in (0, 0.5, 0.8)] == pytest.approx([1, 1, 1])
+    assert cooldown(0.9, 0.2) == pytest.approx(0.5) and cooldown(1.0, 0.2) == 0 and cooldown(1.0, 0) == 1
+
+
+def test_mask_shares_follow_the_cosine_and_cover_it_in_every_batch():
+    batches = torch.stack([mask_shares(16, generator(seed)) for seed in range(300)])
+    assert batches.mean().item() == pytest.approx(2 / math.pi, abs=0.01)
+    # One r lies in every sixteenth of [0, 1).
+    r = torch.acos(batches) / (math.pi / 2)
+    counts = torch.stack([torch.bincount((row * 16 - 1e-4).floor().clamp(0, 15).long(), minlength=16) for row in r])
+    assert (counts - 1).abs().float().mean() < 0.05
+    assert batches[:, 0].std() > 0.2  # no place in the batch is always easy
+
+
+def test_training_masks_hide_the_drawn_share_and_never_the_conditioning():
+    masks = torch.cat([training_masks(8, 6, 100, 2, 0.0, generator(seed)) for seed in range(40)])
+    assert not masks[:, :2].any()
+    hidden = masks[:, 2:].float()
+    assert hidden.mean().item() == pytest.approx(2 / math.pi, abs=0.02)
+    shares = hidden.mean(dim=(1, 2))
+    assert shares.min() < 0.15 and shares.max() > 0.95
+    # Random over levels and time alike: no level and no step is preferred.
+    assert hidden.mean(dim=(0, 2)).std() < 0.02 and hidden.mean(dim=(0, 1)).std() < 0.05
+
+
+def test_training_masks_always_hide_something():
+    masks = torch.cat([training_masks(64, 3, 2, 1, 0.9, generator(seed)) for seed in range(20)])
+    assert masks.flatten(1).any(dim=1).all()
+
+
+def test_prompt_masks_keep_some_and_leave_some():
+    shares = torch.stack([prompt_mask(4, 100, generator(seed)).float().mean() for seed in range(200)])
+    assert (shares > 0).all() and (shares < 1).float().mean() > 0.9 and shares.std() > 0.1
+    plain, prompted = (
+        torch.stack([training_masks(8, 4, 50, 0, p, generator(s)) for s in range(20)]).float().mean() for p in (0, 1)
+    )
+    assert prompted < plain - 0.1
+
+
+def test_some_examples_show_nothing():
+    masks = torch.cat([training_masks(8, 6, 50, 2, 1.0, generator(s), 0.25) for s in range(40)])
+    assert masks[:, 2:].flatten(1).all(dim=1).float().mean().item() == pytest.approx(0.25, abs=0.07)
+    assert not masks[:, :2].any()
+
+
+def test_prompts_around_beats_are_steady():
+    widths = set()
+    for seed in range(60):
+        beat = (5.3, 31.7) if seed % 2 else (math.nan, math.nan)
+        kept = ~_beats((4, 300), generator(seed), beat)
+        assert torch.equal(kept, kept[:1].expand_as(kept))
+        starts = (kept[0, 1:] & ~kept[0, :-1]).nonzero()[:, 0] + 1
+        gaps = starts.diff()
+        assert 18 <= gaps.min() and gaps.max() <= 58 and gaps.max() - gaps.min() <= 1
+        if seed % 2:  # known beats, up to a step early or late
+            off = (starts - 5.3 + 16) % 31.7 - 16
+            assert off.min() >= -2 and off.max() <= 1
+        widths.add(round(float(kept.float().mean() * gaps.float().mean())))
+    assert min(widths) <= 2 and max(widths) >= 9
+
+
+def test_only_comments_of_the_composer_say_where_beats_are(tmp_path):
+    for number, (comment, beat) in enumerate([
+        (beat_comment(0.0, 0.5123456), (0.0, 0.5123456)), ("made by me", None), ("", None), (beat_comment(1.0, 0.001), None),
+        ("vampnet beats: first 1.2.3 s, every . s", None),
+    ]):  # fmt: skip
+        path = tmp_path / f"{number}.flac"
+        with soundfile.SoundFile(path, "w", 8000, 1) as file:
+            if comment:
+                file.comment = comment
+            file.write(np.zeros(800))
+        assert beat_of(path) == beat
+    (tmp_path / "text.wav").write_text("no audio")
+    assert beat_of(tmp_path / "text.wav") is None and beat_of(tmp_path / "none.wav") is None
+
+
+def test_beats_are_those_of_the_crop(tmp_path):
+    rows = [torch.arange(4 * 200).view(4, 200).remainder(1024).short() for _ in range(3)]
+    write_shard(tmp_path, rows, ["a", "b", "c"], [(7.5, 20.0), None, (0.0, 33.0)])
+    save_file({"vectors": torch.zeros(4, 1024, 2)}, tmp_path / "codebooks.safetensors")
+    data = TokenData(tmp_path)
+    places = [(0, 0), (0, 10), (0, 8), (1, 3), (2, 34)]
+    beats = data.beats_at(places)
+    assert beats[[0, 1, 2, 4]].tolist() == [[7.5, 20.0], [17.5, 20.0], [19.5, 20.0], [32.0, 33.0]] and beats[3].isnan().all()
+    assert torch.equal(data.at(places, 50)[1], rows[0][:, 10:60].long())
+
+
+def test_prompts_are_made_of_the_beats_of_their_crops(shards, tmp_path, monkeypatch):
+    asked = []
+
+    def beats(shape, generator, beat):
+        asked.append(beat)
+        return _beats(shape, generator, beat)
+
+    monkeypatch.setattr(masking, "_beats", beats)
+    own = torch.tensor([[float(row), 100.0 + row] for row in range(6)])
+    for seed in range(20):
+        training_masks(6, 4, 60, 0, 1.0, generator(seed), 0.0, own)
+    assert set(asked) == {tuple(row) for row in own.tolist()}
+    asked.clear()
+    trainer = Trainer(TrainConfig.from_dict(settings(shards, tmp_path / "run", prompt_share=1.0)))
+    trainer.data.beats = torch.full((len(trainer.data), 2), 1000.0)
+    for seed in range(20):
+        trainer.draw(generator(seed))
+    assert asked and all(gap == 1000.0 and 0 <= first <= 1000 for first, gap in asked)
+
+
+# -------------------------------------------------------------------------------------------------------------- token files
+
+
+def test_crops_are_pieces_of_rows_and_reach_every_place(shards):
+    data = TokenData(shards)
+    assert len(data) == 8 and data.steps == sum(range(40, 48))
+    crops = data.crops(600, 40, generator())
+    assert crops.shape == (600, 4, 40) and crops.dtype == torch.int64
+    rows = [data.codes[:, a:b].long() for a, b in zip(data.starts[:-1], data.starts[1:], strict=True)]
+    possible = {tuple(row[:, a : a + 40].flatten().tolist()) for row in rows for a in range(row.shape[1] - 39)}
+    assert {tuple(crop.flatten().tolist()) for crop in crops} == possible
+    with pytest.raises(ValueError, match="48 time steps"):
+        data.crops(1, 48, generator())
+    assert data.counts(SIZE).sum(dim=1).tolist() == [data.steps] * 4
+
+
+def test_a_folder_without_tokens_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no tokens"):
+        TokenData(tmp_path)
+
+
+class LoudCodec:
+    """Codes that tell the loudness of each hop, so that a test can see what was encoded."""
+
+    sample_rate, hop = 8000, 80
+
+    def encode(self, audio: torch.Tensor) -> torch.Tensor:
+        audio = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % self.hop))
+        level = (audio.view(1, -1, self.hop).pow(2).mean(-1).sqrt() * 1000).long()
+        return level[:, None].expand(1, 4, -1).clamp(max=SIZE - 1)
+
+    def codebook_vectors(self) -> torch.Tensor:
+        return torch.ones(4, SIZE, 4)
+
+
+def test_folders_are_encoded_once_and_gone_on_with(tmp_path, caplog):
+    audio, out = tmp_path / "audio", tmp_path / "out"
+    (audio / "deep").mkdir(parents=True)
+    noise = np.random.default_rng(0).normal(0, 0.1, (8000 * 31, 2))
+    soundfile.write(audio / "long.wav", noise, 8000)
+    soundfile.write(audio / "deep" / "quiet.flac", noise[: 8000 * 2, 0] * 0.01, 8000)
+    (audio / "text.wav").write_text("no audio")
+    first = encode_folders(LoudCodec(), [audio], out, "all", progress=False)
+    assert first == {"files": 2, "skipped": 0, "failed": 1, "rows": 7, "steps": 3 * (3000 + 100) + 200}
+    assert "text.wav" in caplog.text
+    data = TokenData(out)
+    assert sorted(data.lengths.tolist()) == [100, 100, 100, 200, 3000, 3000, 3000]
+    # Both files were at -24 LUFS when they were encoded, although one is 40 dB softer.
+    quiet = data.codes[0, data.starts[0] : data.starts[1]].float().mean()
+    loud = data.codes[0, data.starts[1] : data.starts[2]].float().mean()
+    assert len(data.codes[0, data.starts[0] : data.starts[1]]) == 200 and abs(quiet - loud) < 0.15 * loud
+    soundfile.write(audio / "new.wav", noise[:16000, 0], 8000)
+    assert encode_folders(LoudCodec(), [audio], out, progress=False) == {
+        "files": 1, "skipped": 2, "failed": 1, "rows": 1, "steps": 200,
+    }  # fmt: skip
+    data = TokenData(out)
+    assert len(data) == 8 and data.beats.isnan().all()
+    with soundfile.SoundFile(audio / "steady.wav", "w", 8000, 1) as file:
+        file.comment = beat_comment(0.25, 0.5)
+        file.write(noise[:16000, 0])
+    encode_folders(LoudCodec(), [audio], out, progress=False)
+    assert TokenData(out).beats[-1].tolist() == [25.0, 50.0]
+    with soundfile.SoundFile(audio / "zz long and wide.flac", "w", 8000, 2) as file:
+        file.comment = beat_comment(0.25, 0.7)
+        file.write(noise[: 8000 * 31])
+        file.write(noise[: 8000 * 10])
+    encode_folders(LoudCodec(), [audio], out, "all", progress=False)
+    beats = TokenData(out).beats[-6:]  # two pieces of each of three views
+    assert beats[::2].tolist() == [pytest.approx([25.0, 70.0], abs=1e-3)] * 3
+    assert beats[1::2].tolist() == [pytest.approx([(25.0 - 3000) % 70, 70.0], abs=1e-2)] * 3
+    other = LoudCodec()
+    other.codebook_vectors = lambda: torch.zeros(4, SIZE, 4)
+    with pytest.raises(ValueError, match="another codec"):
+        encode_folders(other, [audio], out, progress=False)
