@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from vampnet import masks
+from vampnet.config import TokenGrid
 from vampnet.train.schedule import mask_shares
 
 BEAT_GAPS = (19.0, 58.0)
 """Time steps between beats, of which the prompts around beats have one: 180 to 60 a minute at 57.4 steps a second."""
 BEAT_WIDTH = 10
 """Most steps that are kept from a beat on (75 ms are 4)."""
+GRID = TokenGrid()
+"""Any will do: steps become seconds, since these are what prompts around beats are given in, and steps again."""
 
 
 def prompt_mask(
@@ -43,7 +46,7 @@ def prompt_mask(
     if kinds & 8:
         mask = masks.keep_union(mask, _beats(shape, generator, beat))
     if draw(0, 3) == 0:
-        mask[draw(1, levels) :] = True
+        mask = masks.prompt_depth(mask, draw(1, levels))
     if kinds & 4:
         mask = masks.keep_union(mask, masks.codebooks(shape, draw(1, max(1, levels - 1))))
     return mask
@@ -61,12 +64,9 @@ def _beats(shape: tuple[int, int], generator: torch.Generator, beat: tuple[float
     if not gap > BEAT_WIDTH:
         gap = BEAT_GAPS[0] + tempo * (BEAT_GAPS[1] - BEAT_GAPS[0])
         first = phase * gap
-    # Whole steps: a beat's own token is that in which it falls.
-    starts = torch.floor(torch.arange(first + 2 * jitter - 1 - gap, steps, gap, dtype=torch.float64)).long()
-    kept = (starts[:, None] + torch.arange(1 + int(width * BEAT_WIDTH))).flatten()
-    mask = torch.ones(levels, steps, dtype=torch.bool)
-    mask[:, kept[(kept >= 0) & (kept < steps)]] = False
-    return mask
+    step = GRID.hop / GRID.sample_rate
+    times = torch.arange(first + 2 * jitter - 1 - gap, steps, gap, dtype=torch.float64) * step
+    return masks.around_times((levels, steps), times.tolist(), 1000 * step * (1 + int(width * BEAT_WIDTH)), GRID)
 
 
 def training_masks(
