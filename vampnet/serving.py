@@ -52,7 +52,7 @@ Result = TypeVar("Result")
 
 def batch_for(model: VampNet) -> int:
     """Takes that one request computes at a time."""
-    return items_at_a_time(model.precision, model.device)
+    return items_at_a_time(model.precision, model.device.type)
 
 
 @dataclass(eq=False)
