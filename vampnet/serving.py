@@ -52,7 +52,8 @@ Result = TypeVar("Result")
 
 def batch_for(model: VampNet) -> int:
     """Takes that one request computes at a time."""
-    return items_at_a_time(model.precision, model.device.type)
+    # A device elsewhere is none of torch's.
+    return items_at_a_time(model.precision) if model.device.type == "cpu" else GPU_ITEMS
 
 
 @dataclass(eq=False)
