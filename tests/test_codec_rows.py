@@ -9,8 +9,9 @@ import torch
 from test_codec_published import GOLDEN, SHAPES, read, tiny_dac
 from torch import nn
 
+from vampnet import graphs
 from vampnet.bench.published import CODEC, codec_state
-from vampnet.codec import codec_from_published, convolutional, rows
+from vampnet.codec import codec_from_published, convolutional, images, rows
 
 DECODED_DB, ENCODED_DB = 30, 34
 """Signal over the noise of bfloat16 at least; 34 to 40 are usual."""
@@ -65,6 +66,37 @@ def test_on_rows_the_layers_compute_the_same(codec, monkeypatch):
     assert torch.allclose(on_rows, decoded, atol=1e-4 * float(decoded.std()))
     on_rows = rows.Encoder(codec.encoder.block, torch.float32)(audio)
     assert torch.allclose(on_rows, encoded, atol=1e-4 * float(encoded.std()))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("exact", [True, False])
+def test_on_images_the_layers_compute_the_same(codec, exact, monkeypatch):
+    """As a GPU does it: in float32 the same, in bfloat16 nearly."""
+    if exact:
+        monkeypatch.setattr(images, "HALF", torch.float32)
+    torch.manual_seed(1)
+    latents, audio = codec.quantizer(torch.randn(2, codec.config.latent_dim, 9))[0], 0.3 * torch.randn(2, 1, 9 * codec.hop)
+    for module, x, least in ((codec.decoder, latents, DECODED_DB), (codec.encoder, audio, ENCODED_DB)):
+        before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        wanted, found = module(x), images.OnImages(module)(x)
+        assert found.shape == wanted.shape and found.dtype == torch.float32
+        assert (100 if exact else least) < decibels(found, wanted) < (200 if exact else 60)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA")
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_gpu_gives_the_same_at_once_and_recorded(codec, loop):
+    twin = halved(copy.deepcopy(codec).to("cuda"))
+    codes = torch.randint(0, codec.codebook_size, (2, codec.n_codebooks, 30))
+    wanted = codec.decode(codes, loop)
+    at_once, recorded, again = (twin.decode(codes.to("cuda"), loop) for _ in range(3))
+    assert decibels(at_once.cpu(), wanted) > DECODED_DB and torch.equal(recorded, again)
+    assert decibels(recorded.cpu(), wanted) > DECODED_DB
+    assert not graphs.refused() and graphs.forget_recordings() and not graphs.forget_recordings()
+    audio = 0.3 * torch.randn(1, 1, 25 * codec.hop)
+    for _ in range(3):
+        assert float((twin.encode(audio.to("cuda"), loop).cpu() == codec.encode(audio, loop))[:, 0].float().mean()) > 0.9
 
 
 @torch.no_grad()

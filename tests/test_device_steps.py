@@ -11,7 +11,7 @@ from tiny import tiny_vampnet
 from token_models import TinyTransformer, random_mask, source
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vampnet import device_steps, generate
+from vampnet import device_steps, generate, graphs
 from vampnet.config import CancelledError, Sampling
 from vampnet.model.fast import in_precision
 from vampnet.sampling import take_generator
@@ -175,7 +175,7 @@ def test_on_a_gpu_steps_are_recorded_and_give_the_tokens_of_the_cpu(sampling: Sa
         given = generate.fill(model, tokens, mask, steps, sampling, generators(2), wrap=wrap, batch=2)
         assert (given == wanted).float().mean() > (0.98 if precision == "float32" else 0.8)
     kept = device_steps._kept[model]
-    assert any(step.recorded for step in kept.values()) and not device_steps._refused
+    assert any(step.recorded for step in kept.values()) and not graphs.refused()
     step = next(iter(kept.values()))
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -191,7 +191,7 @@ def test_a_step_that_cannot_be_recorded_is_done_piece_by_piece(monkeypatch: pyte
     model, tokens, mask = transformer().to("cuda"), source(), random_mask()
     wanted = generate.fill(model, tokens, mask, 9, Sampling(), generators(1))
     device_steps.forget()
-    monkeypatch.setattr(device_steps, "_refused", False)
+    monkeypatch.setattr(graphs, "_refused", False)
     choose = device_steps.choose
 
     def waits(logits: torch.Tensor, *rest: Any) -> Any:
@@ -201,7 +201,7 @@ def test_a_step_that_cannot_be_recorded_is_done_piece_by_piece(monkeypatch: pyte
 
     monkeypatch.setattr(device_steps, "choose", waits)
     assert torch.equal(generate.fill(model, tokens, mask, 9, Sampling(), generators(1)), wanted)
-    assert device_steps._refused and torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert graphs.refused() and torch.cuda.current_stream() == torch.cuda.default_stream()
     device_steps.forget()
     before = torch.cuda.memory_reserved()
     large = torch.empty(64 << 20, device="cuda")

@@ -18,6 +18,7 @@ from vampnet.train.loop import (
     in_bfloat16,
     load_checkpoint,
 )
+from vampnet.train.optimizer import Muon
 from vampnet.train.settings import TrainConfig
 from vampnet.train.tokens import TokenData
 from vampnet.train.transformer import Trainer, export, main, train
@@ -83,6 +84,22 @@ def test_a_resumed_run_is_the_uninterrupted_run(shards, tmp_path, optimizer):
         assert torch.equal(value, b["average"]["values"][name]), name
     fresh = TokenTransformer(TransformerConfig(**whole["model"]), TokenData(shards).codebooks)
     assert any(not torch.allclose(p, a["model"][n], atol=1e-3) for n, p in fresh.named_parameters())
+
+
+def test_matrices_orthogonalised_together_move_as_one_by_one():
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in [(6, 4), (4, 6), (6, 4), (4, 4)]]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    both = Muon(ours, 0.1, 0.01), torch.optim.Muon(theirs, lr=0.1, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn(mine.shape)
+            other.grad = mine.grad.clone()
+        for optimizer in both:
+            optimizer.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=2e-3)  # bfloat16 in between
+    both[1].load_state_dict(both[0].state_dict())  # and a run of either can be gone on with by the other
 
 
 def test_runs_of_earlier_versions_go_on(shards, tmp_path):

@@ -11,22 +11,18 @@ the device computes the step before.
 
 from __future__ import annotations
 
-import logging
 import threading
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from vampnet import graphs
 from vampnet.config import Sampling
-from vampnet.device import is_shortage
 from vampnet.sampling import choose, confidence, gumbel, least_confident, mask_count, mask_temperature, uniform
-
-log = logging.getLogger(__name__)
 
 KEPT_GRAPHS = 4
 """Recorded steps that a model keeps. All of a device's share the memory of the largest: that of all results of one step."""
@@ -85,8 +81,11 @@ class DeviceStep:
         seen, wrap = self.tokens, self._wrap
         if wrap:
             seen = torch.cat((seen[..., -wrap:], seen, seen[..., :wrap]), dim=-1)
-        logits = model(seen)[:, :, wrap : wrap + self.tokens.shape[-1]].float().contiguous()
-        chosen, log_p = choose(logits, self.u, self.sampling, model.config.label_smoothing)
+        logits = model(seen)[:, :, wrap : wrap + self.tokens.shape[-1]]
+        # Levels last, as a model lays them out: in another order all of them would be copied first.
+        logits = logits.transpose(1, 2).float().contiguous()
+        chosen, log_p = choose(logits, self.u.transpose(1, 2).contiguous(), self.sampling, model.config.label_smoothing)
+        chosen, log_p = chosen.transpose(1, 2), log_p.transpose(1, 2)
         self.damaged |= (~log_p.isfinite() & self.masked).any()
         again = least_confident(confidence(log_p, self.noise, self.weight), self.masked, self.left)
         own = self.tokens[:, self.first :]
@@ -107,26 +106,16 @@ class DeviceStep:
         return self._run != self._step
 
     def record(self) -> None:
-        """Records the step as a CUDA graph, which `run` replays from then on; what the tensors hold is lost.
+        """Records the step as a CUDA graph, which `run` replays from then on; what the tensors hold is lost. Where it cannot
+        be recorded, `run` does it as before.
 
         Raises:
-            RuntimeError: it could not be recorded. The device and its memory are as they were before.
+            Exception: `is_shortage` of memory.
         """
-        device = self.tokens.device
-        # One at a time in a process, and always on the same stream: libraries keep memory for each that they meet.
-        with _recording, torch.cuda.device(device):
-            if device not in _streams:
-                _streams[device] = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
-            stream, pool = _streams[device]
-            stream.wait_stream(torch.cuda.current_stream(device))
-            with torch.cuda.stream(stream):
-                for _ in range(2):  # tables and workspaces are made in the first of them
-                    self._step()
-                torch.cuda.synchronize(device)
-                graph = _captured(self._step, pool, device)
-            torch.cuda.current_stream(device).wait_stream(stream)
-        self._run, model = graph.replay, self._model()
-        self._read = model.constants() if hasattr(model, "constants") else []
+        recording = graphs.recorded(self._step, self.tokens.device)
+        if recording is not None:
+            self._run, model = recording.replay, self._model()
+            self._read = model.constants() if hasattr(model, "constants") else []
 
     def take_over(self, tokens: Tensor, masked: Tensor, before: DeviceStep | None = None) -> None:
         """Begins with tokens and a mask, or where another step has left off; that one is free then."""
@@ -151,34 +140,8 @@ class DeviceStep:
         self.weight.fill_(weight)
 
 
-def _captured(work: Callable[[], None], pool: tuple[int, int], device: torch.device) -> torch.cuda.CUDAGraph:
-    """`work` as a graph, captured on the current stream. `torch.cuda.graph` would leave that stream changed where it fails."""
-    graph, failed = torch.cuda.CUDAGraph(), None
-    # Other threads may go on using the device meanwhile.
-    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
-    try:
-        work()
-    except Exception as error:
-        failed = error
-    try:
-        graph.capture_end()
-    except RuntimeError as error:
-        failed = failed or error
-    if failed is None:
-        return graph
-    # If the end of the capture failed, the allocator was not told of it and would go on filling the graph's pool.
-    with suppress(RuntimeError, AttributeError):
-        torch._C._cuda_endAllocateToPool(torch.cuda._utils._get_device_index(device), pool)
-    raise failed
-
-
-_streams: dict[torch.device, tuple[torch.cuda.Stream, tuple[int, int]]] = {}
-"""For each device the stream that steps are recorded on, and the pool of memory that all recordings share."""
-_recording = threading.Lock()
 _kept: weakref.WeakKeyDictionary[nn.Module, OrderedDict[Hashable, DeviceStep]] = weakref.WeakKeyDictionary()
 _keeping = threading.Lock()
-_refused = False
-"""Whether a recording has failed: no other one is tried then."""
 
 
 def _places(model: nn.Module) -> int:
@@ -191,7 +154,6 @@ def _step_for(
     model: nn.Module, sampling: Sampling, shape: tuple[int, int, int], wrap: int, device: torch.device, steps: int
 ) -> DeviceStep:
     """A step that nobody else uses, its lock `busy` taken; on CUDA a recorded one, where `steps` of them are worth it."""
-    global _refused
     # What does not change a step must not make it another one.
     same = replace(sampling, steps=1, fine_steps=1, feedback=1, mask_temperature=0.0, sample_cutoff=1.0)
     key = (Sampling(temperature=0.0) if same.temperature == 0 else same, shape, wrap, device, _places(model))
@@ -204,15 +166,13 @@ def _step_for(
     if step is None:
         step = DeviceStep(model, sampling, shape, wrap, device)
         step.busy.acquire()
-    if device.type == "cuda" and not step.recorded and not _refused and (found is not None or steps >= WORTH_RECORDING):
+    worth = found is not None or steps >= WORTH_RECORDING
+    if device.type == "cuda" and worth and not step.recorded and not graphs.refused():
         try:
             step.record()
-        except Exception as error:
-            if is_shortage(error):
-                step.busy.release()
-                raise
-            _refused = True
-            log.warning("Decoding steps cannot be recorded here and are done piece by piece: %s", error)
+        except Exception:
+            step.busy.release()
+            raise
     with _keeping:
         kept[key] = step
         kept.move_to_end(key)
@@ -222,11 +182,11 @@ def _step_for(
 
 
 def forget() -> bool:
-    """Lets go of all steps that are kept, and of their memory. Returns whether there were any."""
+    """Lets go of all that is kept, steps and other recordings, and of their memory. Returns whether there was any."""
     with _keeping:
         any_kept = any(kept for kept in _kept.values())
         _kept.clear()
-    return any_kept
+    return graphs.forget_recordings() or any_kept
 
 
 @torch.no_grad()

@@ -18,13 +18,22 @@ import torch.nn.functional as F
 from dac.nn.quantize import ResidualVectorQuantize
 from torch import Tensor, nn
 
+from vampnet.graphs import Recordings
+
 from . import rows
 from .described import DescribedCodec
+from .images import OnImages
 from .layers import Decoder, Encoder, context
 
 PIECE_SAMPLES = 393_216
 """Samples worked on at a time (512 time steps of 768), over all clips of a batch: 0.5 GB in the published shape. Where bfloat16
 takes less, twice as many, which for 10 s spares the context in the middle."""
+
+GPU_PIECE_SAMPLES = 16 * 786_432
+"""The same on a GPU in bfloat16: one call for 16 clips of 15 s, in the published shape with some 5 GB."""
+
+RECORDED_SAMPLES = 2 * 786_432
+"""Samples up to which a GPU has done the layers before the computer has asked for all of them: these are recorded."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,10 @@ class ConvolutionalCodec(DescribedCodec, ABC):
         self.quantizer = _quantizer(shape)
         self.encoder_context = context(_convolutions(self.encoder))
         self.decoder_context = context(self._decoder_path()[::-1])
-        self._on_rows: dict[str, rows.Encoder | rows.Decoder] = {}  # made when first used in bfloat16
+        # Made when first used in bfloat16.
+        self._on_rows: dict[str, rows.Encoder | rows.Decoder] = {}
+        self._on_images: dict[str, OnImages] = {}
+        self._recordings = Recordings()
 
     @staticmethod
     @abstractmethod
@@ -168,7 +180,7 @@ class ConvolutionalCodec(DescribedCodec, ABC):
         def codes(piece: Tensor) -> Tensor:
             return self.quantizer(self._computed("encoder", piece))[1]
 
-        return self._in_pieces(codes, audio, self.hop, 1, self.encoder_context, loop)
+        return self._in_pieces("encode", codes, audio, self.hop, 1, self.encoder_context, loop)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, loop: bool = False) -> Tensor:
@@ -198,7 +210,7 @@ class ConvolutionalCodec(DescribedCodec, ABC):
         def samples(piece: Tensor) -> Tensor:
             return self._computed("decoder", self.quantizer.from_codes(piece)[0])
 
-        return self._in_pieces(samples, codes, 1, self.hop, self.decoder_context, loop)
+        return self._in_pieces("decode", samples, codes, 1, self.hop, self.decoder_context, loop)
 
     def _computed(self, name: str, x: Tensor) -> Tensor:
         """What the encoder or the decoder makes of (B, C, N) float32, in the codec's precision; float32."""
@@ -207,22 +219,36 @@ class ConvolutionalCodec(DescribedCodec, ABC):
             if name not in self._on_rows:
                 self._on_rows[name] = module.on_rows()
             return torch.cat([self._on_rows[name](clip) for clip in x.split(1)])
+        if self._works_on_images(x):
+            if name not in self._on_images:
+                self._on_images[name] = OnImages(module)
+            return self._on_images[name](x)
         with self.arithmetic(x.device):
             return module(x).float()
 
     def _works_on_rows(self, x: Tensor) -> bool:
         return self.precision == "bfloat16" and x.device.type == "cpu"
 
+    def _works_on_images(self, x: Tensor) -> bool:
+        return self.precision == "bfloat16" and x.device.type == "cuda"
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ConvolutionalCodec:
         self._on_rows.clear()
+        self._on_images.clear()
+        self._recordings.forget()
         return super()._apply(fn, recurse)
 
     def _in_pieces(
-        self, run: Callable[[Tensor], Tensor], x: Tensor, unit_in: int, unit_out: int, around: int, loop: bool
+        self, name: str, run: Callable[[Tensor], Tensor], x: Tensor, unit_in: int, unit_out: int, around: int, loop: bool
     ) -> Tensor:
-        """`run` on pieces of (B, C, T * unit_in), each with `around` time steps of its neighbours; (B, C', T * unit_out)."""
+        """`run` on pieces of (B, C, T * unit_in), each with `around` time steps of its neighbours; (B, C', T * unit_out).
+
+        `name` tells what is recorded of it from other recordings.
+        """
         steps = x.shape[-1] // unit_in
         samples = PIECE_SAMPLES * (2 if self._works_on_rows(x) else 1)
+        if self._works_on_images(x):
+            samples = GPU_PIECE_SAMPLES
         limit = max(1, samples // self.hop)
         size = math.ceil(steps / math.ceil(steps / limit))  # pieces of one size, rather than a stub at the end
         clips = []
@@ -231,7 +257,11 @@ class ConvolutionalCodec(DescribedCodec, ABC):
             for start in range(0, steps, size):
                 stop = min(steps, start + size)
                 left, right = (around, around) if loop else (min(around, start), min(around, steps - stop))
-                y = run(_excerpt(clip, (start - left) * unit_in, (stop + right) * unit_in))
+                piece = _excerpt(clip, (start - left) * unit_in, (stop + right) * unit_in)
+                if len(piece) * (stop + right - start + left) * self.hop <= RECORDED_SAMPLES:
+                    y = self._recordings((name, self.precision), run, piece)
+                else:
+                    y = run(piece)
                 y = y[..., left * unit_out : (left + stop - start) * unit_out]
                 short = (stop - start) * unit_out - y.shape[-1]
                 # A copy where nothing is short too: a view would keep the context, and its storage, alive.

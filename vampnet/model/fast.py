@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vampnet import kernels
 from vampnet.config import PRECISIONS
+from vampnet.device import answers_late
 from vampnet.model.attention import Layer, RelativeBias
 from vampnet.model.transformer import TokenTransformer
 
@@ -190,12 +192,32 @@ class FastLayer(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """(B * T, dim) float32 and the (1, heads, T, T) bias -> (B * T, dim) float32."""
-        steps = bias.shape[-1]
-        qkv = self.qkv(x).view(-1, steps, 3, self.heads, x.shape[-1] // self.heads).permute(2, 0, 3, 1, 4)
+        qkv = self._split(self.qkv(x), bias.shape[-1])
         mixed = attend(*qkv.to(_attention_type(x.device), memory_format=torch.contiguous_format).unbind(0), bias)
         x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
         value, gate = self.into(x).chunk(2, dim=-1)
         return x + self.down(F.gelu(gate, approximate="tanh") * value)
+
+    def in_passes(self, x: Tensor, add: Tensor | None, bias: Tensor) -> Tensor:
+        """The same for a GPU, where each pass over memory counts: additions and norms are one, and wait for each other.
+
+        Args:
+            x: (B * T, dim) float32, to which everything but the layer's last part is added in place.
+            add: (B * T, dim), what the layer before has still to add, or None.
+            bias: (1, heads, T, T).
+
+        Returns:
+            (B * T, dim) of the weights' type, what this layer has still to add.
+        """
+        heard = kernels.normed(x, add, self.qkv.eps, self.qkv.weight.dtype)
+        mixed = attend(*self._split(self.qkv.multiply(heard), bias.shape[-1]).unbind(0), bias)
+        add = self.out.multiply(mixed.transpose(1, 2).reshape(x.shape))
+        heard = kernels.normed(x, add, self.into.eps, self.into.weight.dtype)
+        return self.down.multiply(kernels.gated(self.into.multiply(heard)))
+
+    def _split(self, qkv: Tensor, steps: int) -> Tensor:
+        """(B * T, 3 dim) -> (3, B, heads, T, dim / heads)."""
+        return qkv.view(-1, steps, 3, self.heads, qkv.shape[-1] // 3 // self.heads).permute(2, 0, 3, 1, 4)
 
 
 def _attention_type(device: torch.device) -> torch.dtype:
@@ -276,14 +298,22 @@ class FastTransformer(nn.Module):
         rows = tokens.clamp(max=config.codebook_size).transpose(1, 2) + offsets
         x = F.embedding_bag(rows.reshape(batch * steps, -1), self.table, mode="sum")
         bias = self._bias(steps)
-        for layer in self.layers:
-            x = layer(x, bias)
+        if self.precision == "bfloat16" and answers_late(x.device):
+            add = None
+            for layer in self.layers:
+                add = layer.in_passes(x, add, bias)
+            if add is not None:
+                x += add
+        else:
+            for layer in self.layers:
+                x = layer(x, bias)
         if where is not None:
             return self._classify(x.view(batch, steps, -1), where)
         # No shape here depends on what a tensor holds, so that a GPU can do all of it without being asked in between.
-        prepared = self.classifiers[0].prepare(x)
-        prepared = prepared if isinstance(prepared, tuple) else (prepared,)
-        logits = torch.stack([classify.multiply(*prepared) for classify in self.classifiers], dim=1)
+        prepared = self._prepared(x)
+        logits = x.new_empty(batch * steps, config.n_predicted, config.codebook_size, dtype=torch.float32)
+        for level, classify in enumerate(self.classifiers):
+            classify.multiply(*prepared, into=logits[:, level])
         return logits.view(batch, steps, config.n_predicted, -1).transpose(1, 2)
 
     def _classify(self, x: Tensor, where: Tensor) -> Tensor:
@@ -291,14 +321,18 @@ class FastTransformer(nn.Module):
         logits = x.new_empty(int(where.sum()), self.config.codebook_size, dtype=torch.float32)
         done = 0
         for one, asked in zip(x, where, strict=True):
-            prepared = self.classifiers[0].prepare(one)
-            prepared = prepared if isinstance(prepared, tuple) else (prepared,)
+            prepared = self._prepared(one)
             for classify, here in zip(self.classifiers, asked, strict=True):
                 rows = [part[here] for part in prepared]
                 # Item by item and level by level: so each part of the logits has its place, and nothing is moved there.
                 classify.multiply(*rows, into=logits[done : done + len(rows[0])])
                 done += len(rows[0])
         return logits
+
+    def _prepared(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the classifiers' `multiply` takes, of (N, dim) float."""
+        prepared = self.classifiers[0].prepare(x)
+        return prepared if isinstance(prepared, tuple) else (prepared,)
 
     def _bias(self, steps: int) -> Tensor:
         key = (steps, self.table.device)

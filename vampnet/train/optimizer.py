@@ -2,14 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vampnet.train.loop import parameter_groups
 
 NAMES = ("adamw", "muon")
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon, with the matrices of one shape orthogonalised together: a GPU has hardly more to do than for one of them.
+
+    Args:
+        matrices: float parameters of two dimensions.
+        rate, weight_decay: as in `Optimizer`.
+    """
+
+    def __init__(self, matrices: Sequence[nn.Parameter], rate: float, weight_decay: float) -> None:
+        super().__init__(matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Moves the weights once, all of which must have gradients. No closure is called."""
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                shapes.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in shapes.items():
+                for parameter in parameters:
+                    if "momentum_buffer" not in self.state[parameter]:
+                        self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.grad)
+                momenta, gradients = zip(*((self.state[p]["momentum_buffer"], p.grad) for p in parameters), strict=True)
+                torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+                moves = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
+                moved = orthogonal(torch.stack(moves), group["ns_coefficients"], group["ns_steps"], group["eps"])
+                # As large as a step of AdamW (Liu et al. 2025, section 2.2).
+                size = group["lr"] * 0.2 * max(shape) ** 0.5
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(parameters, list(moved.to(parameters[0].dtype).unbind()), alpha=-size)
+
+
+def orthogonal(x: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """Nearly orthogonal matrices next to given ones, by a polynomial of their singular values (Jordan et al. 2024).
+
+    Args:
+        x: (n, rows, columns) float.
+        coefficients: of x, x^3 and x^5.
+        steps: how often it is applied.
+        eps: least norm that is divided by.
+
+    Returns:
+        (n, rows, columns) bfloat16.
+    """
+    a, b, c = coefficients
+    x, tall = x.bfloat16(), x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class Optimizer:
@@ -34,8 +89,7 @@ class Optimizer:
             group["params"] = [p for p in group["params"] if all(p is not matrix for matrix in matrices)]
         self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-9, fused=True)]
         if matrices:
-            muon = torch.optim.Muon(matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-            self.parts.append(muon)
+            self.parts.append(Muon(matrices, rate, weight_decay))
 
     def step(self, rate: float) -> None:
         """Moves the weights with this learning rate, and forgets the gradients."""

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,14 @@ class Trainer:
         if config.start:
             self._start_from(Path(config.start))
         self.model.to(self.device).train()
-        self.loss = torch.compile(self.model.loss) if config.compile else self.model.loss
+        self.loss = torch.compile(self.model.loss, dynamic=False) if config.compile else self.model.loss
         self.optimizer = Optimizer(config.optimizer, self.model, config.peak, config.weight_decay)
         self.average = WeightAverage(self.model, config.average)
         self.step = 0
         self.elapsed = 0.0
+        # The next step's examples are drawn while this one is computed: on a GPU that takes hardly longer than drawing.
+        self._drawing = ThreadPoolExecutor(1, "draw")
+        self._ahead: Future | None = None
 
     @torch.no_grad()
     def _start_from_frequencies(self) -> None:
@@ -148,6 +152,11 @@ class Trainer:
             self.data.beats_at(places),
         )
 
+    def _draw(self, number: int) -> tuple[int, torch.Generator, Tensor, Tensor]:
+        """Step `number`, its generator, and what `draw` gives with it."""
+        generator = torch.Generator().manual_seed(step_seed(self.config.seed, number))
+        return number, generator, *self.draw(generator)
+
     def train_step(self, progress: float) -> dict[str, float]:
         """One update of the weights; everything random in it depends on the seed and the step's number alone.
 
@@ -158,10 +167,11 @@ class Trainer:
             {"loss", "grad_norm", "lr", "steps"}: steps are time steps of tokens seen.
         """
         config, number = self.config, self.step + 1
-        seed = step_seed(config.seed, number)
-        generator = torch.Generator().manual_seed(seed)
-        torch.manual_seed(seed)  # dropout
-        tokens, mask = self.draw(generator)
+        drawn, generator, tokens, mask = (self._ahead or self._drawing.submit(self._draw, number)).result()
+        if drawn != number:  # the run was resumed since
+            _, generator, tokens, mask = self._draw(number)
+        self._ahead = self._drawing.submit(self._draw, number + 1)
+        torch.manual_seed(step_seed(config.seed, number))  # dropout
         lr = noam(number, config.peak, config.warmup) * cooldown(progress, config.cooldown_share)
         on_gpu = self.device.type == "cuda"
         size = config.micro_batch or (len(tokens) if on_gpu else max(1, round(640 / tokens.shape[2])))

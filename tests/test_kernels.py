@@ -1,0 +1,114 @@
+"""Passes over memory between matrix products: torch's steps beside the formulas, and Triton's kernels beside torch's steps."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_vampnet
+
+from vampnet import kernels
+from vampnet.model import fast
+from vampnet.model.fast import in_precision
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA")
+
+BESIDE = """
+import torch
+from vampnet import kernels, triton_kernels
+
+torch.manual_seed(0)
+for rows, width in ((5, 1280), (3, 20), (1, 256)):
+    x, more = torch.randn(rows, width), torch.randn(rows, width).bfloat16()
+    for add in (None, more):
+        ours, theirs, out = x.clone(), x.clone(), torch.full_like(x, torch.nan)
+        triton_kernels.norm(ours, add, out, 1e-6)
+        torch.testing.assert_close(out, kernels.normed(theirs, add, 1e-6, torch.float32))
+        assert torch.equal(ours, theirs)
+    x, out = 3 * torch.randn(rows, 2 * width), torch.full((rows, width), torch.nan)
+    triton_kernels.gate(x, out)
+    torch.testing.assert_close(out, kernels.gated(x))
+    x = torch.randn(2, width, 1, 7).to(memory_format=torch.channels_last)
+    alpha = 3 * torch.rand(1, width, 1, 1)
+    out = torch.full_like(x, torch.nan)
+    triton_kernels.snake(x, alpha, 1 / alpha, out)
+    torch.testing.assert_close(out, kernels.snake(x, alpha, 1 / alpha))
+
+for inputs, outputs, taps, dilation, length in ((24, 24, 3, 5, 300), (5, 140, 7, 1, 33), (70, 5, 1, 1, 257), (4, 4, 11, 9, 20)):
+    x, more = (torch.randn(2, n, 1, length).to(memory_format=torch.channels_last) for n in (inputs, outputs))
+    weight = torch.randn(outputs, inputs, 1, taps).to(memory_format=torch.channels_last) / inputs
+    bias, alpha = torch.randn(outputs), 3 * torch.rand(outputs)
+    for after, add in ((None, None), ((alpha, 1 / alpha), None), (None, more), ((alpha, 1 / alpha), more)):
+        out = torch.full_like(more, torch.nan)
+        triton_kernels.convolution(x, weight, bias, dilation, after, add, out)
+        shaped = after and tuple(part.view(1, -1, 1, 1) for part in after)
+        torch.testing.assert_close(out, kernels.convolved(x, weight, bias, dilation, shaped, add), rtol=1e-4, atol=1e-4)
+"""
+
+
+def test_the_steps_are_the_formulas() -> None:
+    x, add = torch.randn(3, 8), torch.randn(3, 8).bfloat16()
+    before = x.clone()
+    out = kernels.normed(x, add, 0.1, torch.float32)
+    assert torch.equal(x, before + add)
+    torch.testing.assert_close(out, torch.nn.functional.rms_norm(before + add, (8,), eps=0.1))
+    gate = torch.nn.functional.gelu(before[:, 4:], approximate="tanh")
+    torch.testing.assert_close(kernels.gated(before), before[:, :4] * gate)
+    image, alpha = torch.randn(2, 3, 1, 5), torch.tensor([0.5, 1.0, 2.0]).view(1, 3, 1, 1)
+    torch.testing.assert_close(kernels.snake(image, alpha, 1 / alpha), image + torch.sin(alpha * image) ** 2 / alpha)
+    assert kernels.snake(image.bfloat16(), alpha, 1 / alpha).dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+def test_fused_passes_are_the_steps() -> None:
+    """By Triton's interpreter, which must be asked for before anything is compiled: in a process of its own."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    done = subprocess.run([sys.executable, "-c", BESIDE], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@cuda
+def test_fused_passes_are_the_steps_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cuda")
+    assert kernels._fused(torch.empty(0, device="cuda").device) is not None
+    x, add = torch.randn(7, 1280, device=device), torch.randn(7, 1280, device=device).bfloat16()
+    image = torch.randn(2, 24, 1, 1000, device=device).to(memory_format=torch.channels_last)
+    alpha = 3 * torch.rand(1, 24, 1, 1, device=device)
+    weight = (torch.randn(40, 24, 1, 7, device=device) / 12).to(memory_format=torch.channels_last)
+    bias, more = (
+        torch.randn(40, device=device),
+        torch.randn(2, 40, 1, 1000, device=device).to(memory_format=torch.channels_last),
+    )
+    wide = torch.rand(1, 40, 1, 1, device=device) + 0.5
+
+    def passes(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        return (
+            kernels.normed(x.clone(), add, 1e-6, dtype),
+            kernels.gated(x.to(dtype)),
+            kernels.snake(image.to(dtype), alpha, 1 / alpha),
+            kernels.convolved(image.to(dtype), weight.to(dtype), bias.to(dtype), 3, (wide, 1 / wide), more.to(dtype)),
+        )
+
+    for dtype, apart in ((torch.float32, 1e-2), (torch.bfloat16, 5e-2)):  # products in float32 may be TF32
+        fused = passes(dtype)
+        with monkeypatch.context() as patch:
+            patch.setattr(kernels, "_fused", lambda device: None)
+            plain = passes(dtype)
+        for ours, theirs in zip(fused, plain, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=apart, atol=apart)
+
+
+@pytest.mark.parametrize("which", ["coarse", "fine"])
+def test_layers_in_passes_are_the_layers(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = in_precision(getattr(tiny_vampnet(), which), "bfloat16", "cpu")
+    tokens = torch.randint(0, 1025, (2, model.config.n_codebooks, 20))
+    wanted = model(tokens)
+    monkeypatch.setattr(fast, "answers_late", lambda device: True)
+    given = model(tokens)
+    assert given.shape == wanted.shape and not torch.equal(given, torch.zeros_like(given))
+    torch.testing.assert_close(given, wanted, rtol=2e-2, atol=2e-2)
