@@ -222,13 +222,21 @@ def _frames(starts: torch.Tensor) -> Iterator[tuple[slice, list[int]]]:
 def _unroll(x: torch.Tensor, ring: int) -> torch.Tensor:
     """(N,) -> (ring + WINDOW,): padded to the ring, with half a window of the ring repeated on either side."""
     x = torch.nn.functional.pad(x, (0, ring - len(x)))
-    return x[(torch.arange(ring + WINDOW) - WINDOW // 2) % ring]
+    half = WINDOW // 2
+    if ring < half:
+        return x[(torch.arange(ring + WINDOW) - half) % ring]
+    return torch.cat((x[ring - half :], x, x[:half]))  # the indices of five minutes would take more than the sound
 
 
 def _roll_up(x: torch.Tensor, ring: int) -> torch.Tensor:
     """The other way round: (C, ring + WINDOW) -> (C, ring), what overlaps is added."""
-    where = (torch.arange(ring + WINDOW) - WINDOW // 2) % ring
-    return torch.zeros(len(x), ring).index_add_(1, where, x)
+    half = WINDOW // 2
+    if ring < half:
+        return torch.zeros(len(x), ring).index_add_(1, (torch.arange(ring + WINDOW) - half) % ring, x)
+    out = x[:, half : half + ring]
+    out[:, ring - half :] += x[:, :half]
+    out[:, :half] += x[:, half + ring :]
+    return out
 
 
 def _spectra(x: torch.Tensor, where: list[int]) -> torch.Tensor:
