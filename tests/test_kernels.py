@@ -34,20 +34,18 @@ for rows, width in ((5, 1280), (3, 20), (1, 256)):
     triton_kernels.gate(x, out)
     torch.testing.assert_close(out, kernels.gated(x))
     x = torch.randn(2, width, 1, 7).to(memory_format=torch.channels_last)
-    alpha = 3 * torch.rand(1, width, 1, 1)
+    alpha, bias = 3 * torch.rand(1, width, 1, 1), torch.randn(width)
+    for add in (None, bias):
+        out = torch.full_like(x, torch.nan)
+        triton_kernels.snake(x, alpha, 1 / alpha, add, out)
+        torch.testing.assert_close(out, kernels.snake(x, alpha, 1 / alpha, add))
+    out, more = torch.full_like(x, torch.nan), torch.randn_like(x)
+    triton_kernels.joined(x, bias, more, out)
+    torch.testing.assert_close(out, kernels.joined(x, bias, more))
+    x, alpha = x[:, :, 0].contiguous(), alpha[..., 0]
     out = torch.full_like(x, torch.nan)
-    triton_kernels.snake(x, alpha, 1 / alpha, out)
+    triton_kernels.snake(x, alpha, 1 / alpha, None, out)
     torch.testing.assert_close(out, kernels.snake(x, alpha, 1 / alpha))
-
-for inputs, outputs, taps, dilation, length in ((24, 24, 3, 5, 300), (5, 140, 7, 1, 33), (70, 5, 1, 1, 257), (4, 4, 11, 9, 20)):
-    x, more = (torch.randn(2, n, 1, length).to(memory_format=torch.channels_last) for n in (inputs, outputs))
-    weight = torch.randn(outputs, inputs, 1, taps).to(memory_format=torch.channels_last) / inputs
-    bias, alpha = torch.randn(outputs), 3 * torch.rand(outputs)
-    for after, add in ((None, None), ((alpha, 1 / alpha), None), (None, more), ((alpha, 1 / alpha), more)):
-        out = torch.full_like(more, torch.nan)
-        triton_kernels.convolution(x, weight, bias, dilation, after, add, out)
-        shaped = after and tuple(part.view(1, -1, 1, 1) for part in after)
-        torch.testing.assert_close(out, kernels.convolved(x, weight, bias, dilation, shaped, add), rtol=1e-4, atol=1e-4)
 """
 
 
@@ -62,6 +60,10 @@ def test_the_steps_are_the_formulas() -> None:
     image, alpha = torch.randn(2, 3, 1, 5), torch.tensor([0.5, 1.0, 2.0]).view(1, 3, 1, 1)
     torch.testing.assert_close(kernels.snake(image, alpha, 1 / alpha), image + torch.sin(alpha * image) ** 2 / alpha)
     assert kernels.snake(image.bfloat16(), alpha, 1 / alpha).dtype == torch.bfloat16
+    bias, more = torch.randn(3), torch.randn(2, 3, 1, 5)
+    shifted = image + bias.view(3, 1, 1)
+    torch.testing.assert_close(kernels.snake(image, alpha, 1 / alpha, bias), kernels.snake(shifted, alpha, 1 / alpha))
+    torch.testing.assert_close(kernels.joined(image, bias, more), shifted + more)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
@@ -79,28 +81,23 @@ def test_fused_passes_are_the_steps_on_a_gpu(monkeypatch: pytest.MonkeyPatch) ->
     x, add = torch.randn(7, 1280, device=device), torch.randn(7, 1280, device=device).bfloat16()
     image = torch.randn(2, 24, 1, 1000, device=device).to(memory_format=torch.channels_last)
     alpha = 3 * torch.rand(1, 24, 1, 1, device=device)
-    weight = (torch.randn(40, 24, 1, 7, device=device) / 12).to(memory_format=torch.channels_last)
-    bias, more = (
-        torch.randn(40, device=device),
-        torch.randn(2, 40, 1, 1000, device=device).to(memory_format=torch.channels_last),
-    )
-    wide = torch.rand(1, 40, 1, 1, device=device) + 0.5
+    bias, more = torch.randn(24, device=device), torch.randn_like(image)
 
     def passes(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         return (
             kernels.normed(x.clone(), add, 1e-6, dtype),
             kernels.gated(x.to(dtype)),
-            kernels.snake(image.to(dtype), alpha, 1 / alpha),
-            kernels.convolved(image.to(dtype), weight.to(dtype), bias.to(dtype), 3, (wide, 1 / wide), more.to(dtype)),
+            kernels.snake(image.to(dtype), alpha, 1 / alpha, bias),
+            kernels.joined(image.to(dtype), bias, more.to(dtype)),
         )
 
-    for dtype, apart in ((torch.float32, 1e-2), (torch.bfloat16, 5e-2)):  # products in float32 may be TF32
+    for dtype in (torch.float32, torch.bfloat16):
         fused = passes(dtype)
         with monkeypatch.context() as patch:
             patch.setattr(kernels, "_fused", lambda device: None)
             plain = passes(dtype)
         for ours, theirs in zip(fused, plain, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=apart, atol=apart)
+            torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("which", ["coarse", "fine"])

@@ -51,12 +51,13 @@ def gated(x: Tensor) -> Tensor:
     return F.gelu(gate, approximate="tanh") * value
 
 
-def snake(x: Tensor, alpha: Tensor, inverse: Tensor) -> Tensor:
+def snake(x: Tensor, alpha: Tensor, inverse: Tensor, bias: Tensor | None = None) -> Tensor:
     """x + sin(alpha x)^2 * inverse, one alpha a channel.
 
     Args:
-        x: (B, C, 1, N) float, channels last in memory.
-        alpha, inverse: (1, C, 1, 1) float32.
+        x: (B, C, N) float contiguous, or (B, C, 1, N) with channels last in memory.
+        alpha, inverse: float32 of C numbers, in a shape that broadcasts over x.
+        bias: (C,) float, added to x before that, or None.
 
     Returns:
         As x.
@@ -64,43 +65,28 @@ def snake(x: Tensor, alpha: Tensor, inverse: Tensor) -> Tensor:
     kernels = _fused(x.device)
     if kernels is not None:
         out = torch.empty_like(x)  # in the same order in memory
-        kernels.snake(x, alpha, inverse, out)
+        kernels.snake(x, alpha, inverse, bias, out)
         return out
-    return torch.addcmul(x.float(), (x * alpha).sin_().square_(), inverse).to(x.dtype)
+    y = x.float() if bias is None else x + bias.view(alpha.shape).float()
+    return torch.addcmul(y, (y * alpha).sin_().square_(), inverse).to(x.dtype)
 
 
-def convolved(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    dilation: int = 1,
-    after: tuple[Tensor, Tensor] | None = None,
-    more: Tensor | None = None,
-) -> Tensor:
-    """A convolution that keeps the length, with what follows it.
+def joined(x: Tensor, bias: Tensor, more: Tensor) -> Tensor:
+    """x + bias + more.
 
     Args:
-        x: (B, C, 1, N) float, channels last in memory.
-        weight: (C', C, 1, taps) of the same type, channels last in memory, taps odd.
-        bias: (C',) float.
-        dilation: samples from tap to tap.
-        after: alpha and inverse of a `snake` that the result goes through, or None.
-        more: (B, C', 1, N) of the type of x, channels last, added before that, or None.
+        x, more: (B, C, 1, N) float of one type, channels last in memory.
+        bias: (C,) float.
 
     Returns:
-        (B, C', 1, N) of the type of x.
+        As x.
     """
     kernels = _fused(x.device)
     if kernels is not None:
-        shape = x.shape[0], weight.shape[0], 1, x.shape[3]
-        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        kernels.convolution(x, weight, bias, dilation, after, more, out)
+        out = torch.empty_like(x)
+        kernels.joined(x, bias, more, out)
         return out
-    reach = dilation * (weight.shape[3] // 2)
-    out = F.conv2d(x, weight, bias, padding=(0, reach), dilation=(1, dilation))
-    if more is not None:
-        out += more
-    return out if after is None else snake(out, *after)
+    return (x.float() + bias.view(-1, 1, 1).float() + more.float()).to(x.dtype)
 
 
 @lru_cache

@@ -19,7 +19,7 @@ HALF = torch.bfloat16
 
 
 class ImageSnake(nn.Module):
-    """A `Snake`."""
+    """A `Snake`, behind a bias if it is given one."""
 
     def __init__(self, module: Snake) -> None:
         super().__init__()
@@ -27,9 +27,9 @@ class ImageSnake(nn.Module):
         self.register_buffer("alpha", alpha)
         self.register_buffer("inverse", (alpha + 1e-9).reciprocal())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, 1, N) float -> the same."""
-        return kernels.snake(x, self.alpha, self.inverse)
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(B, C, 1, N) float and (C,) float or None -> (B, C, 1, N)."""
+        return kernels.snake(x, self.alpha, self.inverse, bias)
 
 
 class ImageConvolution(nn.Module):
@@ -39,25 +39,22 @@ class ImageConvolution(nn.Module):
         super().__init__()
         weight = module.weight.detach()[:, :, None].to(dtype, memory_format=torch.channels_last)
         self.register_buffer("weight", weight)
-        self.register_buffer("bias", None if module.bias is None else module.bias.detach().to(dtype))
+        self.register_buffer("bias", module.bias.detach().to(dtype))
         self.options = {"stride": (1, *module.stride), "padding": (0, *module.padding), "dilation": (1, *module.dilation)}
-        self.transposed = isinstance(module, nn.ConvTranspose1d)
-        if self.transposed:
-            self.options["output_padding"] = (0, *module.output_padding)
-        self.options["groups"] = module.groups
+        self.run = nn.functional.conv2d
+        if isinstance(module, nn.ConvTranspose1d):
+            self.run, self.options["output_padding"] = nn.functional.conv_transpose2d, (0, *module.output_padding)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, 1, N) float -> (B, C', 1, N') of the convolution's type."""
-        run = nn.functional.conv_transpose2d if self.transposed else nn.functional.conv2d
-        return run(x.to(self.weight.dtype), self.weight, self.bias, **self.options)
-
-    def keeping(self, x: Tensor, after: tuple[Tensor, Tensor] | None = None, more: Tensor | None = None) -> Tensor:
-        """`kernels.convolved`, for a convolution that keeps the length."""
-        return kernels.convolved(x, self.weight, self.bias, self.options["dilation"][1], after, more)
+    def forward(self, x: Tensor, biased: bool = True) -> Tensor:
+        """(B, C, 1, N) float -> (B, C', 1, N') of the convolution's type, without its bias if that is added later."""
+        return self.run(x.to(self.weight.dtype), self.weight, self.bias if biased else None, **self.options)
 
 
 class ImageUnit(nn.Module):
-    """x + [Snake, convolution, Snake, convolution](x) in three passes: a residual unit of `layers` or a layer of `lac`."""
+    """x + [Snake, convolution, Snake, convolution](x): a residual unit of `layers` or a layer of `lac`.
+
+    The library adds a bias in a pass of its own, the slowest of all; here it is part of the pass that follows.
+    """
 
     def __init__(self, parts: nn.Sequential, dtype: torch.dtype) -> None:
         super().__init__()
@@ -68,8 +65,8 @@ class ImageUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, 1, N) float -> the same, of the convolutions' type."""
         x = x.to(self.first.weight.dtype)
-        heard = self.first.keeping(self.before(x), after=(self.between.alpha, self.between.inverse))
-        return self.second.keeping(heard, more=x)
+        heard = self.between(self.first(self.before(x), biased=False), self.first.bias)
+        return kernels.joined(self.second(heard, biased=False), self.second.bias, x)
 
 
 class OnImages(nn.Module):

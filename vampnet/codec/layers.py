@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from vampnet import kernels
+
 from . import rows
 
 
@@ -23,7 +25,10 @@ class Snake(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, N) -> (B, C, N); 1e-9 keeps an alpha of 0 finite, as in training."""
-        return torch.addcmul(x, (x * self.alpha).sin_().square_(), (self.alpha + 1e-9).reciprocal())
+        inverse = (self.alpha + 1e-9).reciprocal()
+        if x.is_cuda:
+            return kernels.snake(x.contiguous(), self.alpha, inverse)
+        return torch.addcmul(x, (x * self.alpha).sin_().square_(), inverse)
 
 
 def convolution(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Conv1d:
