@@ -14,6 +14,6 @@ if [ "$DEVICE" = cpu ] && [ "${SMOKE:-0}" != 1 ]; then
   echo "There is no GPU here: scripts/train_mini.sh is the run for a CPU." >&2
   exit 2
 fi
-export WORKERS=${WORKERS:-$(nproc)} HOURS=${HOURS:-30}
-export CODEC_MINUTES=${CODEC_MINUTES:-14} COARSE_MINUTES=${COARSE_MINUTES:-7} FINE_MINUTES=${FINE_MINUTES:-4}
+export WORKERS=${WORKERS:-$(nproc)} HOURS=${HOURS:-56}
+export CODEC_MINUTES=${CODEC_MINUTES:-14} COARSE_MINUTES=${COARSE_MINUTES:-4} FINE_MINUTES=${FINE_MINUTES:-4}
 exec scripts/train_mini.sh "$@"

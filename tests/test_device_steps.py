@@ -202,6 +202,7 @@ def test_a_step_that_cannot_be_recorded_is_done_piece_by_piece(monkeypatch: pyte
     monkeypatch.setattr(device_steps, "choose", waits)
     assert torch.equal(generate.fill(model, tokens, mask, 9, Sampling(), generators(1)), wanted)
     assert graphs.refused() and torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert torch.randn(3, device="cuda").isfinite().all()  # its generator is free again
     device_steps.forget()
     before = torch.cuda.memory_reserved()
     large = torch.empty(64 << 20, device="cuda")

@@ -89,9 +89,14 @@ def _captured(work: Callable[[], object], pool: tuple[int, int], device: torch.d
         failed = failed or error
     if failed is None:
         return graph
-    # If the end of the capture failed, the allocator was not told of it and would go on filling the graph's pool.
+    # If the end of the capture failed, nobody was told of it: the allocator would go on filling the graph's pool, and the
+    # device's generator of random numbers would refuse to give any.
+    index = torch.cuda._utils._get_device_index(device)
     with suppress(RuntimeError, AttributeError):
-        torch._C._cuda_endAllocateToPool(torch.cuda._utils._get_device_index(device), pool)
+        torch._C._cuda_endAllocateToPool(index, pool)
+    with suppress(RuntimeError, AttributeError):
+        generator = torch.cuda.default_generators[index]
+        generator.graphsafe_set_state(generator.clone_state())
     raise failed
 
 

@@ -37,7 +37,7 @@ class TrainConfig:
         device: "cpu", "cuda" or "auto".
         threads: of torch on the CPU; 0 = torch's choice.
         bfloat16: matrix products in bfloat16: true, false, or "auto" as in `loop.in_bfloat16`.
-        compile: use torch.compile (CUDA).
+        compile: use torch.compile on a GPU of CUDA; elsewhere it changes nothing.
         tensorboard: write TensorBoard files.
 
     Raises:

@@ -65,7 +65,8 @@ class Trainer:
         if config.start:
             self._start_from(Path(config.start))
         self.model.to(self.device).train()
-        self.loss = torch.compile(self.model.loss, dynamic=False) if config.compile else self.model.loss
+        compiled = config.compile and self.device.type == "cuda"
+        self.loss = torch.compile(self.model.loss, dynamic=False) if compiled else self.model.loss
         self.optimizer = Optimizer(config.optimizer, self.model, config.peak, config.weight_decay)
         self.average = WeightAverage(self.model, config.average)
         self.step = 0
