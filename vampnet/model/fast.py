@@ -1,8 +1,8 @@
 """Transformers for inference in bfloat16, or with int8 weights: the same model, its arithmetic rounded.
 
-The residual stream stays in float32. The norms' weights are part of the matrices behind them, the scale of attention part of
-the queries' matrix, and the embedding is a table. With int8, weights have one scale an output and activations one a row: what a
-matrix makes of a time step depends neither on the other steps nor on the other items of a batch.
+The residual stream stays in float32. In bfloat16 the norms' weights are part of the matrices behind them; the scale of
+attention is part of the queries' matrix, and the embedding is a table. With int8, weights have one scale an output and
+activations one a row: what a matrix makes of a time step depends neither on the other steps nor on the other items of a batch.
 """
 
 from __future__ import annotations
@@ -113,12 +113,16 @@ class HalfLinear(nn.Module):
     Args:
         weight: (outputs, inputs) float.
         bias: (outputs,) float or None.
-        eps: of the norm before it, whose weight `weight` has taken in; None = no norm.
+        eps: of the norm before it; None = no norm.
+        gain: (inputs,) float, the weight of that norm.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, eps: float | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, eps: float | None = None, gain: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.eps = eps
+        weight = weight if gain is None else weight * gain
         self.weight = nn.Parameter(weight.detach().bfloat16(), requires_grad=False)
         self.register_buffer("bias", None if bias is None else bias.detach().float())
 
@@ -141,12 +145,16 @@ class HalfLinear(nn.Module):
 class Int8Linear(nn.Module):
     """weight @ x + bias with an int8 weight, behind an RMS norm if there is one; see `HalfLinear` for the arguments.
 
-    Rows of x are scaled to -127..127 as they come. A norm before it is one more factor of a row's scale, next to free.
+    Rows of x are scaled to -127..127. A norm before it is one more factor of a row's scale, next to free; its weight comes
+    first, since what it takes back would else be the largest of a row, and leave too few numbers for the rest.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, eps: float | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, eps: float | None = None, gain: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.eps = eps
+        self.register_buffer("gain", None if gain is None else gain.detach().float())
         scale = weight.detach().float().abs().amax(dim=1).clamp_min(1e-12) / 127
         whole = (weight.detach() / scale[:, None]).round().to(torch.int8).T.contiguous()
         self.weight = nn.Parameter(whole, requires_grad=False)
@@ -156,8 +164,9 @@ class Int8Linear(nn.Module):
     def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, inputs) float -> (N, inputs) int8 and the (N, 1) float factors of its rows."""
         x = x.float()
-        size = x.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12)
-        rows = (x * (127 / size)).round_().to(torch.int8)
+        y = x if self.gain is None else x * self.gain
+        size = y.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12)
+        rows = (y * (127 / size)).round_().to(torch.int8)
         factor = size / 127
         if self.eps is not None:
             mean = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1]
@@ -183,11 +192,11 @@ class FastLayer(nn.Module):
         attention, feed_forward = layer.attention, layer.feed_forward
         self.heads = attention.heads
         dim = attention.qkv.in_features
-        qkv = attention.qkv.weight * layer.attention_norm.weight
+        qkv = attention.qkv.weight
         qkv = torch.cat([qkv[:dim] * (dim // self.heads) ** -0.5, qkv[dim:]])
-        self.qkv = kind(qkv, eps=layer.attention_norm.eps)
+        self.qkv = kind(qkv, eps=layer.attention_norm.eps, gain=layer.attention_norm.weight)
         self.out = kind(attention.out.weight)
-        self.into = kind(feed_forward.into.weight * layer.feed_forward_norm.weight, eps=layer.feed_forward_norm.eps)
+        self.into = kind(feed_forward.into.weight, eps=layer.feed_forward_norm.eps, gain=layer.feed_forward_norm.weight)
         self.down = kind(feed_forward.out.weight)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
@@ -272,7 +281,7 @@ class FastTransformer(nn.Module):
             self.bias.load_state_dict(model.bias.state_dict())
             self.layers = nn.ModuleList(FastLayer(layer, kind) for layer in model.layers)
             self.classifiers = nn.ModuleList(
-                kind(weight * model.norm.weight, bias, model.norm.eps) for weight, bias in model.heads()
+                kind(weight, bias, model.norm.eps, model.norm.weight) for weight, bias in model.heads()
             )
         self._biases: dict[tuple[int, torch.device], Tensor] = {}
         self.eval()
