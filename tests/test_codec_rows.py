@@ -138,3 +138,11 @@ def test_weights_that_change_are_read_anew(codec):
     twin.double().float()  # what `to` does: the tensors are others
     assert not twin._on_rows
     assert torch.equal(twin.decode(codes), before)
+
+
+def test_a_copy_takes_along_nothing_that_was_made_of_the_weights(codec):
+    twin = halved(codec)
+    twin.decode(torch.zeros(1, codec.n_codebooks, 3, dtype=torch.long))
+    twin._on_images["decoder"] = images.OnImages(twin.decoder)
+    twin.eval()  # what is done before a copy
+    assert not twin._on_rows and not twin._on_images

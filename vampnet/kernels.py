@@ -83,6 +83,7 @@ def joined(x: Tensor, bias: Tensor, more: Tensor) -> Tensor:
     """
     kernels = _fused(x.device)
     if kernels is not None:
+        x, more = (part.contiguous(memory_format=torch.channels_last) for part in (x, more))  # as they are, as a rule
         out = torch.empty_like(x)
         kernels.joined(x, bias, more, out)
         return out

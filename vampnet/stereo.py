@@ -229,7 +229,7 @@ def _unroll(x: torch.Tensor, ring: int) -> torch.Tensor:
 
 
 def _roll_up(x: torch.Tensor, ring: int) -> torch.Tensor:
-    """The other way round: (C, ring + WINDOW) -> (C, ring), what overlaps is added."""
+    """The other way round: (C, ring + WINDOW) -> (C, ring), in the same memory; what overlaps is added."""
     half = WINDOW // 2
     if ring < half:
         return torch.zeros(len(x), ring).index_add_(1, (torch.arange(ring + WINDOW) - half) % ring, x)

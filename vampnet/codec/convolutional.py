@@ -237,10 +237,18 @@ class ConvolutionalCodec(DescribedCodec, ABC):
         return self.precision == "bfloat16" and x.device.type == "cuda"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ConvolutionalCodec:
+        self._drop()
+        return super()._apply(fn, recurse)
+
+    def train(self, mode: bool = True) -> ConvolutionalCodec:
+        """As in torch; drops what was made of the weights, so that a copy does not take it along."""
+        self._drop()
+        return super().train(mode)
+
+    def _drop(self) -> None:
         self._on_rows.clear()
         self._on_images.clear()
         self._recordings.forget()
-        return super()._apply(fn, recurse)
 
     def _in_pieces(
         self, name: str, run: Callable[[Tensor], Tensor], x: Tensor, unit_in: int, unit_out: int, around: int, loop: bool
@@ -250,9 +258,8 @@ class ConvolutionalCodec(DescribedCodec, ABC):
         `name` tells what is recorded of it from other recordings.
         """
         steps = x.shape[-1] // unit_in
-        samples = PIECE_SAMPLES * (2 if self._works_on_rows(x) else 1)
-        if self._works_on_images(x):
-            samples = GPU_PIECE_SAMPLES
+        on_gpu = self._works_on_images(x)
+        samples = GPU_PIECE_SAMPLES if on_gpu else PIECE_SAMPLES * (2 if self._works_on_rows(x) else 1)
         limit = max(1, samples // self.hop)
         size = math.ceil(steps / math.ceil(steps / limit))  # pieces of one size, rather than a stub at the end
         clips = []

@@ -131,7 +131,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
-        self.step, self.elapsed = int(state["step"]), float(state["elapsed"])
+        self.step, self.elapsed, self._ahead = int(state["step"]), float(state["elapsed"]), None
         return True
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -153,10 +153,10 @@ class Trainer:
             self.data.beats_at(places),
         )
 
-    def _draw(self, number: int) -> tuple[int, torch.Generator, Tensor, Tensor]:
-        """Step `number`, its generator, and what `draw` gives with it."""
+    def _draw(self, number: int) -> tuple[torch.Generator, Tensor, Tensor]:
+        """The generator of step `number`, and what `draw` gives with it."""
         generator = torch.Generator().manual_seed(step_seed(self.config.seed, number))
-        return number, generator, *self.draw(generator)
+        return generator, *self.draw(generator)
 
     def train_step(self, progress: float) -> dict[str, float]:
         """One update of the weights; everything random in it depends on the seed and the step's number alone.
@@ -168,9 +168,7 @@ class Trainer:
             {"loss", "grad_norm", "lr", "steps"}: steps are time steps of tokens seen.
         """
         config, number = self.config, self.step + 1
-        drawn, generator, tokens, mask = (self._ahead or self._drawing.submit(self._draw, number)).result()
-        if drawn != number:  # the run was resumed since
-            _, generator, tokens, mask = self._draw(number)
+        generator, tokens, mask = (self._ahead or self._drawing.submit(self._draw, number)).result()
         self._ahead = self._drawing.submit(self._draw, number + 1)
         torch.manual_seed(step_seed(config.seed, number))  # dropout
         lr = noam(number, config.peak, config.warmup) * cooldown(progress, config.cooldown_share)
