@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import secrets
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,8 @@ import numpy as np
 import torch
 
 from vampnet.config import SAMPLE_RATE
-from vampnet.limiter import limit_peaks
+from vampnet.limiter import limit_peaks, limiting_gain, true_peaks, with_gain
+from vampnet.loudness import Loudness
 from vampnet.sentences import Sentence
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ CODEC_LUFS = -24.0
 MAX_GAIN_DB = 30.0
 """The most that a take is turned up: beyond it there is only its noise to hear."""
 CEILING_DBTP = -1.0
-BLOCK_SECONDS = 0.4
-"""Gating block of ITU-R BS.1770-4; a shorter clip is repeated until it fills two."""
 
 SUBTYPES = {"WAV": "PCM_24", "FLAC": "PCM_24", "OGG": "VORBIS"}
 _BLOCK_FRAMES = 1 << 16
@@ -322,19 +320,8 @@ def measure_loudness(signal: AudioSignal) -> float:
     A clip shorter than two gating blocks is repeated until it fills them, as it would be heard in a loop. What lies wholly
     below the absolute gate of -70 LUFS gets its plain level (mean square of all channels) instead.
     """
-    import pyloudnorm
-
-    samples = signal.audio_data[0].detach().double().cpu().numpy().T
-    power = float(np.square(samples).mean(axis=0).sum()) if len(samples) else 0.0
-    if power == 0.0:
-        return -math.inf
-    needed = math.ceil(2 * BLOCK_SECONDS * signal.sample_rate)
-    if len(samples) < needed:
-        samples = np.tile(samples, (-(-needed // len(samples)), 1))
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        lufs = float(pyloudnorm.Meter(signal.sample_rate, block_size=BLOCK_SECONDS).integrated_loudness(samples))
-    return lufs if math.isfinite(lufs) else -0.691 + 10 * math.log10(power)
+    samples = signal.audio_data[0].detach().float().cpu().numpy()
+    return Loudness(samples, signal.sample_rate).measure() if samples.shape[-1] else -math.inf
 
 
 def to_codec_level(signal: AudioSignal) -> tuple[AudioSignal, float]:
@@ -352,19 +339,24 @@ def restore_loudness(
     What the limiter takes away is made up for by up to 6 dB more drive, so that a take with sharper peaks than its source is
     still as loud. No take is turned up by more than `MAX_GAIN_DB`. Silence, or a target of -inf, comes back as it is.
     """
-    lufs = measure_loudness(take)
+    samples, ceiling = take.audio_data[0].detach().float().cpu().numpy(), 10 ** (ceiling_db / 20)
+    loudness = Loudness(samples, take.sample_rate)
+    lufs = loudness.measure()
     if not (math.isfinite(lufs) and math.isfinite(target_lufs)):
         return make_signal(take.audio_data.clone(), take.sample_rate)
+    peaks = true_peaks(samples, loop)
     first = min(target_lufs - lufs, MAX_GAIN_DB)
     gain_db = first
     for _ in range(4):
-        limited = limit(make_signal(take.audio_data * 10 ** (gain_db / 20), take.sample_rate), ceiling_db, loop)
-        missing = lufs + first - measure_loudness(limited)
+        gain = 10 ** (gain_db / 20)
+        envelope = limiting_gain(peaks * gain, take.sample_rate, ceiling, loop)
+        missing = lufs + first - loudness.measure(gain * envelope)
         if missing < 0.1 or gain_db >= first + 6:
             break
         # Driven harder, a limiter gives back less than it is given: aim a little further.
         gain_db = min(gain_db + 1.3 * missing, first + 6)
-    return limited
+    out = with_gain(samples * np.float32(gain), envelope, ceiling, loop)
+    return make_signal(torch.from_numpy(out)[None].to(take.audio_data.device), take.sample_rate)
 
 
 def limit(signal: AudioSignal, ceiling_db: float = CEILING_DBTP, loop: bool = False) -> AudioSignal:

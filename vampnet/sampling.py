@@ -133,15 +133,15 @@ def draw(logits: Tensor, u: Tensor) -> Tensor:
 
 
 def _draw_by_weight(weights: Tensor, u: Tensor) -> Tensor:
-    """As `draw`, by (..., V) float weights, which need not add up to 1."""
-    cdf = weights.cumsum(dim=-1)
+    """As `draw`, by (..., V) float weights, which need not add up to 1 and are used up."""
+    cdf = torch.cumsum(weights, dim=-1, out=weights)
     total = cdf[..., -1:]
     # u can round up to 1 in float32; anything below the total still finds a token that has a probability
     point = (u.to(cdf)[..., None] * total).minimum(total * (1 - 2**-23))
     return torch.searchsorted(cdf, point, right=True)[..., 0]
 
 
-def unsmoothed(log_p: Tensor, smoothing: float) -> Tensor:
+def unsmoothed(p: Tensor, smoothing: float) -> Tensor:
     """What a model that was trained with label smoothing takes for likely, without the share that it gives to every token.
 
     Trained on targets of which a share e is spread over all V tokens, a model that is right says (1 - e) p + e / V where p is
@@ -149,13 +149,13 @@ def unsmoothed(log_p: Tensor, smoothing: float) -> Tensor:
     what it gives less than e / V has no evidence in the music.
 
     Args:
-        log_p: (..., V) float, normalised.
+        p: (..., V) float, what the model says: adds up to 1.
         smoothing: e, 0 to below 1.
 
     Returns:
-        (..., V) float: proportional to p, at least one above 0.
+        (..., V) float: proportional to the true p, at least one above 0.
     """
-    return (log_p.exp() - smoothing / log_p.shape[-1]).clamp_min_(0)
+    return (p - smoothing / p.shape[-1]).clamp_min_(0)
 
 
 def choose(logits: Tensor, u: Tensor | None, sampling: Sampling, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -171,19 +171,21 @@ def choose(logits: Tensor, u: Tensor | None, sampling: Sampling, smoothing: floa
         (...) int64 tokens and (...) float32, their log probabilities, not finite where the logits are not. These are of the
         model's own distribution: filters change what may be drawn, not how sure the model is of it.
     """
-    sure = logits.log_softmax(dim=-1)
-    if u is None or sampling.temperature == 0:
-        token = logits.argmax(dim=-1)
-    elif not smoothing:
-        token = draw(filter_logits(logits, sampling), u)
-    else:
-        weights = unsmoothed(sure, smoothing)
+    last = logits.shape[-1] - 1
+    if u is not None and smoothing and sampling.temperature != 0:
+        p = logits.softmax(dim=-1)
+        weights = unsmoothed(p, smoothing)
         if sampling.temperature != 1 or sampling.filters:
             weights = filter_logits(weights.log(), sampling).softmax(dim=-1)
-        token = _draw_by_weight(weights, u)
-    # Where numbers are damaged no token is found; it must not be looked up before that can be told.
-    token = token.clamp_max(logits.shape[-1] - 1)
-    return token, sure.gather(-1, token[..., None])[..., 0]
+        # Where numbers are damaged no token is found; it must not be looked up before that can be told.
+        token = _draw_by_weight(weights, u).clamp_max(last)
+        # Nothing is drawn that is less likely than the share given to every token, so that no logarithm is of 0.
+        return token, p.gather(-1, token[..., None])[..., 0].log()
+    if u is None or sampling.temperature == 0:
+        token = logits.argmax(dim=-1)
+    else:
+        token = draw(filter_logits(logits, sampling), u).clamp_max(last)
+    return token, logits.log_softmax(dim=-1).gather(-1, token[..., None])[..., 0]
 
 
 @overload

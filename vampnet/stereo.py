@@ -204,10 +204,10 @@ def _band_matrix(rate: int) -> torch.Tensor:
 def _ring(length: int, loop: bool) -> tuple[int, torch.Tensor]:
     """Length of the ring that is analysed and the first sample of each frame, about HOP apart and evenly spread over the ring.
 
-    A clip that is no ring becomes one by a window of silence after its end. Even spacing makes the frames of a ring meet at its
-    seam whatever its length.
+    A clip that is no ring becomes one by a window of silence after its end, and some more to whole hops. Even spacing makes the
+    frames of a ring meet at its seam whatever its length.
     """
-    ring = max(length, 1) if loop else length + WINDOW
+    ring = max(length, 1) if loop else -(-(length + WINDOW) // HOP) * HOP
     frames = max(1, -(-ring // HOP))
     return ring, torch.round(torch.arange(frames, dtype=torch.float64) * (ring / frames)).long() - WINDOW // 2
 
@@ -239,9 +239,30 @@ def _roll_up(x: torch.Tensor, ring: int) -> torch.Tensor:
     return out
 
 
+def _regular(where: list[int]) -> bool:
+    """Whether frames lie exactly HOP apart: then they are views of the signal, and added up hop by hop."""
+    return where == list(range(where[0], where[0] + HOP * len(where), HOP))
+
+
 def _spectra(x: torch.Tensor, where: list[int]) -> torch.Tensor:
     """Unrolled signal -> (n, F) spectra of the frames that begin at `where`."""
-    return torch.fft.rfft(torch.stack([x[start : start + WINDOW] for start in where]) * _window())
+    if _regular(where):
+        frames = x[where[0] : where[-1] + WINDOW].unfold(0, WINDOW, HOP)
+    else:
+        frames = torch.stack([x[start : start + WINDOW] for start in where])
+    return torch.fft.rfft(frames * _window())
+
+
+def _add(out: torch.Tensor, pieces: torch.Tensor, where: list[int]) -> None:
+    """Adds (C, n, WINDOW) onto (C, ring + WINDOW), each piece where it begins."""
+    if not _regular(where):
+        for i, start in enumerate(where):
+            out[:, start : start + WINDOW] += pieces[:, i]
+        return
+    for first in range(0, WINDOW, HOP):
+        start = where[0] + first
+        span = out[:, start : start + HOP * len(where)]
+        span.unflatten(1, (-1, HOP)).add_(pieces[:, :, first : first + HOP])
 
 
 def _window() -> torch.Tensor:
@@ -273,10 +294,8 @@ def _filter(
     out, square = torch.zeros(3, ring + WINDOW), window.square()
     for batch, where in _frames(starts):
         spectra = process(batch, *(_spectra(x, where) for x in signals))
-        pieces = torch.fft.irfft(torch.stack(spectra), WINDOW) * window
-        for i, start in enumerate(where):
-            out[:2, start : start + WINDOW] += pieces[:, i]
-            out[2, start : start + WINDOW] += square
+        _add(out[:2], torch.fft.irfft(torch.stack(spectra), WINDOW) * window, where)
+        _add(out[2:], square.expand(1, len(where), -1), where)
     out = _roll_up(out, ring)
     return list((out[:2] / out[2].clamp_min(1e-8))[:, :length])
 
@@ -351,9 +370,24 @@ def _allpass(rate: int) -> torch.Tensor:
 
 def _decorrelate(x: torch.Tensor, rate: int, loop: bool) -> torch.Tensor:
     """(N,) -> (N,) through the decorrelator; around the ring with `loop`."""
-    response, n = _allpass(rate), len(x)
-    # On a ring shorter than the impulse response, the response goes round more than once.
-    size = n if loop else 1 << math.ceil(math.log2(n + WINDOW))
+    response, n, half = _allpass(rate), len(x), WINDOW // 2
+    if loop and n < WINDOW:
+        # The response goes round more than once.
+        return torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(_placed(response, n)), n)
+    size, step = 4 * WINDOW, 3 * WINDOW
+    fill = -n % step
+    if loop:
+        padded = torch.cat((x[-half:], x, x[:half], x.new_zeros(fill)))
+    else:
+        padded = torch.nn.functional.pad(x, (half, half + fill))
+    there, out = torch.fft.rfft(_placed(response, size)), x.new_empty(n + fill)
+    # In pieces, of which what the response reaches around is left out: one transform of five minutes would take 300 MB.
+    for piece, into in zip(padded.unfold(0, size, step).split(32), out.view(-1, step).split(32), strict=True):
+        into.copy_(torch.fft.irfft(torch.fft.rfft(piece) * there, size)[:, half : half + step])
+    return out[:n]
+
+
+def _placed(response: torch.Tensor, size: int) -> torch.Tensor:
+    """An impulse response (WINDOW,) on a ring of `size` samples."""
     where = torch.cat([torch.arange(WINDOW // 2), torch.arange(-(WINDOW // 2), 0)]) % size
-    placed = torch.zeros(size).index_add_(0, where, response)
-    return torch.fft.irfft(torch.fft.rfft(x, size) * torch.fft.rfft(placed), size)[:n]
+    return torch.zeros(size).index_add_(0, where, response)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+KEPT_PHASES = 1 << 21
+"""Phases of at most so many bins are kept for the next call: those of 15 seconds take 14 MB."""
 
 
 def pad_for_frames(audio: Tensor, window: int, hop: int, loop: bool) -> Tensor:
@@ -74,15 +77,23 @@ def _wrap(x: Tensor, side: int, n: int) -> Tensor:
     return torch.zeros(x.shape[0], n, dtype=x.dtype, device=x.device).index_add_(1, index, x)
 
 
-def initial_phases(magnitudes: Tensor, hop: int, size: int) -> Tensor:
-    """Phases (J, F) to start from: white, the same for the same frame index at every call.
+def white_phases(frames: int, bins: int, hop: int, size: int) -> Tensor:
+    """(frames, bins, 2) real and imaginary parts of length 1 to start from: white, the same for the same arguments.
 
     Griffin-Lim needs phases that differ from bin to bin (zeros pile all energy on the frame's centre), and takes must be
     reproducible, so they come from a generator of their own.
     """
+    # Take after take asks for the same ones. What a long clip wants is large, and asked for piece by piece.
+    return (_kept_phases if frames * bins <= KEPT_PHASES else _draw_phases)(frames, bins, hop, size)
+
+
+def _draw_phases(frames: int, bins: int, hop: int, size: int) -> Tensor:
     generator = torch.Generator().manual_seed(hop * 31 + size)
-    frames, bins = magnitudes.shape[-2:]
-    return (torch.rand(frames, bins, generator=generator) * (2 * math.pi)).to(magnitudes.device)
+    phases = torch.rand(frames, bins, generator=generator) * (2 * math.pi)
+    return torch.stack((phases.cos(), phases.sin()), dim=-1)
+
+
+_kept_phases = lru_cache(maxsize=2)(_draw_phases)
 
 
 @torch.no_grad()
@@ -117,8 +128,7 @@ def griffin_lim(
     # On a CPU one item after the other, so that its spectra stay in the cache.
     size = 1 if magnitudes.device.type == "cpu" else len(magnitudes)
     weight = _overlap_weight(window, hop, magnitudes.shape[1], loop)
-    phases = initial_phases(magnitudes, hop, window.shape[0])
-    white = torch.stack((phases.cos(), phases.sin()), dim=-1)
+    white = white_phases(*magnitudes.shape[1:], hop, window.shape[0]).to(magnitudes.device)
     parts = []
     for i in range(0, len(magnitudes), size):
         first, last, known = (None if x is None else x[i : i + size] for x in (head, tail, start))

@@ -246,19 +246,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
     Args:
         q, k, v: (B, heads, T, d) bfloat16 or float32.
-        bias: (1, heads, T, T) float32.
+        bias: (1, heads, T, T), on a CPU of the type of q.
 
     Returns:
         (B, heads, T, d) of the type of v.
     """
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=1.0)
-    # One item at a time, so that the scores stay near the cache; see `attention.attend`.
-    mixed = [
-        torch.softmax(torch.add(bias[0], one_q @ one_k.mT), dim=-1).to(v.dtype) @ one_v
-        for one_q, one_k, one_v in zip(q, k, v, strict=True)
-    ]
-    return torch.stack(mixed)
+    # One item at a time, so that the scores stay near the cache; see `attention.attend`. In bfloat16 a score is rounded once,
+    # after its bias, and then all passes are in the same memory.
+    out, scores = torch.empty_like(v), v.new_empty(q.shape[1], q.shape[2], k.shape[2])
+    for one_q, one_k, one_v, mixed in zip(q, k, v, out, strict=True):
+        torch.baddbmm(bias[0], one_q, one_k.mT, out=scores)
+        torch.softmax(scores, dim=-1, out=scores)
+        torch.matmul(scores, one_v, out=mixed)
+    return out
 
 
 class FastTransformer(nn.Module):
@@ -347,8 +349,8 @@ class FastTransformer(nn.Module):
         key = (steps, self.table.device)
         if key not in self._biases:
             # One length at a time: it takes heads * T * T numbers.
-            bias = self.bias(steps).detach()
-            self._biases = {key: bias.contiguous() if bias.device.type == "cpu" else _padded(bias.bfloat16())}
+            bias = self.bias(steps).detach().to(_attention_type(self.table.device))
+            self._biases = {key: bias.contiguous() if bias.device.type == "cpu" else _padded(bias)}
         return self._biases[key]
 
     def widen(self) -> None:
