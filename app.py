@@ -7,6 +7,8 @@ import os
 import threading
 from importlib.util import find_spec
 
+from vampnet.program import prepare
+
 OWN_ADDRESSES = ("127.0.0.1", "localhost", "::1")
 
 
@@ -38,13 +40,12 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Serves the studio until it is stopped with Ctrl-C."""
     options = read_options(arguments)
+    prepare()
     from vampnet.gallery_place import open_gallery
-    from vampnet.kept_memory import keep_freed_memory
     from vampnet.studio.page import build
     from vampnet.studio.warm_up import warm_up
     from vampnet.studio.zero import open_shelf
 
-    keep_freed_memory()
     shelf = open_shelf(options.model, options.device, options.models)
     page, settings = build(shelf, gallery=open_gallery(options))
     # The page first: what is loaded at the same time would only keep it from opening.

@@ -141,6 +141,19 @@ def test_features_in_pieces_are_those_of_the_whole(codec, monkeypatch):
     assert torch.allclose(frames[:, :45], cut[:, :45], atol=1e-5)
 
 
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_long_clip_is_coded_in_pieces_as_it_would_be_as_one(loop, monkeypatch):
+    codec = SpectralCodec(dataclasses.replace(LONG_AND_SHORT, rounds=2)).eval()
+    audio = chord(100 * 768, cycles=loop)[None]
+    whole = codec.encode(audio, loop)
+    latents = codec.quantizer.from_codes(whole)[0]
+    heard = codec.decode_latents(latents, loop)
+    monkeypatch.setattr(spectral, "PIECE", 24)
+    assert torch.equal(codec.encode(audio, loop), whole)
+    assert torch.allclose(codec.decode_latents(latents, loop), heard, atol=1e-5)
+    assert codec.decode(whole, loop).shape == audio.shape
+
+
 def test_magnitudes_invert_the_features_below_the_bands(codec):
     audio = torch.randn(1, 30 * 768) * 0.1
     truth = spectrum(audio, codec.window, 768 // codec.config.frames).abs()
@@ -183,7 +196,8 @@ def test_rounds_on_the_lower_half_find_it_as_well(steps, loop, monkeypatch):
     wide, halved = SpectralCodec(config).eval(), SpectralCodec(dataclasses.replace(config, wide_rounds=1)).eval()
     audio = chord(steps * 768, cycles=loop)
     features = wide.features(audio, loop)
-    monkeypatch.setattr(SpectralCodec, "decode_latents", lambda self, latents, loop=False: features)
+    monkeypatch.setattr(SpectralCodec, "_through", lambda *rest: features)
+    wide.project_out = halved.project_out = torch.nn.Identity()
     pieces = griffin_lim_pieces
     monkeypatch.setattr(spectral, "griffin_lim_pieces", lambda *a, **k: pieces(*a, **k | {"piece": 64, "context": 16}))
     codes = torch.zeros(1, 14, steps, dtype=torch.int64)
@@ -246,14 +260,14 @@ def test_a_short_view_moves_an_attack_to_its_place():
     struck = steady.clone()
     struck[:, 60 * 256 :] *= 8.0
     smeared = steady * torch.linspace(1, 8, 120 * 256)
-    levels = view.levels(struck)
+    levels = view.levels(view.frames(struck))
     assert levels.shape == (1, 120, 32)
-    before, after = ((view.levels(x) - levels).abs().mean() for x in (smeared, view.correct(smeared, levels)))
+    before, after = ((view.levels(view.frames(x)) - levels).abs().mean() for x in (smeared, view.correct(smeared, levels)))
     assert after < before / 3
     assert torch.allclose(view.correct(struck, levels), struck, atol=1e-3)
     # Where there are no tones, levels are followed without slack.
     strict = ShortView(44_100, 768, 256, 32, tones_hz=11_025.0)
-    errors = [(v.levels(v.correct(smeared, levels)) - levels).abs().mean(dim=(0, 1)) for v in (view, strict)]
+    errors = [(v.levels(v.frames(v.correct(smeared, levels))) - levels).abs().mean(dim=(0, 1)) for v in (view, strict)]
     tonal = strict.tonal.bool()
     assert 20 < tonal.sum() < 30 and torch.allclose(errors[0][tonal][:-1], errors[1][tonal][:-1], atol=0.01)
     assert (errors[1][~tonal] < 0.7 * errors[0][~tonal]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -42,6 +43,26 @@ def test_neither_the_page_nor_a_vamp_imports_what_it_does_not_need(tmp_path):
     command = [sys.executable, "-c", CODE, str(tiny_checkpoint(tmp_path / "tiny"))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["", ""]
+
+
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "passive"}, {"GOMP_SPINCOUNT": "7"}])
+@pytest.mark.parametrize("start", ["import app as program", "import vampnet.cli as program"])
+def test_how_threads_wait_is_settled_before_torch_is_there(start, given):
+    code = f"""
+import os, sys
+{start}
+assert "torch" not in sys.modules
+from vampnet.program import wait_shortly
+print(wait_shortly(), os.environ.get("GOMP_SPINCOUNT"))
+import torch
+print(wait_shortly())
+"""
+    before = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, env={**before, **given}
+    )
+    told = "False " + str(given.get("GOMP_SPINCOUNT")) if given else "True 3000"
+    assert done.stdout.split("\n")[:2] == [told, "False"]
 
 
 # ----------------------------------------------------------------------------------------------------------------- warm-up

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from token_models import TinyTransformer, random_mask, source
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vampnet import device_steps, generate, graphs
+from vampnet import sampling as sampling_module
 from vampnet.config import CancelledError, Sampling
 from vampnet.model.fast import in_precision
 from vampnet.sampling import take_generator
@@ -59,6 +61,10 @@ def late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "answers_late", lambda device: True)
 
 
+def draw_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling_module, "draw_typical", partial(sampling_module.draw_typical, look=False))
+
+
 @pytest.mark.parametrize("wrap", [0, 4])
 @pytest.mark.parametrize(
     "sampling",
@@ -71,6 +77,7 @@ def test_the_tokens_are_those_of_the_cpu(sampling: Sampling, wrap: int, monkeypa
     model, tokens, mask = transformer(), source(4), masks(4)
     wanted = generate.fill(model, tokens, mask, 3, sampling, generators(4), wrap=wrap, batch=4)
     monkeypatch.setattr(generate, "answers_late", lambda device: True)
+    draw_as_on_a_gpu(monkeypatch)
     for batch in (4, 3):
         given = generate.fill(model, tokens, mask, 3, sampling, generators(4), wrap=wrap, batch=batch)
         assert (given == wanted).float().mean() > 0.995 and torch.equal(given[~mask], tokens[~mask])
@@ -86,7 +93,8 @@ def test_conditioning_levels_stay(late: None) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0), Sampling(top_p=0.5, top_k=9, typical_mass=0.5)])
-def test_a_step_waits_for_nothing(sampling: Sampling, precision: str) -> None:
+def test_a_step_waits_for_nothing(sampling: Sampling, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_as_on_a_gpu(monkeypatch)
     model = in_precision(tiny_vampnet().coarse, precision, "cpu")
     step = device_steps.DeviceStep(model, sampling, (2, 4, 20), 3, torch.device("cpu"))
     step.take_over(torch.full((2, 4, 20), 1024), torch.ones(2, 4, 20, dtype=torch.bool))

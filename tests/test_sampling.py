@@ -1,10 +1,13 @@
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from vampnet import sampling as s
 from vampnet.config import Sampling
+
+unfiltered = partial(Sampling, typical_mass=1.0)
 
 
 def logits_of(rows=64, size=50, seed=0, spread=2.0):
@@ -48,22 +51,22 @@ def test_gumbel_noise_has_its_mean_and_variance_and_is_finite():
 
 def test_no_filter_leaves_the_logits_alone():
     logits = logits_of()
-    assert torch.equal(s.filter_logits(logits, Sampling()), logits)
-    assert torch.equal(s.filter_logits(logits, Sampling(temperature=0)), logits)
-    assert torch.equal(s.filter_logits(logits, Sampling(top_k=50)), logits)
-    assert s.filter_logits(logits.bfloat16(), Sampling()).dtype == torch.float32
+    assert torch.equal(s.filter_logits(logits, unfiltered()), logits)
+    assert torch.equal(s.filter_logits(logits, unfiltered(temperature=0)), logits)
+    assert torch.equal(s.filter_logits(logits, unfiltered(top_k=50)), logits)
+    assert s.filter_logits(logits.bfloat16(), unfiltered()).dtype == torch.float32
 
 
 def test_temperature_divides():
     logits = logits_of()
-    assert torch.allclose(s.filter_logits(logits, Sampling(temperature=2.0)), logits / 2)
+    assert torch.allclose(s.filter_logits(logits, unfiltered(temperature=2.0)), logits / 2)
 
 
 def test_top_k_keeps_exactly_the_k_likeliest():
     logits = logits_of()
     logits[0] = 0  # k of them even if all are equal
     for k in (1, 3, 49):
-        kept = survivors(s.filter_logits(logits, Sampling(top_k=k)))
+        kept = survivors(s.filter_logits(logits, unfiltered(top_k=k)))
         assert (kept.sum(dim=-1) == k).all()
         lowest_kept = logits.masked_fill(~kept, torch.inf).amin(dim=-1)
         assert (lowest_kept >= logits.masked_fill(kept, -torch.inf).amax(dim=-1)).all()
@@ -72,7 +75,7 @@ def test_top_k_keeps_exactly_the_k_likeliest():
 @pytest.mark.parametrize("mass", [0.05, 0.5, 0.9, 0.999])
 def test_top_p_keeps_the_smallest_likeliest_set_of_that_mass(mass):
     logits = logits_of()
-    kept = survivors(s.filter_logits(logits, Sampling(top_p=mass)))
+    kept = survivors(s.filter_logits(logits, unfiltered(top_p=mass)))
     for row, keep in zip(logits.double().softmax(dim=-1), kept, strict=True):
         ordered = row.sort(descending=True).values
         n = int(keep.sum())
@@ -126,26 +129,53 @@ def test_label_smoothing_is_taken_back():
     assert (s.unsmoothed(torch.full((1, 4), 0.25), 0.9) > 0).all()
 
 
+@pytest.mark.parametrize("look", [True, False])
+def test_typical_tokens_are_drawn_as_often_as_where_they_are_sorted_out(look):
+    n, mass = 40_000, 0.4  # two rows in a hundred are left after all tries
+    p = (torch.randn(2, 64, generator=torch.Generator().manual_seed(0)) * 2).softmax(-1)
+    u = s.uniform((n, 1 + s.TRIES), [torch.Generator().manual_seed(i) for i in (1, 2)]).float()
+    rows, u = p.repeat_interleave(n, dim=0), u.flatten(0, 1)
+    found = s.draw_typical(rows, u, mass, look)
+    wanted = s.filter_logits(p.log(), Sampling(typical_mass=mass)).softmax(-1)
+    for tokens, expected in zip(found.view(2, n), wanted, strict=True):
+        counts = torch.bincount(tokens, minlength=64)
+        assert not counts[expected == 0].any()
+        assert torch.allclose(counts / n, expected, atol=4 * 0.5 / n**0.5)
+    assert torch.equal(found, s.draw_typical(rows, u, mass))
+
+
+def test_only_typical_filtering_alone_takes_more_numbers():
+    assert s.numbers_a_token(Sampling(typical_mass=0.5)) == 1 + s.TRIES
+    for other in ({}, {"top_p": 0.9}, {"top_k": 9}, {"typical_min_tokens": 2}, {"temperature": 0.0}):
+        options = other if not other else {"typical_mass": 0.5, **other}
+        sampling = Sampling(**{"typical_mass": 1.0, **options})
+        assert s.numbers_a_token(sampling) == 1
+        s.choose(torch.randn(3, 16), torch.rand(3), sampling, 0.1)
+    broken = torch.full((3, 16), torch.nan)
+    token, log_p = s.choose(broken, torch.rand(3, 1 + s.TRIES), Sampling(typical_mass=0.5), 0.1)
+    assert (token < 16).all() and not log_p.isfinite().any()
+
+
 def test_what_smoothing_alone_makes_possible_is_never_chosen():
     p = torch.tensor([0.5, 0.3, 0.2, *[0.0] * 97])
     logits = (0.9 * p + 0.001).log()
     n = 2_000
-    plain, undone = (s.choose(logits.expand(n, -1), stratified(n), Sampling(), e)[0] for e in (0.0, 0.1))
+    plain, undone = (s.choose(logits.expand(n, -1), stratified(n), unfiltered(), e)[0] for e in (0.0, 0.1))
     assert (plain > 2).sum() == pytest.approx(0.097 * n, abs=3)
     assert torch.bincount(undone, minlength=3).tolist() == pytest.approx([1000, 600, 400], abs=3)
-    token, log_p = s.choose(logits.expand(n, -1), stratified(n), Sampling(), 0.1)
+    token, log_p = s.choose(logits.expand(n, -1), stratified(n), unfiltered(), 0.1)
     assert torch.allclose(log_p, logits.log_softmax(dim=-1)[token], atol=1e-5)  # how sure the model is, is what it says
 
 
 def test_temperature_and_filters_come_after_smoothing_is_taken_back():
     p = torch.tensor([0.5, 0.3, 0.2, *[0.0] * 97])
     logits, n = (0.9 * p + 0.001).log(), 3_000
-    hot = s.choose(logits.expand(n, -1), stratified(n), Sampling(temperature=2.0), 0.1)[0]
+    hot = s.choose(logits.expand(n, -1), stratified(n), unfiltered(temperature=2.0), 0.1)[0]
     wanted = (p.sqrt() / p.sqrt().sum() * n)[:3]
     assert torch.bincount(hot, minlength=3).tolist() == pytest.approx(wanted.tolist(), abs=5)
-    two = s.choose(logits.expand(n, -1), stratified(n), Sampling(top_k=2), 0.1)[0]
+    two = s.choose(logits.expand(n, -1), stratified(n), unfiltered(top_k=2), 0.1)[0]
     assert set(two.tolist()) == {0, 1}
-    for u, sampling in ((None, Sampling()), (stratified(1), Sampling(temperature=0))):
+    for u, sampling in ((None, unfiltered()), (stratified(1), unfiltered(temperature=0))):
         assert s.choose(logits[None], u, sampling, 0.1)[0].tolist() == [0]
 
 
@@ -153,7 +183,9 @@ def test_damaged_logits_choose_a_token_that_there_is_and_say_so():
     logits = torch.full((2, 9), torch.nan)
     for sampling in (Sampling(), Sampling(temperature=0.5), Sampling(top_p=0.5), Sampling(typical_mass=0.5)):
         for smoothing in (0.0, 0.1):
-            token, log_p = s.choose(logits, torch.tensor([0.2, 0.9]), sampling, smoothing)
+            numbers = s.numbers_a_token(sampling)
+            u = torch.tensor([0.2, 0.9]) if numbers == 1 else torch.rand(2, numbers)
+            token, log_p = s.choose(logits, u, sampling, smoothing)
             assert (token < 9).all() and not log_p.isfinite().any()
 
 

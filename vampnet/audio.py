@@ -355,7 +355,7 @@ def restore_loudness(
             break
         # Driven harder, a limiter gives back less than it is given: aim a little further.
         gain_db = min(gain_db + 1.3 * missing, first + 6)
-    out = with_gain(samples * np.float32(gain), envelope, ceiling, loop)
+    out = with_gain(samples, envelope, ceiling, loop, gain)
     return make_signal(torch.from_numpy(out)[None].to(take.audio_data.device), take.sample_rate)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from vampnet import convert, hub_cli
 from vampnet.config import PRECISIONS, CancelledError, Prompt, Sampling
-from vampnet.kept_memory import keep_freed_memory
+from vampnet.program import prepare
 from vampnet.progress import SENTENCES, told_by
 
 FORMATS = ("wav", "flac", "ogg")
@@ -310,7 +310,7 @@ def _sentence(error: BaseException) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status; argparse itself exits with 2 for a line that it cannot parse."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    keep_freed_memory()
+    prepare()
     try:
         status = _pass_on(arguments) if arguments else None
         if status is not None:

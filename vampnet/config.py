@@ -197,15 +197,15 @@ class Sampling:
         ValueError: a field is out of its range; the sentence says which and what is allowed.
     """
 
-    steps: int = 16
+    steps: int = 12
     temperature: float = 1.0
     mask_temperature: float = 10.5
     top_p: float = 1.0
     top_k: int = 0
-    typical_mass: float = 1.0
+    typical_mass: float = 0.6
     typical_min_tokens: int = 1
     sample_cutoff: float = 1.0
-    fine_steps: int = 4
+    fine_steps: int = 2
     feedback: int = 1
 
     def __post_init__(self) -> None:

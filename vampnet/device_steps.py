@@ -22,7 +22,16 @@ from torch import Tensor, nn
 
 from vampnet import graphs
 from vampnet.config import Sampling
-from vampnet.sampling import choose, confidence, gumbel, least_confident, mask_count, mask_temperature, uniform
+from vampnet.sampling import (
+    choose,
+    confidence,
+    gumbel,
+    least_confident,
+    mask_count,
+    mask_temperature,
+    numbers_a_token,
+    uniform,
+)
 
 KEPT_GRAPHS = 4
 """Recorded steps that a model keeps. All of a device's share the memory of the largest: that of all results of one step."""
@@ -49,7 +58,8 @@ class DeviceStep:
         busy: taken while somebody uses the step.
         tokens: (B, K, T) int64, MASK where masked.
         masked: (B, n_predicted, T) bool.
-        u, noise: (B, n_predicted, T) float32: uniform numbers for the draws, Gumbel numbers for the confidence.
+        u: (B, n_predicted, T) float32, or (B, n_predicted, T, n): uniform numbers for the draws, n = `numbers_a_token`.
+        noise: (B, n_predicted, T) float32, Gumbel numbers for the confidence.
         weight: () float32, of the noise.
         left: (B,) int64: how many tokens are masked after the step.
         damaged: () bool: some logits were not finite, in this step or before it.
@@ -65,7 +75,9 @@ class DeviceStep:
         predicted = (batch, levels - self.first, steps)
         self.tokens = torch.zeros(shape, dtype=torch.int64, device=device)
         self.masked = torch.zeros(predicted, dtype=torch.bool, device=device)
-        self.u, self.noise = (torch.zeros(predicted, device=device) for _ in range(2))
+        numbers = numbers_a_token(sampling)
+        self.u = torch.zeros(predicted if numbers == 1 else (*predicted, numbers), device=device)
+        self.noise = torch.zeros(predicted, device=device)
         self.weight = torch.zeros((), device=device)
         self.left = torch.zeros(batch, dtype=torch.int64, device=device)
         self.damaged = torch.zeros((), dtype=torch.bool, device=device)
@@ -132,7 +144,7 @@ class DeviceStep:
             before.busy.release()
 
     def give(self, u: Tensor, noise: Tensor, weight: float, left: Tensor) -> None:
-        """Takes the numbers of the next step: (B, n_predicted, T) each, and (B,) int64 on the CPU."""
+        """Takes the numbers of the next step: of the shapes of the attributes, and (B,) int64, on the CPU."""
         for own, given in ((self.u, u), (self.noise, noise), (self.left, left)):
             given = given.to(own.dtype)
             # From pinned memory the copy waits its turn on the device, and nobody waits for it.
@@ -221,6 +233,7 @@ def fill_on_device(
     model = getattr(model, "part", model)
     total = masked.sum(dim=(1, 2)).cpu()
     left, step, likeliest = total, None, replace(sampling, temperature=0.0)
+    shape, numbers = masked.shape[1:], numbers_a_token(sampling)
     try:
         for number in range(steps):
             if left.any():
@@ -230,8 +243,9 @@ def fill_on_device(
                     wanted = model, now, tuple(tokens.shape), wrap, tokens.device, steps - number
                     before_it, step = step, turn(lambda wanted=wanted: _step_for(*wanted))
                     step.take_over(tokens, masked, before_it)
-                shape = masked.shape[1:]
-                u, noise = uniform(shape, generators), gumbel(shape, generators)
+                u, noise = uniform(shape if numbers == 1 else (*shape, numbers), generators), gumbel(shape, generators)
+                if u.dim() != step.u.dim():  # the likeliest tokens are not drawn
+                    u = u[..., 0]
                 left = mask_count(number, steps, total)
                 step.give(u, noise, mask_temperature(number, steps, sampling.mask_temperature), left)
                 turn(step.run)

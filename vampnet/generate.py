@@ -24,6 +24,7 @@ from vampnet.sampling import (
     least_confident,
     mask_count,
     mask_temperature,
+    numbers_a_token,
     take_generator,
     uniform,
 )
@@ -112,12 +113,14 @@ class _Decoder:
         if answers_late(tokens.device) and getattr(self.model, "alone", True):
             return self._fill_on_device(tokens, masked, generators, wrap)
         total = masked.sum(dim=(1, 2))
+        numbers = numbers_a_token(self.sampling)
+        shape = masked.shape[1:] if numbers == 1 else (*masked.shape[1:], numbers)
         for step in range(self.steps):
             if not masked.any():
                 self.progress.advance(self.steps - step)
                 break
             self.progress.check()
-            chosen, log_p = self._propose(tokens, masked, step, uniform(masked.shape[1:], generators), wrap)
+            chosen, log_p = self._propose(tokens, masked, step, uniform(shape, generators), wrap)
             noise = gumbel(masked.shape[1:], generators)
             weight = mask_temperature(step, self.steps, self.sampling.mask_temperature)
             left = mask_count(step, self.steps, total)
@@ -167,7 +170,7 @@ class _Decoder:
         return chosen, log_p
 
     def _decide(self, logits: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(M, V) logits and (M,) uniform numbers, None = the likeliest -> the (M,) tokens and their log probabilities."""
+        """(M, V) logits and (M,) or (M, n) uniform numbers, None = the likeliest -> (M,) tokens and their log probabilities."""
         token, log_p = choose(logits, u, self.sampling, self.model.config.label_smoothing)
         if not log_p.isfinite().all():
             raise ValueError("The model's logits are not finite: its weights are damaged, or its precision is too low.")

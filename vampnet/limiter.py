@@ -48,25 +48,29 @@ def true_peaks(samples: np.ndarray, loop: bool = False) -> np.ndarray:
 
     Peaks between the samples count: the signal is looked at 4 times oversampled. With `loop` it is a ring.
     """
+    side, filters = _TAPS // 2, torch.from_numpy(_between())
     n = samples.shape[-1]
-    side = _TAPS // 2
-    right = -n % POINT + _TAPS - side
-    if loop:
-        padded = np.pad(samples, ((0, 0), (side, right)), mode="wrap")
-    else:
-        padded = np.pad(samples, ((0, 0), (side, right)))
-    padded = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))
-    frames, filters = padded.unfold(-1, POINT + _TAPS, POINT), torch.from_numpy(_between())
-    count = frames.shape[1]
-    peaks = torch.empty(count)
-    for start in range(0, count, _PIECE):
-        piece = frames[:, start : start + _PIECE]
-        fine = torch.matmul(piece, filters).abs_().amax(dim=(0, 2))
-        coarse = piece[..., side : side + POINT].abs().amax(dim=(0, 2))
-        torch.maximum(fine, coarse, out=peaks[start : start + piece.shape[1]])
+    peaks = np.empty(-(-n // POINT))
+    for start in range(0, len(peaks), _PIECE):
+        stop = min(start + _PIECE, len(peaks))
+        around = _around(samples, start * POINT - side, stop * POINT - side + _TAPS, loop)
+        frames = torch.from_numpy(np.ascontiguousarray(around, dtype=np.float32)).unfold(-1, POINT + _TAPS, POINT)
+        fine = torch.matmul(frames, filters).abs_().amax(dim=(0, 2))
+        coarse = frames[..., side : side + POINT].abs().amax(dim=(0, 2))
+        peaks[start:stop] = torch.maximum(fine, coarse).numpy()
     points = max(1, n // POINT)
     peaks[points - 1] = peaks[points - 1 :].max()
-    return peaks[:points].double().numpy()
+    return peaks[:points]
+
+
+def _around(samples: np.ndarray, start: int, stop: int, loop: bool) -> np.ndarray:
+    """(C, N) -> (C, stop - start): around a ring, or silence beyond the ends."""
+    n = samples.shape[-1]
+    if start >= 0 and stop <= n:
+        return samples[:, start:stop]
+    if loop:
+        return np.take(samples, np.arange(start, stop), axis=-1, mode="wrap")
+    return np.pad(samples[:, max(0, start) : stop], ((0, 0), (max(0, -start), max(0, stop - n))))
 
 
 def limiting_gain(
@@ -85,9 +89,9 @@ def limiting_gain(
     return 1.0 - _envelope(reduction, loop, round(attack_seconds * points_a_second), release_seconds * points_a_second)
 
 
-def with_gain(samples: np.ndarray, gain: np.ndarray, ceiling: float, loop: bool = False) -> np.ndarray:
-    """(C, N) float32 and the gain (points,) of `limiting_gain` -> (C, N) float32, no sample above `ceiling`."""
-    out, n = np.array(samples, dtype=np.float32), samples.shape[-1]
+def with_gain(samples: np.ndarray, gain: np.ndarray, ceiling: float, loop: bool = False, scale: float = 1.0) -> np.ndarray:
+    """(C, N) float32 times `scale` and the gain (points,) of `limiting_gain` -> (C, N) float32, no sample above `ceiling`."""
+    out, n = np.multiply(samples, np.float32(scale), dtype=np.float32), samples.shape[-1]
     if (gain == 1.0).all():
         return out
     edges = np.append(np.arange(len(gain)) * POINT, n)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import overload
 
 import numpy as np
@@ -134,11 +135,66 @@ def draw(logits: Tensor, u: Tensor) -> Tensor:
 
 def _draw_by_weight(weights: Tensor, u: Tensor) -> Tensor:
     """As `draw`, by (..., V) float weights, which need not add up to 1 and are used up."""
-    cdf = torch.cumsum(weights, dim=-1, out=weights)
+    return _at(torch.cumsum(weights, dim=-1, out=weights), u[..., None])[..., 0]
+
+
+def _at(cdf: Tensor, u: Tensor) -> Tensor:
+    """(..., V) sums of weights up to each token and (..., n) uniform numbers -> (..., n) int64 tokens that they fall on."""
     total = cdf[..., -1:]
     # u can round up to 1 in float32; anything below the total still finds a token that has a probability
-    point = (u.to(cdf)[..., None] * total).minimum(total * (1 - 2**-23))
-    return torch.searchsorted(cdf, point, right=True)[..., 0]
+    point = (u.to(cdf) * total).minimum(total * (1 - 2**-23))
+    # Where numbers are damaged no token is found; it must not be looked up before that can be told.
+    return torch.searchsorted(cdf, point, right=True).clamp_max_(cdf.shape[-1] - 1)
+
+
+TRIES = 7
+"""Draws until a token is typical, before the typical ones are sorted out: with 60 % of the mass 2 in 1,000 come to that."""
+
+
+def numbers_a_token(sampling: Sampling) -> int:
+    """How many uniform numbers `choose` takes for a token: 1, or 1 + TRIES where it tries whether a token is typical."""
+    alone = sampling.typical_min_tokens == 1 and not sampling.top_k and sampling.top_p == 1
+    return 1 + TRIES if alone and 0 < sampling.typical_mass < 1 and sampling.temperature > 0 else 1
+
+
+def draw_typical(p: Tensor, u: Tensor, mass: float, look: bool | None = None) -> Tensor:
+    """Draw from the locally typical tokens of `filter_logits`, as of `draw`, without sorting any but a few rows.
+
+    Whatever is drawn of all tokens counts if it is a typical one: if the tokens nearer to the entropy than it have less than
+    `mass` together. Whether it is takes one sum, and 1 / mass draws are needed on average.
+
+    Args:
+        p: (M, V) float32, each row adds up to 1.
+        u: (M, 1 + TRIES) uniform in [0, 1).
+        mass: above 0 and below 1.
+        look: ask which rows are left after each try, and go on with them; otherwise all are tried to the end, for a GPU that
+            must not be asked. None = on a CPU. Both give the same tokens.
+
+    Returns:
+        (M,) int64 tokens on the device of `p`.
+    """
+    look = p.device.type == "cpu" if look is None else look
+    information = p.clamp_min(torch.finfo(p.dtype).tiny).log_().neg_()
+    off = information.sub_((p * information).sum(dim=-1, keepdim=True)).abs_()
+    tried = _at(p.cumsum(dim=-1), u[:, :TRIES])
+    limit, scratch = off.gather(-1, tried), torch.empty_like(p)
+    token, left = torch.zeros(len(p), dtype=torch.int64, device=p.device), torch.arange(len(p), device=p.device)
+    done = torch.zeros(len(p), dtype=torch.bool, device=p.device)
+    for number in range(TRIES):
+        # Into numbers at once: to choose between two of them takes a CPU ten times as long.
+        nearer = torch.lt(off, limit[left, number, None] if look else limit[:, number, None], out=scratch[: len(p)])
+        typical = nearer.mul_(p).sum(dim=-1) < mass
+        if look:
+            token[left[typical]] = tried[left[typical], number]
+            again = ~typical
+            left, p, off = left[again], p[again], off[again]
+            if not len(left):
+                return token
+        else:
+            token = torch.where(done, token, tried[:, number])
+            done |= typical
+    rest = _draw_by_weight(_typical(p.log(), mass, 1).softmax(dim=-1), u[left, TRIES])
+    return token.index_copy(0, left, rest) if look else torch.where(done, token, rest)
 
 
 def unsmoothed(p: Tensor, smoothing: float) -> Tensor:
@@ -163,29 +219,42 @@ def choose(logits: Tensor, u: Tensor | None, sampling: Sampling, smoothing: floa
 
     Args:
         logits: (..., V) float32, finite.
-        u: (...) uniform in [0, 1); None = the likeliest tokens.
+        u: (...) uniform in [0, 1), or (..., n) where `numbers_a_token` is n > 1; None = the likeliest tokens.
         sampling: its temperature and filters.
         smoothing: of the model's training, see `unsmoothed`.
 
     Returns:
         (...) int64 tokens and (...) float32, their log probabilities, not finite where the logits are not. These are of the
         model's own distribution: filters change what may be drawn, not how sure the model is of it.
+
+    Raises:
+        ValueError: other numbers `u` than these options take.
     """
-    last = logits.shape[-1] - 1
-    if u is not None and smoothing and sampling.temperature != 0:
-        p = logits.softmax(dim=-1)
-        weights = unsmoothed(p, smoothing)
-        if sampling.temperature != 1 or sampling.filters:
-            weights = filter_logits(weights.log(), sampling).softmax(dim=-1)
-        # Where numbers are damaged no token is found; it must not be looked up before that can be told.
-        token = _draw_by_weight(weights, u).clamp_max(last)
-        # Nothing is drawn that is less likely than the share given to every token, so that no logarithm is of 0.
-        return token, p.gather(-1, token[..., None])[..., 0].log()
     if u is None or sampling.temperature == 0:
         token = logits.argmax(dim=-1)
+        return token, _log_p(logits, token)
+    numbers = numbers_a_token(sampling)
+    trying, shape = numbers > 1, logits.shape[:-1]
+    if u.shape != (shape if numbers == 1 else (*shape, numbers)):
+        raise ValueError(f"{tuple(shape)} tokens take {numbers} uniform numbers each, not a tensor {tuple(u.shape)} of them.")
+    p = logits.softmax(dim=-1)
+    weights = unsmoothed(p, smoothing)
+    filters = replace(sampling, typical_mass=1.0) if trying else sampling
+    if filters.temperature != 1 or filters.filters:
+        weights = filter_logits(weights.log() if smoothing else logits, filters).softmax(dim=-1)
+    elif trying:
+        weights /= weights.sum(dim=-1, keepdim=True)
+    if trying:
+        rows = weights.reshape(-1, weights.shape[-1]), u.reshape(-1, u.shape[-1])
+        token = draw_typical(*rows, sampling.typical_mass).view(shape)
     else:
-        token = draw(filter_logits(logits, sampling), u).clamp_max(last)
-    return token, logits.log_softmax(dim=-1).gather(-1, token[..., None])[..., 0]
+        token = _draw_by_weight(weights, u)
+    # With smoothing nothing is drawn that is less likely than the share given to every token: then no logarithm is of 0.
+    return token, p.gather(-1, token[..., None])[..., 0].log() if smoothing else _log_p(logits, token)
+
+
+def _log_p(logits: Tensor, token: Tensor) -> Tensor:
+    return logits.log_softmax(dim=-1).gather(-1, token[..., None])[..., 0]
 
 
 @overload

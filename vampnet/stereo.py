@@ -213,23 +213,22 @@ def _ring(length: int, loop: bool) -> tuple[int, torch.Tensor]:
 
 
 def _frames(starts: torch.Tensor) -> Iterator[tuple[slice, list[int]]]:
-    """Batches of frames: which, and where each begins on a ring laid out by `_unroll`."""
+    """Batches of frames: which, and where on the ring each begins."""
     for first in range(0, len(starts), _BATCH):
         batch = slice(first, min(first + _BATCH, len(starts)))
-        yield batch, (starts[batch] + WINDOW // 2).tolist()
+        yield batch, starts[batch].tolist()
 
 
-def _unroll(x: torch.Tensor, ring: int) -> torch.Tensor:
-    """(N,) -> (ring + WINDOW,): padded to the ring, with half a window of the ring repeated on either side."""
-    x = torch.nn.functional.pad(x, (0, ring - len(x)))
-    half = WINDOW // 2
-    if ring < half:
-        return x[(torch.arange(ring + WINDOW) - half) % ring]
-    return torch.cat((x[ring - half :], x, x[:half]))  # the indices of five minutes would take more than the sound
+def _span(x: torch.Tensor, ring: int, start: int, stop: int) -> torch.Tensor:
+    """Samples start to stop of a ring on which (N,) lies, N <= ring, with silence behind it."""
+    if 0 <= start and stop <= len(x):
+        return x[start:stop]
+    at = torch.arange(start, stop) % ring
+    return torch.where(at < len(x), x[at.clamp_max(len(x) - 1)], 0.0)
 
 
 def _roll_up(x: torch.Tensor, ring: int) -> torch.Tensor:
-    """The other way round: (C, ring + WINDOW) -> (C, ring), in the same memory; what overlaps is added."""
+    """(C, ring + WINDOW) as `_add` leaves it -> (C, ring), in the same memory: what reaches over either end is added there."""
     half = WINDOW // 2
     if ring < half:
         return torch.zeros(len(x), ring).index_add_(1, (torch.arange(ring + WINDOW) - half) % ring, x)
@@ -244,25 +243,25 @@ def _regular(where: list[int]) -> bool:
     return where == list(range(where[0], where[0] + HOP * len(where), HOP))
 
 
-def _spectra(x: torch.Tensor, where: list[int]) -> torch.Tensor:
-    """Unrolled signal -> (n, F) spectra of the frames that begin at `where`."""
+def _spectra(x: torch.Tensor, ring: int, where: list[int]) -> torch.Tensor:
+    """(N,) on its ring -> (n, F) spectra of the frames that begin at `where`."""
     if _regular(where):
-        frames = x[where[0] : where[-1] + WINDOW].unfold(0, WINDOW, HOP)
+        frames = _span(x, ring, where[0], where[-1] + WINDOW).unfold(0, WINDOW, HOP)
     else:
-        frames = torch.stack([x[start : start + WINDOW] for start in where])
+        frames = torch.stack([_span(x, ring, start, start + WINDOW) for start in where])
     return torch.fft.rfft(frames * _window())
 
 
 def _add(out: torch.Tensor, pieces: torch.Tensor, where: list[int]) -> None:
-    """Adds (C, n, WINDOW) onto (C, ring + WINDOW), each piece where it begins."""
+    """Adds (C, n, WINDOW) onto (C, ring + WINDOW), which begins half a window before the ring."""
+    half = WINDOW // 2
     if not _regular(where):
         for i, start in enumerate(where):
-            out[:, start : start + WINDOW] += pieces[:, i]
+            out[:, start + half : start + half + WINDOW] += pieces[:, i]
         return
-    for first in range(0, WINDOW, HOP):
-        start = where[0] + first
-        span = out[:, start : start + HOP * len(where)]
-        span.unflatten(1, (-1, HOP)).add_(pieces[:, :, first : first + HOP])
+    for first in range(half, half + WINDOW, HOP):
+        span = out[:, where[0] + first : where[0] + first + HOP * len(where)]
+        span.unflatten(1, (-1, HOP)).add_(pieces[:, :, first - half : first - half + HOP])
 
 
 def _window() -> torch.Tensor:
@@ -272,10 +271,10 @@ def _window() -> torch.Tensor:
 def _band_energies(x: torch.Tensor, y: torch.Tensor, rate: int, loop: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Two signals (N,) -> |X|^2, Re(X conj Y), |Y|^2 summed over each band, (BANDS, frames) float64 each."""
     ring, starts = _ring(len(x), loop)
-    x, y, bands = _unroll(x, ring), _unroll(y, ring), _band_matrix(rate).T
+    bands = _band_matrix(rate).T
     out = torch.empty(3, BANDS, len(starts), dtype=torch.float64)
     for batch, where in _frames(starts):
-        fx, fy = _spectra(x, where), _spectra(y, where)
+        fx, fy = _spectra(x, ring, where), _spectra(y, ring, where)
         for i, (p, q) in enumerate(((fx, fx), (fx, fy), (fy, fy))):
             out[i, :, batch] = ((p.real * q.real + p.imag * q.imag) @ bands).T.double()
     return out[0], out[1], out[2]
@@ -288,16 +287,20 @@ def _filter(
 
     Divides by the sum of squared windows that really fell on each sample, so that doing nothing gives the signal back.
     """
-    ring, starts = _ring(length, loop)
-    signals, window = [_unroll(x, ring) for x in signals], _window()
-    # Two channels and, in the third row, the sum of squared windows.
-    out, square = torch.zeros(3, ring + WINDOW), window.square()
+    (ring, starts), window = _ring(length, loop), _window()
+    # In the last row the sum of squared windows, unless frames lie as regularly as hops: then it is the same in each of them.
+    even, square = ring == HOP * len(starts) and _regular(starts.tolist()), window.square()
+    out = torch.zeros(2 if even else 3, ring + WINDOW)
     for batch, where in _frames(starts):
-        spectra = process(batch, *(_spectra(x, where) for x in signals))
+        spectra = process(batch, *(_spectra(x, ring, where) for x in signals))
         _add(out[:2], torch.fft.irfft(torch.stack(spectra), WINDOW) * window, where)
-        _add(out[2:], square.expand(1, len(where), -1), where)
+        if not even:
+            _add(out[2:], square.expand(1, len(where), -1), where)
     out = _roll_up(out, ring)
-    return list((out[:2] / out[2].clamp_min(1e-8))[:, :length])
+    if even:
+        out.unflatten(1, (-1, HOP)).div_(square.view(-1, HOP).sum(dim=0).clamp_min_(1e-8))
+        return list(out[:, :length])
+    return list(out[:2].div_(out[2].clamp_min_(1e-8))[:, :length])
 
 
 def _smooth(energy: torch.Tensor, length: int, rate: int, loop: bool) -> torch.Tensor:
@@ -374,17 +377,15 @@ def _decorrelate(x: torch.Tensor, rate: int, loop: bool) -> torch.Tensor:
     if loop and n < WINDOW:
         # The response goes round more than once.
         return torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(_placed(response, n)), n)
-    size, step = 4 * WINDOW, 3 * WINDOW
-    fill = -n % step
-    if loop:
-        padded = torch.cat((x[-half:], x, x[:half], x.new_zeros(fill)))
-    else:
-        padded = torch.nn.functional.pad(x, (half, half + fill))
-    there, out = torch.fft.rfft(_placed(response, size)), x.new_empty(n + fill)
+    size, step, ring = 4 * WINDOW, 3 * WINDOW, n if loop else n + WINDOW
+    there, out = torch.fft.rfft(_placed(response, size)), torch.empty_like(x)
     # In pieces, of which what the response reaches around is left out: one transform of five minutes would take 300 MB.
-    for piece, into in zip(padded.unfold(0, size, step).split(32), out.view(-1, step).split(32), strict=True):
-        into.copy_(torch.fft.irfft(torch.fft.rfft(piece) * there, size)[:, half : half + step])
-    return out[:n]
+    for start in range(0, n, 32 * step):
+        count = -(-min(32 * step, n - start) // step)
+        around = _span(x, ring, start - half, start - half + count * step + WINDOW)
+        made = torch.fft.irfft(torch.fft.rfft(around.unfold(0, size, step)) * there, size)[:, half : half + step]
+        out[start : start + count * step] = made.reshape(-1)[: n - start]
+    return out
 
 
 def _placed(response: torch.Tensor, size: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .griffin_lim import pad_for_frames, spectrum, synthesize
+from .griffin_lim import frames_between, spectrum, synthesize
 
 CLAMP = 2.3
 """The most that a correction changes a level by, in nepers (20 dB)."""
@@ -53,12 +53,14 @@ class ShortView(nn.Module):
         self.register_buffer("pool", pool, persistent=False)
         self.register_buffer("spread", spread, persistent=False)
 
-    def levels(self, audio: Tensor, loop: bool = False) -> Tensor:
-        """(B, J * hop) float samples -> (B, J, bands), the logarithm of the mean magnitude of each band (in nepers)."""
-        size = self.window.shape[0]
-        frames = pad_for_frames(audio, size, self.hop, loop).unfold(-1, size, self.hop)
-        # Piece by piece: the spectra of five minutes would take a gigabyte at once.
-        return torch.cat([self._of_spectra(torch.fft.rfft(f * self.window)) for f in frames.split(8192, dim=1)], dim=1)
+    def frames(self, audio: Tensor, loop: bool = False, first: int = 0, stop: int | None = None) -> Tensor:
+        """(B, J * hop) float samples -> (B, stop - first, window): frames first to stop, or J, as a view."""
+        stop = audio.shape[-1] // self.hop if stop is None else stop
+        return frames_between(audio, self.window.shape[0], self.hop, loop, first, stop)
+
+    def levels(self, frames: Tensor) -> Tensor:
+        """(B, J, window) samples -> (B, J, bands), the logarithm of the mean magnitude of each band (in nepers)."""
+        return self._of_spectra(torch.fft.rfft(frames * self.window))
 
     def _of_spectra(self, spectra: Tensor) -> Tensor:
         power = torch.view_as_real(spectra).square().sum(-1)

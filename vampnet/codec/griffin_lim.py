@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 KEPT_PHASES = 1 << 21
-"""Phases of at most so many bins are kept for the next call: those of 15 seconds take 14 MB."""
+"""Phases of at most so many bins are kept for the next call: those of 17 seconds take 17 MB."""
 
 
 def pad_for_frames(audio: Tensor, window: int, hop: int, loop: bool) -> Tensor:
@@ -31,6 +31,22 @@ def pad_for_frames(audio: Tensor, window: int, hop: int, loop: bool) -> Tensor:
     if n > side:
         return F.pad(audio[:, None], (side, side), mode="reflect")[:, 0]
     return F.pad(audio[:, None], (side, side), mode="replicate")[:, 0]
+
+
+def frames_between(audio: Tensor, window: int, hop: int, loop: bool, first: int, stop: int) -> Tensor:
+    """(B, N), N a multiple of hop -> (B, stop - first, window): some of its frames, of `pad_for_frames`, as a view."""
+    side, n = (window - hop) // 2, audio.shape[-1]
+    start, end = first * hop - side, stop * hop + side
+    if start >= 0 and end <= n:
+        return audio[:, start:end].unfold(-1, window, hop)
+    at = torch.arange(start, end, device=audio.device)
+    if loop:
+        at %= n
+    elif n > side:
+        at = (n - 1) - ((n - 1) - at.abs()).abs()
+    else:
+        at.clamp_(0, n - 1)
+    return audio[:, at].unfold(-1, window, hop)
 
 
 def spectrum(audio: Tensor, window: Tensor, hop: int, loop: bool = False) -> Tensor:
@@ -209,7 +225,7 @@ def griffin_lim_pieces(
     hop: int,
     rounds: int = 32,
     loop: bool = False,
-    piece: int = 4096,
+    piece: int = 1024,
     context: int = 48,
     correct: Callable[[Tensor, list[tuple[int, int]], bool], Tensor] | None = None,
     start: Callable[[list[tuple[int, int]], bool], Tensor] | None = None,

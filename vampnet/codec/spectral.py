@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,10 @@ from torch import Tensor, nn
 from ..config import CODEBOOK_SIZE, HOP, N_CODEBOOKS, SAMPLE_RATE
 from .described import DescribedCodec
 from .envelope import ShortView
-from .griffin_lim import griffin_lim_pieces, pad_for_frames, spectrum
+from .griffin_lim import frames_between, griffin_lim_pieces, spectrum
+
+PIECE = 1024
+"""Time steps that are worked on at a time: what a clip takes beside its own samples does not grow with its length."""
 
 
 @dataclass(frozen=True)
@@ -182,16 +186,21 @@ class SpectralCodec(DescribedCodec):
 
     def features(self, audio: Tensor, loop: bool = False) -> Tensor:
         """(B, T * hop) float samples at -24 LUFS -> (B, T, inputs): normalised log magnitudes, then levels of short frames."""
+        return torch.cat(list(self._features(audio, loop)), dim=1)
+
+    def _features(self, audio: Tensor, loop: bool) -> Iterator[Tensor]:
+        """`features`, PIECE time steps after PIECE time steps."""
         c = self.config
-        hop = c.hop // c.frames
-        frames = pad_for_frames(audio, c.window, hop, loop).unfold(-1, c.window, hop)
-        # Piece by piece: the complex spectra of five minutes would take 600 MB at once.
-        logs = torch.cat([self._log_magnitudes(piece) for piece in frames.split(4096, dim=1)], dim=1)
-        logs = logs.unflatten(1, (-1, c.frames)).flatten(2)
-        if self.short is None:
-            return logs
-        levels = (self.short.levels(audio, loop) - self.short_mean) * (c.short_weight / self.spread)
-        return torch.cat([logs, levels.unflatten(1, (-1, c.short_frames)).flatten(2)], dim=2)
+        steps = audio.shape[-1] // c.hop
+        for start in range(0, steps, PIECE):
+            stop = min(start + PIECE, steps)
+            frames = frames_between(audio, c.window, c.hop // c.frames, loop, start * c.frames, stop * c.frames)
+            made = self._log_magnitudes(frames).unflatten(1, (-1, c.frames)).flatten(2)
+            if self.short is not None:
+                levels = self.short.levels(self.short.frames(audio, loop, start * c.short_frames, stop * c.short_frames))
+                levels = (levels - self.short_mean) * (c.short_weight / self.spread)
+                made = torch.cat([made, levels.unflatten(1, (-1, c.short_frames)).flatten(2)], dim=2)
+            yield made
 
     def _log_magnitudes(self, frames: Tensor) -> Tensor:
         """(B, J, window) samples -> (B, J, features)."""
@@ -236,17 +245,30 @@ class SpectralCodec(DescribedCodec):
 
     def encode_latents(self, features: Tensor, loop: bool = False) -> Tensor:
         """(B, T, inputs) -> (B, dim, T), what the quantizer codes."""
-        x = self.project_in(features)
-        for block in self.encoder:
-            x = block(x, loop)
-        return x.transpose(1, 2)
+        return self._through(self.encoder, self.project_in(features), loop).transpose(1, 2)
 
     def decode_latents(self, latents: Tensor, loop: bool = False) -> Tensor:
         """(B, dim, T) -> (B, T, inputs)."""
-        x = latents.transpose(1, 2)
-        for block in self.decoder:
-            x = block(x, loop)
-        return self.project_out(x)
+        return self.project_out(self._through(self.decoder, latents.transpose(1, 2), loop))
+
+    def _through(self, blocks: nn.ModuleList, x: Tensor, loop: bool) -> Tensor:
+        """(B, T, dim) through all blocks. A long clip goes in pieces, each with as much around it as the blocks hear."""
+        reach, steps = sum(block.kernel // 2 for block in blocks), x.shape[1]
+        if steps <= PIECE:
+            for block in blocks:
+                x = block(x, loop)
+            return x
+        around, out = ring_pad(x, reach) if loop else x, torch.empty_like(x)
+        for start in range(0, steps, PIECE):
+            stop = min(start + PIECE, steps)
+            # Beyond the ends of a clip every block hears zeros, not what the one before makes of them: no piece holds these.
+            left, right = (reach, reach) if loop else (min(reach, start), min(reach, steps - stop))
+            first = start if loop else start - left
+            part = around[:, first : first + left + stop - start + right]
+            for block in blocks:
+                part = block(part)
+            out[:, start:stop] = part[:, left : left + stop - start]
+        return out
 
     def codebook_vectors(self) -> Tensor:
         """(n_codebooks, codebook_size, codebook_dim) float: the vectors that transformers read tokens with."""
@@ -268,8 +290,14 @@ class SpectralCodec(DescribedCodec):
         """
         if audio.ndim != 3 or audio.shape[1] != 1 or audio.shape[2] == 0:
             raise ValueError(f"The codec takes audio of shape (batch, 1, samples), not {tuple(audio.shape)}.")
-        audio = F.pad(audio[:, 0], (0, -audio.shape[-1] % self.hop))
-        return self.quantizer(self.encode_latents(self.features(audio, loop), loop))[1]
+        audio, missing = audio[:, 0], -audio.shape[-1] % self.hop
+        audio = F.pad(audio, (0, missing)) if missing else audio
+        x = audio.new_empty(len(audio), audio.shape[-1] // self.hop, self.config.dim)
+        for piece, made in zip(x.split(PIECE, dim=1), self._features(audio, loop), strict=True):
+            piece.copy_(self.project_in(made))
+        del audio
+        latents = self._through(self.encoder, x, loop).transpose(1, 2)
+        return torch.cat([self.quantizer(piece)[1] for piece in latents.split(PIECE, dim=2)], dim=2)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, loop: bool = False) -> Tensor:
@@ -283,23 +311,27 @@ class SpectralCodec(DescribedCodec):
             (B, 1, T * hop) float samples.
         """
         c = self.config
-        latents = self.quantizer.from_codes(codes)[0]
+        latents = torch.cat([self.quantizer.from_codes(piece)[0] for piece in codes.split(PIECE, dim=2)], dim=2)
         with self.arithmetic(codes.device):
-            features = self.decode_latents(latents, loop).float()
+            heard = self._through(self.decoder, latents.transpose(1, 2), loop)
+        del latents
         frames, hop = codes.shape[-1] * c.frames, c.hop // c.frames
 
-        @functools.lru_cache(maxsize=1)  # a clip of one piece is asked for twice
+        @functools.lru_cache(maxsize=1)  # a clip of one piece is asked for more than once
+        def features(start: int, stop: int) -> Tensor:
+            with self.arithmetic(codes.device):
+                return self.project_out(heard[:, start // c.frames : stop // c.frames]).float()
+
+        @functools.lru_cache(maxsize=1)
         def magnitudes(start: int, stop: int) -> Tensor:
-            first, last = start // c.frames, -(-stop // c.frames)
-            whole = self.sharpened(self.magnitudes(features[:, first:last]))
-            return whole[:, start - first * c.frames : stop - first * c.frames]
+            return self.sharpened(self.magnitudes(features(start, stop)))
 
         def correct(audio: Tensor, spans: list[tuple[int, int]], loop: bool) -> Tensor:
-            parts = [self.short_levels(features[:, a // c.frames : b // c.frames]) for a, b in spans]
+            parts = [self.short_levels(features(*span)) for span in spans]
             return self.short.correct(audio, torch.cat(parts, dim=1), loop)
 
         search = functools.partial(
-            griffin_lim_pieces, frames=frames, loop=loop, piece=4096 // c.frames * c.frames, context=48 // c.frames * c.frames
+            griffin_lim_pieces, frames=frames, loop=loop, piece=PIECE * c.frames, context=48 // c.frames * c.frames
         )
         final = {} if self.short is None else {"correct": correct}
         if not c.wide_rounds:

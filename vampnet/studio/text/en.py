@@ -325,7 +325,7 @@ TEXT: dict[str, str] = {
     "map.sample_cutoff": "Sampling cutoff (share of the steps)",
     "map.sample_cutoff.info": "After this share of the steps the likeliest is always taken: 1 is never.",
     "map.fine_steps": "Fine sampling steps",
-    "map.fine_steps.info": "Passes over the {fine} fine levels: 4 is enough for most.",
+    "map.fine_steps.info": "Passes over the {fine} fine levels: 2 is enough for most.",
     "map.feedback": "Feedback rounds",
     "map.feedback.info": "Vamps the result again, each round a step further away.",
     "map.region": "Region (seconds)",

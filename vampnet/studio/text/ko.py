@@ -326,7 +326,7 @@ TEXT: dict[str, str] = {
     "map.sample_cutoff": "무작위 선택 구간 (단계 비율)",
     "map.sample_cutoff.info": "이 비율을 지나면 늘 가장 그럴듯한 것을 고릅니다. 1이면 그러지 않습니다.",
     "map.fine_steps": "세밀 샘플링 단계 수",
-    "map.fine_steps.info": "세밀한 {fine}단계를 채우는 횟수입니다. 대개 4면 충분합니다.",
+    "map.fine_steps.info": "세밀한 {fine}단계를 채우는 횟수입니다. 대개 2면 충분합니다.",
     "map.feedback": "되먹임 횟수",
     "map.feedback.info": "결과를 다시 변주합니다. 되풀이할수록 원본에서 멀어집니다.",
     "map.region": "구간 (초)",
