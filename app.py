@@ -7,6 +7,7 @@ import os
 import threading
 from importlib.util import find_spec
 
+from vampnet.gallery_place import add_options, open_gallery
 from vampnet.program import prepare
 
 OWN_ADDRESSES = ("127.0.0.1", "localhost", "::1")
@@ -14,8 +15,6 @@ OWN_ADDRESSES = ("127.0.0.1", "localhost", "::1")
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options of the command line."""
-    from vampnet.gallery_place import add_options
-
     parser = argparse.ArgumentParser(description="Opens the VampNet studio in the browser.")
     parser.add_argument("--model", default="mini", help="a bundled model, a folder with one, or a hub repository (mini)")
     parser.add_argument("--device", default=None, help="cuda, mps or cpu (the best there is)")
@@ -41,7 +40,6 @@ def main(arguments: list[str] | None = None) -> None:
     """Serves the studio until it is stopped with Ctrl-C."""
     options = read_options(arguments)
     prepare()
-    from vampnet.gallery_place import open_gallery
     from vampnet.studio.page import build
     from vampnet.studio.warm_up import warm_up
     from vampnet.studio.zero import open_shelf

@@ -70,7 +70,8 @@ def draw_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     "sampling",
     [
         Sampling(), Sampling(temperature=0), Sampling(sample_cutoff=0.5), Sampling(top_k=5, mask_temperature=1.0),
-        Sampling(top_p=0.7, temperature=0.8), Sampling(typical_mass=0.4), Sampling(sample_cutoff=0.0),
+        Sampling(top_p=0.7, temperature=0.8), Sampling(typical_mass=0.4), Sampling(typical_mass=0.5),
+        Sampling(sample_cutoff=0.0),
     ],
 )  # fmt: skip
 def test_the_tokens_are_those_of_the_cpu(sampling: Sampling, wrap: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,9 +131,9 @@ def test_label_smoothing_is_taken_back():
 
 @pytest.mark.parametrize("look", [True, False])
 def test_typical_tokens_are_drawn_as_often_as_where_they_are_sorted_out(look):
-    n, mass = 40_000, 0.4  # two rows in a hundred are left after all tries
+    n, mass = 40_000, 0.5
     p = (torch.randn(2, 64, generator=torch.Generator().manual_seed(0)) * 2).softmax(-1)
-    u = s.uniform((n, 1 + s.TRIES), [torch.Generator().manual_seed(i) for i in (1, 2)]).float()
+    u = s.uniform((n, 20), [torch.Generator().manual_seed(i) for i in (1, 2)]).float()
     rows, u = p.repeat_interleave(n, dim=0), u.flatten(0, 1)
     found = s.draw_typical(rows, u, mass, look)
     wanted = s.filter_logits(p.log(), Sampling(typical_mass=mass)).softmax(-1)
@@ -142,17 +142,23 @@ def test_typical_tokens_are_drawn_as_often_as_where_they_are_sorted_out(look):
         assert not counts[expected == 0].any()
         assert torch.allclose(counts / n, expected, atol=4 * 0.5 / n**0.5)
     assert torch.equal(found, s.draw_typical(rows, u, mass))
+    # Who never draws a typical one gets the most typical.
+    assert torch.equal(s.draw_typical(rows, u, 1e-9, look), wanted_most(rows))
+
+
+def wanted_most(p):
+    return (p.log() + torch.special.entr(p).sum(-1, keepdim=True)).abs().argmin(-1)
 
 
 def test_only_typical_filtering_alone_takes_more_numbers():
-    assert s.numbers_a_token(Sampling(typical_mass=0.5)) == 1 + s.TRIES
-    for other in ({}, {"top_p": 0.9}, {"top_k": 9}, {"typical_min_tokens": 2}, {"temperature": 0.0}):
+    assert s.numbers_a_token(Sampling(typical_mass=0.5)) == s.TRIES
+    for other in ({}, {"top_p": 0.9}, {"top_k": 9}, {"typical_min_tokens": 2}, {"temperature": 0.0}, {"typical_mass": 0.4}):
         options = other if not other else {"typical_mass": 0.5, **other}
         sampling = Sampling(**{"typical_mass": 1.0, **options})
         assert s.numbers_a_token(sampling) == 1
         s.choose(torch.randn(3, 16), torch.rand(3), sampling, 0.1)
     broken = torch.full((3, 16), torch.nan)
-    token, log_p = s.choose(broken, torch.rand(3, 1 + s.TRIES), Sampling(typical_mass=0.5), 0.1)
+    token, log_p = s.choose(broken, torch.rand(3, s.TRIES), Sampling(typical_mass=0.5), 0.1)
     assert (token < 16).all() and not log_p.isfinite().any()
 
 

@@ -182,15 +182,16 @@ class Sampling:
 
     Attributes:
         steps: parallel decoding steps of the coarse model (the paper: 36 best, 12 nearly as good, 24 a good trade). The
-            bundled model gains nothing from more than 12 that 24 clips could tell (docs/log.md).
+            bundled model gains nothing from more than 8 to 12 that 48 clips could tell (docs/log.md).
         temperature: of the categorical distribution that tokens are drawn from; 0 = always the likeliest.
         mask_temperature: starting weight of the Gumbel noise on the confidence, annealed linearly to 0 (paper: over 6).
         top_p: nucleus filtering: the likeliest tokens up to this probability mass; 1 = off.
         top_k: only the k likeliest tokens; 0 = off.
-        typical_mass: locally typical filtering: probability mass of the most typical tokens; 1 = off.
+        typical_mass: locally typical filtering (Meister et al. 2022): probability mass of the most typical tokens; 1 = off.
+            With 0.6 the bundled model's takes keep attacks and beats better and are as rich as without (docs/log.md).
         typical_min_tokens: how many tokens typical filtering always leaves.
         sample_cutoff: share of the steps, from the start, in which tokens are drawn; after it the likeliest is taken; 1 = all.
-        fine_steps: parallel decoding steps of the coarse-to-fine model.
+        fine_steps: parallel decoding steps of the coarse-to-fine model; one to four make no difference that could be told.
         feedback: rounds; every round after the first vamps the result of the one before.
 
     Raises:
