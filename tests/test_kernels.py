@@ -13,14 +13,18 @@ import torch
 from tiny import tiny_vampnet
 
 from vampnet import kernels
+from vampnet.config import Sampling
 from vampnet.model import fast
 from vampnet.model.fast import in_precision
+from vampnet.sampling import TRIES, choose
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA")
 
 BESIDE = """
 import torch
 from vampnet import kernels, triton_kernels
+from vampnet.config import Sampling
+from vampnet.sampling import choose, numbers_a_token
 
 torch.manual_seed(0)
 for rows, width in ((5, 1280), (3, 20), (1, 256)):
@@ -46,6 +50,21 @@ for rows, width in ((5, 1280), (3, 20), (1, 256)):
     out = torch.full_like(x, torch.nan)
     triton_kernels.snake(x, alpha, 1 / alpha, None, out)
     torch.testing.assert_close(out, kernels.snake(x, alpha, 1 / alpha))
+
+for smoothing in (0.0, 0.1):
+    for mass in (1.0, 0.6):
+        for width in (1024, 40):
+            sampling = Sampling(typical_mass=mass)
+            numbers = numbers_a_token(sampling)
+            u = torch.rand(3, 50) if numbers == 1 else torch.rand(3, 50, numbers)
+            logits = 2 * torch.randn(3, 50, width)
+            token, log_p = triton_kernels.draw(logits, u, smoothing, mass)
+            wanted, how_sure = choose(logits, u, sampling, smoothing)
+            same = token == wanted
+            assert same.float().mean() > 0.98, (smoothing, mass, width, same.float().mean())
+            torch.testing.assert_close(log_p[same], how_sure[same], atol=1e-5, rtol=1e-5)
+token, log_p = triton_kernels.draw(torch.full((2, 40), torch.nan), torch.rand(2, 8), 0.1, 0.6)
+assert (token < 40).all() and not log_p.isfinite().any()
 """
 
 
@@ -98,6 +117,13 @@ def test_fused_passes_are_the_steps_on_a_gpu(monkeypatch: pytest.MonkeyPatch) ->
             plain = passes(dtype)
         for ours, theirs in zip(fused, plain, strict=True):
             torch.testing.assert_close(ours, theirs)
+    logits, u = 2 * torch.randn(500, 1024, device=device), torch.rand(500, TRIES, device=device)
+    for numbers, sampling in ((u, Sampling()), (u[:, 0].contiguous(), Sampling(typical_mass=1.0))):
+        token, log_p = kernels.chosen(logits, numbers, sampling, 0.1)
+        wanted, how_sure = choose(logits, numbers, sampling, 0.1)
+        same = token == wanted
+        assert same.float().mean() > 0.98
+        torch.testing.assert_close(log_p[same], how_sure[same], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("which", ["coarse", "fine"])

@@ -20,10 +20,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from vampnet import graphs
+from vampnet import graphs, kernels
 from vampnet.config import Sampling
 from vampnet.sampling import (
-    choose,
     confidence,
     gumbel,
     least_confident,
@@ -96,7 +95,7 @@ class DeviceStep:
         logits = model(seen)[:, :, wrap : wrap + self.tokens.shape[-1]]
         # Levels last, as a model lays them out: in another order all of them would be copied first.
         logits = logits.transpose(1, 2).float().contiguous()
-        chosen, log_p = choose(logits, self.u.transpose(1, 2).contiguous(), self.sampling, model.config.label_smoothing)
+        chosen, log_p = kernels.chosen(logits, self.u.transpose(1, 2).contiguous(), self.sampling, model.config.label_smoothing)
         chosen, log_p = chosen.transpose(1, 2), log_p.transpose(1, 2)
         self.damaged |= (~log_p.isfinite() & self.masked).any()
         again = least_confident(confidence(log_p, self.noise, self.weight), self.masked, self.left)

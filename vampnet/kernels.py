@@ -15,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vampnet.config import Sampling
+from vampnet.sampling import choose, numbers_a_token
+
 log = logging.getLogger(__name__)
 
 
@@ -88,6 +91,24 @@ def joined(x: Tensor, bias: Tensor, more: Tensor) -> Tensor:
         kernels.joined(x, bias, more, out)
         return out
     return (x.float() + bias.view(-1, 1, 1).float() + more.float()).to(x.dtype)
+
+
+def chosen(logits: Tensor, u: Tensor, sampling: Sampling, smoothing: float) -> tuple[Tensor, Tensor]:
+    """`sampling.choose`, in one pass where tokens are drawn as the model says or from the typical ones of these.
+
+    Args:
+        logits: (..., V) float32 contiguous.
+        u: (...) or (..., n) float32 contiguous, as `sampling.choose` takes it.
+        sampling, smoothing: as there.
+
+    Returns:
+        As there, up to rounding.
+    """
+    kernels = _fused(logits.device)
+    plain = sampling.temperature == 1 and not sampling.top_k and sampling.top_p == 1
+    if kernels is not None and plain and (sampling.typical_mass == 1 or numbers_a_token(sampling) > 1):
+        return kernels.draw(logits, u, smoothing, sampling.typical_mass)
+    return choose(logits, u, sampling, smoothing)
 
 
 @lru_cache

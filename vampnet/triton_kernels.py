@@ -93,6 +93,60 @@ def joined(x: Tensor, bias: Tensor, more: Tensor, out: Tensor) -> None:
         _joined[(triton.cdiv(total, BLOCK),)](x, bias, more, out, x.shape[1], total, BLOCK=BLOCK)
 
 
+@triton.jit
+def _draw(
+    logits_at, u_at, token_at, log_p_at, width, share, mass,
+    NUMBERS: tl.constexpr, TYPICAL: tl.constexpr, SMOOTHED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    x = tl.load(logits_at + row * width + column, mask=inside, other=-float("inf"))
+    x -= tl.max(x, axis=0)
+    whole = tl.sum(tl.exp(x), axis=0)
+    p = tl.exp(x) / whole
+    weight = p
+    if SMOOTHED:
+        weight = tl.where(inside, tl.maximum(p - share, 0.0), 0.0)
+        weight = weight / tl.sum(weight, axis=0)
+    reached = tl.cumsum(weight, axis=0)
+    total = tl.max(reached, axis=0)
+    if TYPICAL:
+        information = -tl.log(tl.maximum(weight, 1.1754944e-38))
+        entropy = tl.sum(weight * information, axis=0)
+        off = tl.where(inside, tl.abs(information - entropy), float("inf"))
+        token = tl.argmin(off, axis=0)
+        waiting = token * 0 + 1
+        for number in tl.static_range(NUMBERS):
+            point = tl.minimum(tl.load(u_at + row * NUMBERS + number) * total, total * (1 - 2**-23))
+            tried = tl.minimum(tl.sum((reached <= point).to(tl.int32), axis=0), width - 1)
+            limit = tl.sum(tl.where(column == tried, off, 0.0), axis=0)
+            typical = tl.sum(tl.where(off < limit, weight, 0.0), axis=0) < mass
+            token = tl.where(typical & (waiting > 0), tried, token)
+            waiting = tl.where(typical, 0, waiting)
+    else:
+        point = tl.minimum(tl.load(u_at + row) * total, total * (1 - 2**-23))
+        token = tl.minimum(tl.sum((reached <= point).to(tl.int32), axis=0), width - 1)
+    if SMOOTHED:
+        log_p = tl.log(tl.sum(tl.where(column == token, p, 0.0), axis=0))
+    else:
+        log_p = tl.sum(tl.where(column == token, x, 0.0), axis=0) - tl.log(whole)
+    tl.store(token_at + row, token.to(tl.int64))
+    tl.store(log_p_at + row, log_p)
+
+
+def draw(logits: Tensor, u: Tensor, smoothing: float, mass: float) -> tuple[Tensor, Tensor]:
+    """`kernels.chosen`: logits (..., V) and u (...) or (..., n), float32 contiguous -> (...) int64 and (...) float32."""
+    shape, width = logits.shape[:-1], logits.shape[-1]
+    token, log_p = logits.new_empty(shape, dtype=torch.int64), logits.new_empty(shape)
+    with _on(logits):
+        _draw[(token.numel(),)](
+            logits, u, token, log_p, width, smoothing / width, mass,
+            NUMBERS=u.numel() // token.numel(), TYPICAL=mass < 1, SMOOTHED=smoothing > 0, BLOCK=triton.next_power_of_2(width),
+        )  # fmt: skip
+    return token, log_p
+
+
 def _on(x: Tensor) -> torch.cuda.device:
     """Launches go to the current device, whichever the tensors are on."""
     return torch.cuda.device(x.device if x.is_cuda else -1)
