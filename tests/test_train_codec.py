@@ -109,6 +109,16 @@ def test_dead_codes_come_back(folder):
     assert q.codebook.weight[7].abs().max() < 1e5 and (trainer.dead.counts == 0).all()
 
 
+def test_codes_are_counted_by_level(folder):
+    trainer = stage.CodecTrainer(MODEL, settings(folder), folder / "counted-run")
+    size = trainer.codec.codebook_size
+    codes = torch.randint(0, size, (3, trainer.codec.n_codebooks, 50))
+    trainer.dead.count(codes)
+    trainer.dead.count(codes)
+    for level, row in enumerate(codes.transpose(0, 1).flatten(1)):
+        assert torch.equal(trainer.dead.counts[level], 2.0 * torch.bincount(row, minlength=size))
+
+
 def reconstruction_error(codec: SpectralCodec, audio: torch.Tensor) -> float:
     with torch.no_grad():
         target = codec.features(audio)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import soundfile as sf
 import torch
 from torch import Tensor
+
+from ..loudness import ABSOLUTE_GATE, Loudness
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")
 TARGET_LUFS = -24.0
@@ -27,27 +31,35 @@ def find_audio(folder: str | Path) -> list[Path]:
 
 def loudness_gain(audio: np.ndarray, sample_rate: int) -> float:
     """Factor that brings (N, C) float samples to -24 LUFS (ITU-R BS.1770); 1 where nothing can be measured."""
-    import pyloudnorm
-
     if len(audio) < 0.4 * sample_rate:
         return 1.0
-    lufs = pyloudnorm.Meter(sample_rate).integrated_loudness(audio)
-    return float(10 ** ((TARGET_LUFS - lufs) / 20)) if np.isfinite(lufs) else 1.0
+    lufs = Loudness(audio.T, sample_rate).measure()
+    return float(10 ** ((TARGET_LUFS - lufs) / 20)) if lufs >= ABSOLUTE_GATE else 1.0
 
 
 class AudioPool:
-    """Mono audio at -24 LUFS in memory (16 bit: an hour takes 318 MB), and random crops of it."""
+    """Mono audio at -24 LUFS in memory (16 bit: an hour takes 318 MB), and random crops of it.
+
+    Attributes:
+        samples: (N,) int16, of all clips one after the other; `to` puts them where crops are wanted.
+        starts, ends: (clips,) int64 on the CPU.
+    """
 
     def __init__(self, folder: str | Path, sample_rate: int, limit_hours: float = 24.0) -> None:
         """Decodes the folder's files, in name order, up to `limit_hours`."""
         self.sample_rate = sample_rate
         clips: list[np.ndarray] = []
         room = limit_hours * 3600 * sample_rate
-        for path in find_audio(folder):
-            if room <= 0:
-                break
-            clips.append(self._load(path))
-            room -= len(clips[-1])
+        files, workers = find_audio(folder), os.cpu_count() or 1
+        # Some at a time, so that not much more than there is room for is decoded.
+        with ThreadPoolExecutor(workers) as pool:
+            for first in range(0, len(files), 8 * workers):
+                for clip in pool.map(self._load, files[first : first + 8 * workers]):
+                    if room > 0:
+                        clips.append(clip)
+                        room -= len(clip)
+                if room <= 0:
+                    break
         self.samples = torch.from_numpy(np.concatenate(clips))
         self.ends = torch.tensor([len(c) for c in clips]).cumsum(0)
         self.starts = torch.cat([torch.zeros(1, dtype=torch.long), self.ends[:-1]])
@@ -66,13 +78,19 @@ class AudioPool:
     def hours(self) -> float:
         return len(self.samples) / self.sample_rate / 3600
 
+    def to(self, device: str | torch.device) -> AudioPool:
+        """Moves the samples to a device; returns the pool itself."""
+        self.samples = self.samples.to(device)
+        return self
+
     def crops(self, batch: int, length: int, generator: torch.Generator) -> Tensor:
-        """(batch, length) float samples from random places; clips that are too short are followed by silence."""
+        """(batch, length) float samples from random places, on the device of `samples`; clips that are too short are followed
+        by silence."""
         clip = torch.randint(len(self.starts), (batch,), generator=generator)
-        out = torch.zeros(batch, length)
-        for i, c in enumerate(clip.tolist()):
+        out = torch.zeros(batch, length, device=self.samples.device)
+        for row, c in zip(out, clip.tolist(), strict=True):
             start, end = int(self.starts[c]), int(self.ends[c])
-            offset = int(torch.randint(max(1, end - start - length + 1), (1,), generator=generator))
-            piece = self.samples[start + offset : min(end, start + offset + length)]
-            out[i, : len(piece)] = piece.float() / 32767
-        return out
+            start += int(torch.randint(max(1, end - start - length + 1), (1,), generator=generator))
+            piece = self.samples[start : min(end, start + length)]
+            row[: len(piece)] = piece
+        return out.div_(32767)

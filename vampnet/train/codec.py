@@ -67,6 +67,7 @@ class CodecTraining:
         save_minutes: between checkpoints.
         eval_minutes: between measurements on `held_out`.
         bfloat16: matrix products of the blocks in bfloat16: true, false, or "auto" as in `loop.in_bfloat16`.
+        compile: compile encoder, decoder and the distances, where the device is a GPU of CUDA: half a minute, once.
     """
 
     audio: str
@@ -93,44 +94,55 @@ class CodecTraining:
     eval_minutes: float = 6.0
     limit_hours: float = 24.0
     bfloat16: bool | str = False
+    compile: bool = False
     seed: int = 0
 
 
 class CodecLoss:
     """Squared error of log magnitudes, mel distance of magnitudes, and the quantizer's losses."""
 
-    def __init__(self, codec: SpectralCodec, settings: CodecTraining) -> None:
+    def __init__(self, codec: SpectralCodec, settings: CodecTraining, device: torch.device | str = "cpu") -> None:
         import librosa
 
         c = codec.config
         self.codec, self.settings = codec, settings
         self.mels = [
-            torch.from_numpy(librosa.filters.mel(sr=c.sample_rate, n_fft=c.window, n_mels=n)).T.contiguous() for n in (150, 80)
+            torch.from_numpy(librosa.filters.mel(sr=c.sample_rate, n_fft=c.window, n_mels=n)).T.contiguous().to(device)
+            for n in (150, 80)
         ]
         weight = torch.ones(c.features)
         weight[c.fine_bins :] = 0.5
-        self.weight = torch.cat([weight.repeat(c.frames), torch.ones(c.short_frames * c.short_bands)])
+        self.weight = torch.cat([weight.repeat(c.frames), torch.ones(c.short_frames * c.short_bands)]).to(device)
+        parts = codec.encode_latents, codec.decode_latents, self._distances
+        if settings.compile and torch.device(device).type == "cuda":
+            parts = (torch.compile(part, dynamic=False) for part in parts)
+        self._encode, self._decode, self._compare = parts
 
-    def __call__(self, audio: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """(B, T * hop) float -> the loss and its parts."""
+    def __call__(self, audio: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B, T * hop) float -> the loss and its parts, which nobody has to wait for yet."""
         codec, s = self.codec, self.settings
         half = in_bfloat16(s.bfloat16, audio.device)
         with torch.no_grad():
             target = codec.features(audio)
         with torch.autocast(audio.device.type, torch.bfloat16, enabled=half):
-            z = codec.encode_latents(target).float()
+            z = self._encode(target).float()
         # In float32: codes lie closer together than bfloat16 can tell apart.
         z_q, codes, _, commitment, codebook = codec.quantizer(z)
         with torch.autocast(audio.device.type, torch.bfloat16, enabled=half):
-            out = codec.decode_latents(z_q).float()
-        difference = out - target
-        square = (difference.square() * self.weight.to(out.device)).mean()
-        if s.fine_weight:
-            square = square + s.fine_weight * self._fine(difference)
-        mel = self._mel(out, target)
+            out = self._decode(z_q).float()
+        square, mel = self._compare(out, target)
         loss = square + s.mel_weight * mel + s.commitment_weight * commitment.mean() + s.codebook_weight * codebook.mean()
         self.codes = codes
-        return loss, {"square": square.item(), "mel": mel.item(), "commitment": commitment.mean().item(), "loss": loss.item()}
+        parts = {"square": square, "mel": mel, "commitment": commitment.mean(), "loss": loss}
+        return loss, {name: part.detach() for name, part in parts.items()}
+
+    def _distances(self, out: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, inputs) each -> the squared error and the mel distance."""
+        difference = out - target
+        square = (difference.square() * self.weight).mean()
+        if self.settings.fine_weight:
+            square = square + self.settings.fine_weight * self._fine(difference)
+        return square, self._mel(out, target)
 
     def _fine(self, difference: Tensor) -> Tensor:
         """Mean square of what a moving average over 41 bins of frequency leaves of a difference: where partials lie."""
@@ -141,7 +153,7 @@ class CodecLoss:
     def _mel(self, out: Tensor, target: Tensor) -> Tensor:
         c = self.codec.config
         a, b = self.codec.magnitudes(out), self.codec.magnitudes(target)
-        logs = [[(x @ m.to(x.device)).clamp_min(1e-5).log10() for x in (a, b)] for m in self.mels]
+        logs = [[(x @ m).clamp_min(1e-5).log10() for x in (a, b)] for m in self.mels]
         found = sum((x - y).abs().mean() for x, y in logs)
         if self.codec.short is None:
             return found
@@ -167,11 +179,11 @@ class DeadCodes:
 
     def __init__(self, codec: SpectralCodec) -> None:
         self.codec = codec
-        self.counts = torch.zeros(codec.n_codebooks, codec.codebook_size)
+        self.counts = torch.zeros(codec.n_codebooks, codec.codebook_size, device=codec.codebook_vectors().device)
 
     def count(self, codes: Tensor) -> None:
-        for level, row in enumerate(codes.transpose(0, 1).flatten(1).cpu()):
-            self.counts[level] += torch.bincount(row, minlength=self.counts.shape[1])
+        rows = codes.transpose(0, 1).flatten(1)
+        self.counts.scatter_add_(1, rows, torch.ones((), device=rows.device).expand_as(rows))
 
     @torch.no_grad()
     def revive(self, audio: Tensor, generator: torch.Generator) -> int:
@@ -228,6 +240,9 @@ class CodecTrainer:
             initialise(
                 self.codec, self.pool.crops(crops, self.length, torch.Generator().manual_seed(settings.seed)), settings.seed
             )
+        # On a GPU with room for it the music lies there too: crops of it are then no traffic.
+        if self.device.type == "cuda" and torch.cuda.mem_get_info(self.device)[0] > 4 * self.pool.samples.nbytes:
+            self.pool.to(self.device)
         self.codec.to(self.device).train()
         self.optimiser = torch.optim.AdamW(self._groups(), lr=0.0, betas=(0.9, 0.98), fused=True)
         self.average = WeightAverage(self.codec, settings.average)
@@ -236,7 +251,7 @@ class CodecTrainer:
             self.optimiser.load_state_dict(state["optimiser"])
             self.average.load_state_dict(state["average"])
             self.step, self.elapsed = state["step"], state["elapsed"]
-        self.loss = CodecLoss(self.codec, settings)
+        self.loss = CodecLoss(self.codec, settings, self.device)
         self.dead = DeadCodes(self.codec)
 
     def _groups(self) -> list[dict]:
@@ -262,12 +277,13 @@ class CodecTrainer:
         }
         atomic_save(state | {"step": self.step, "elapsed": elapsed}, self.run / "last.pt")
 
-    def update(self, progress: float) -> dict[str, float]:
+    def update(self, progress: float) -> dict[str, Tensor | int]:
         """One step of gradient descent; returns the parts of the loss."""
         s = self.settings
         generator = torch.Generator().manual_seed(step_seed(s.seed, self.step))
         torch.manual_seed(step_seed(s.seed + 1, self.step))  # the quantizer's dropout draws from the global generator
-        audio = equalise(self.pool.crops(s.batch, self.length, generator).to(self.device), s.equalise_db, generator)
+        crops = self.pool.crops(s.batch, self.length, generator).to(self.device)
+        audio = equalise(crops, s.equalise_db, generator)
         self.step += 1
         for group in self.optimiser.param_groups:
             group["lr"] = group["factor"] * noam(self.step, s.peak, s.warmup) * cooldown(progress, s.cooldown_share)
@@ -309,6 +325,7 @@ class CodecTrainer:
                 bar.n = round(budget.elapsed / 60, 1)
                 if self.step % 50 == 0:
                     speed = (self.step - first) * s.batch * self.length / self.codec.sample_rate / budget.session
+                    running = {name: float(value) for name, value in running.items()}
                     logs.write(self.step, "train", running | {"audio_per_second": speed, "minutes": budget.elapsed / 60})
                     bar.set_postfix(step=self.step, square=f"{running['square']:.4f}", mel=f"{running['mel']:.3f}")
                 if budget.elapsed - saved > 60 * s.save_minutes:
