@@ -179,7 +179,8 @@ def draw_typical(p: Tensor, u: Tensor, mass: float, look: bool | None = None) ->
     look = p.device.type == "cpu" if look is None else look
     information = p.clamp_min(torch.finfo(p.dtype).tiny).log_().neg_()
     off = information.sub_((p * information).sum(dim=-1, keepdim=True)).abs_()
-    tried, token = _at(p.cumsum(dim=-1), u), off.argmin(dim=-1)
+    tried = _at(p.cumsum(dim=-1), u)
+    token = torch.empty_like(tried[:, 0]) if look else off.argmin(dim=-1)
     limit, scratch = off.gather(-1, tried), torch.empty_like(p)
     left, waiting = torch.arange(len(p), device=p.device), torch.ones(len(p), dtype=torch.bool, device=p.device)
     for number in range(u.shape[-1]):
@@ -191,11 +192,11 @@ def draw_typical(p: Tensor, u: Tensor, mass: float, look: bool | None = None) ->
             again = ~typical
             left, p, off = left[again], p[again], off[again]
             if not len(left):
-                break
+                return token
         else:
             token = torch.where(waiting & typical, tried[:, number], token)
             waiting &= ~typical
-    return token
+    return token.index_copy(0, left, off.argmin(dim=-1)) if look else token
 
 
 def unsmoothed(p: Tensor, smoothing: float) -> Tensor:
