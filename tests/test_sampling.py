@@ -104,8 +104,8 @@ def test_typical_filtering_can_drop_the_likeliest_token_and_changes_draws():
     filtered = s.filter_logits(p.log(), Sampling(typical_mass=0.3))
     assert not survivors(filtered)[0, 0]
     u = stratified(1_000)
-    plain = s.draw(p.log().expand(1_000, -1), u)
-    typical = s.draw(filtered.expand(1_000, -1), u)
+    plain = s.draw(p.log().expand(1_000, -1).softmax(-1), u)
+    typical = s.draw(filtered.expand(1_000, -1).softmax(-1), u)
     assert (plain == 0).sum() == 400
     assert (typical == 0).sum() == 0
 
@@ -198,10 +198,10 @@ def test_damaged_logits_choose_a_token_that_there_is_and_say_so():
 def test_draws_follow_the_categorical_distribution():
     logits = logits_of(rows=1, size=20)
     n = 20_000
-    counts = torch.bincount(s.draw(logits.expand(n, -1), stratified(n)), minlength=20)
+    counts = torch.bincount(s.draw(logits.expand(n, -1).softmax(-1), stratified(n)), minlength=20)
     expected = logits[0].double().softmax(dim=-1) * n
     assert ((counts - expected).abs() <= 1.5).all()
-    random = s.draw(logits.expand(n, -1), s.uniform((n,), [s.take_generator(0, 0)])[0])
+    random = s.draw(logits.expand(n, -1).softmax(-1), s.uniform((n,), [s.take_generator(0, 0)])[0])
     shares = torch.bincount(random, minlength=20) / n
     assert (shares - expected / n).abs().max() < 0.02
 
@@ -212,7 +212,7 @@ def test_tokens_without_probability_are_never_drawn_even_at_the_ends():
     u = torch.tensor(
         [0.0, 1e-300, 1 - 2**-53, 1 - 2**-24, 0.5, *torch.rand(500, dtype=torch.float64).tolist()], dtype=torch.float64
     )
-    drawn = s.draw(logits.expand(len(u), -1), u)
+    drawn = s.draw(logits.expand(len(u), -1).softmax(-1), u)
     assert logits[0, drawn].isfinite().all()
     assert drawn[0] == 3 and drawn[2] == 26
 
@@ -220,7 +220,7 @@ def test_tokens_without_probability_are_never_drawn_even_at_the_ends():
 def test_draw_keeps_leading_shapes():
     logits = logits_of(rows=24).view(2, 3, 4, 50)
     u = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert torch.equal(s.draw(logits, u).flatten(), s.draw(logits.view(24, 50), u.flatten()))
+    assert torch.equal(s.draw(logits.softmax(-1), u).flatten(), s.draw(logits.view(24, 50).softmax(-1), u.flatten()))
 
 
 def test_schedule_is_the_cosine_of_the_paper():

@@ -28,7 +28,7 @@ from vampnet.sampling import (
     least_confident,
     mask_count,
     mask_temperature,
-    numbers_a_token,
+    numbers_for,
     uniform,
 )
 
@@ -57,7 +57,7 @@ class DeviceStep:
         busy: taken while somebody uses the step.
         tokens: (B, K, T) int64, MASK where masked.
         masked: (B, n_predicted, T) bool.
-        u: (B, n_predicted, T) float32, or (B, n_predicted, T, n): uniform numbers for the draws, n = `numbers_a_token`.
+        u: (B, n_predicted, T) float32, or (B, n_predicted, T, n): uniform numbers for the draws, see `numbers_for`.
         noise: (B, n_predicted, T) float32, Gumbel numbers for the confidence.
         weight: () float32, of the noise.
         left: (B,) int64: how many tokens are masked after the step.
@@ -74,8 +74,7 @@ class DeviceStep:
         predicted = (batch, levels - self.first, steps)
         self.tokens = torch.zeros(shape, dtype=torch.int64, device=device)
         self.masked = torch.zeros(predicted, dtype=torch.bool, device=device)
-        numbers = numbers_a_token(sampling)
-        self.u = torch.zeros(predicted if numbers == 1 else (*predicted, numbers), device=device)
+        self.u = torch.zeros(numbers_for(predicted, sampling), device=device)
         self.noise = torch.zeros(predicted, device=device)
         self.weight = torch.zeros((), device=device)
         self.left = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -232,7 +231,7 @@ def fill_on_device(
     model = getattr(model, "part", model)
     total = masked.sum(dim=(1, 2)).cpu()
     left, step, likeliest = total, None, replace(sampling, temperature=0.0)
-    shape, numbers = masked.shape[1:], numbers_a_token(sampling)
+    shape = masked.shape[1:]
     try:
         for number in range(steps):
             if left.any():
@@ -242,7 +241,7 @@ def fill_on_device(
                     wanted = model, now, tuple(tokens.shape), wrap, tokens.device, steps - number
                     before_it, step = step, turn(lambda wanted=wanted: _step_for(*wanted))
                     step.take_over(tokens, masked, before_it)
-                u, noise = uniform(shape if numbers == 1 else (*shape, numbers), generators), gumbel(shape, generators)
+                u, noise = uniform(numbers_for(shape, sampling), generators), gumbel(shape, generators)
                 if u.dim() != step.u.dim():  # the likeliest tokens are not drawn
                     u = u[..., 0]
                 left = mask_count(number, steps, total)

@@ -24,7 +24,7 @@ from vampnet.sampling import (
     least_confident,
     mask_count,
     mask_temperature,
-    numbers_a_token,
+    numbers_for,
     take_generator,
     uniform,
 )
@@ -113,8 +113,7 @@ class _Decoder:
         if answers_late(tokens.device) and getattr(self.model, "alone", True):
             return self._fill_on_device(tokens, masked, generators, wrap)
         total = masked.sum(dim=(1, 2))
-        numbers = numbers_a_token(self.sampling)
-        shape = masked.shape[1:] if numbers == 1 else (*masked.shape[1:], numbers)
+        shape = numbers_for(masked.shape[1:], self.sampling)
         for step in range(self.steps):
             if not masked.any():
                 self.progress.advance(self.steps - step)

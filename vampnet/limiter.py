@@ -12,22 +12,16 @@ import torch
 
 from vampnet.loudness import POINT
 
+ATTACK_SECONDS, RELEASE_SECONDS = 0.005, 0.06
 _TAPS = 20
 """Samples around a place between two samples that tell how high the wave is there."""
 _PIECE = 1 << 13
 
 
-def limit_peaks(
-    samples: np.ndarray,
-    sample_rate: int,
-    ceiling: float,
-    loop: bool = False,
-    attack_seconds: float = 0.005,
-    release_seconds: float = 0.06,
-) -> np.ndarray:
+def limit_peaks(samples: np.ndarray, sample_rate: int, ceiling: float, loop: bool = False) -> np.ndarray:
     """Holds the true peak (4 times oversampled, as in ITU-R BS.1770-4 annex 2) of `samples` below `ceiling`.
 
-    The gain starts to fall `attack_seconds` before a peak and comes back exponentially after it; all channels share it, so
+    The gain starts to fall `ATTACK_SECONDS` before a peak and comes back exponentially after it; all channels share it, so
     that the stereo image stays.
 
     Args:
@@ -39,7 +33,7 @@ def limit_peaks(
     Returns:
         (C, N) float32, no sample above `ceiling`; an unchanged copy where nothing exceeded it.
     """
-    gain = limiting_gain(true_peaks(samples, loop), sample_rate, ceiling, loop, attack_seconds, release_seconds)
+    gain = limiting_gain(true_peaks(samples, loop), sample_rate, ceiling, loop)
     return with_gain(samples, gain, ceiling, loop)
 
 
@@ -73,20 +67,13 @@ def _around(samples: np.ndarray, start: int, stop: int, loop: bool) -> np.ndarra
     return np.pad(samples[:, max(0, start) : stop], ((0, 0), (max(0, -start), max(0, stop - n))))
 
 
-def limiting_gain(
-    peaks: np.ndarray,
-    sample_rate: int,
-    ceiling: float,
-    loop: bool = False,
-    attack_seconds: float = 0.005,
-    release_seconds: float = 0.06,
-) -> np.ndarray:
+def limiting_gain(peaks: np.ndarray, sample_rate: int, ceiling: float, loop: bool = False) -> np.ndarray:
     """The gain (points,) at the middle of each point that `with_gain` takes, for these `true_peaks`; else as `limit_peaks`."""
     reduction = 1.0 - np.minimum(1.0, ceiling / np.maximum(peaks, 1e-12))
     if not reduction.any():
         return np.ones_like(reduction)
     points_a_second = sample_rate / POINT
-    return 1.0 - _envelope(reduction, loop, round(attack_seconds * points_a_second), release_seconds * points_a_second)
+    return 1.0 - _envelope(reduction, loop, round(ATTACK_SECONDS * points_a_second), RELEASE_SECONDS * points_a_second)
 
 
 def with_gain(samples: np.ndarray, gain: np.ndarray, ceiling: float, loop: bool = False, scale: float = 1.0) -> np.ndarray:

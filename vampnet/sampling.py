@@ -118,23 +118,18 @@ def _typical(logits: Tensor, mass: float, at_least: int) -> Tensor:
     return logits.masked_fill(bits > ordered.gather(-1, kept - 1), -torch.inf)
 
 
-def draw(logits: Tensor, u: Tensor) -> Tensor:
+def draw(weights: Tensor, u: Tensor) -> Tensor:
     """Draw from the plain categorical distribution (paper section 3.3, step 2), by inverting its distribution function.
 
     One number a token instead of the V of the Gumbel-max trick: a thousand times less noise to draw and to move to a GPU.
 
     Args:
-        logits: (..., V) float; -inf = never drawn.
+        weights: (..., V) float, which need not add up to 1; 0 = never drawn. They are used up.
         u: (...) uniform in [0, 1).
 
     Returns:
-        (...) int64 tokens on the device of `logits`.
+        (...) int64 tokens on the device of `weights`.
     """
-    return _draw_by_weight(logits.float().softmax(dim=-1), u)
-
-
-def _draw_by_weight(weights: Tensor, u: Tensor) -> Tensor:
-    """As `draw`, by (..., V) float weights, which need not add up to 1 and are used up."""
     return _at(torch.cumsum(weights, dim=-1, out=weights), u[..., None])[..., 0]
 
 
@@ -157,6 +152,12 @@ def numbers_a_token(sampling: Sampling) -> int:
     """How many uniform numbers `choose` takes for a token: 1, or TRIES where it tries whether a token is typical."""
     alone = sampling.typical_min_tokens == 1 and not sampling.top_k and sampling.top_p == 1
     return TRIES if alone and LEAST_TRIED <= sampling.typical_mass < 1 and sampling.temperature > 0 else 1
+
+
+def numbers_for(shape: Sequence[int], sampling: Sampling) -> tuple[int, ...]:
+    """The shape of the uniform numbers that tokens of a shape take: (*shape,), or (*shape, n) with n numbers a token."""
+    numbers = numbers_a_token(sampling)
+    return tuple(shape) if numbers == 1 else (*shape, numbers)
 
 
 def draw_typical(p: Tensor, u: Tensor, mass: float, look: bool | None = None) -> Tensor:
@@ -221,7 +222,7 @@ def choose(logits: Tensor, u: Tensor | None, sampling: Sampling, smoothing: floa
 
     Args:
         logits: (..., V) float32, finite.
-        u: (...) uniform in [0, 1), or (..., n) where `numbers_a_token` is n > 1; None = the likeliest tokens.
+        u: uniform in [0, 1), of the shape that `numbers_for` tells; None = the likeliest tokens.
         sampling: its temperature and filters.
         smoothing: of the model's training, see `unsmoothed`.
 
@@ -235,10 +236,9 @@ def choose(logits: Tensor, u: Tensor | None, sampling: Sampling, smoothing: floa
     if u is None or sampling.temperature == 0:
         token = logits.argmax(dim=-1)
         return token, _log_p(logits, token)
-    numbers = numbers_a_token(sampling)
-    trying, shape = numbers > 1, logits.shape[:-1]
-    if u.shape != (shape if numbers == 1 else (*shape, numbers)):
-        raise ValueError(f"{tuple(shape)} tokens take {numbers} uniform numbers each, not a tensor {tuple(u.shape)} of them.")
+    shape, trying = logits.shape[:-1], numbers_a_token(sampling) > 1
+    if u.shape != numbers_for(shape, sampling):
+        raise ValueError(f"These tokens take uniform numbers {numbers_for(shape, sampling)}, not {tuple(u.shape)}.")
     p = logits.softmax(dim=-1)
     weights = unsmoothed(p, smoothing)
     filters = replace(sampling, typical_mass=1.0) if trying else sampling
@@ -250,7 +250,7 @@ def choose(logits: Tensor, u: Tensor | None, sampling: Sampling, smoothing: floa
         rows = weights.reshape(-1, weights.shape[-1]), u.reshape(-1, u.shape[-1])
         token = draw_typical(*rows, sampling.typical_mass).view(shape)
     else:
-        token = _draw_by_weight(weights, u)
+        token = draw(weights, u)
     # With smoothing nothing is drawn that is less likely than the share given to every token: then no logarithm is of 0.
     return token, p.gather(-1, token[..., None])[..., 0].log() if smoothing else _log_p(logits, token)
 
