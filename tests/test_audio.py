@@ -179,9 +179,64 @@ def test_save_is_all_or_nothing(tmp_path):
     with pytest.raises(AudioError, match="cannot hold"):
         save(signal, tmp_path / "a.flac", subtype="FLOAT")
     broken = make_signal(torch.zeros(1, 2000, 10), RATE)
-    with pytest.raises(soundfile.SoundFileError):
+    with pytest.raises(AudioError, match="cannot be written as WAV"):
         save(broken, tmp_path / "a.wav")
     assert [p.name for p in tmp_path.iterdir()] == ["a.wav"] and (tmp_path / "a.wav").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg"])
+def test_a_disk_that_is_full_at_the_very_end_is_heard_of(tmp_path, name):
+    resource = pytest.importorskip("resource")
+    signal, path = make_signal(torch.from_numpy(tone(1.0).T.copy())[None], RATE), tmp_path / name
+    whole = save(signal, path).read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for missing in (1, 200, 5000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) - missing, before[1]))
+        try:
+            with pytest.raises(OSError, match="File too large") as found:
+                save(signal, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert found.value.filename == str(path)
+        assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_place_for_a_file_is_said(tmp_path):
+    signal = make_signal(torch.from_numpy(tone(0.2).T.copy())[None], RATE)
+    with pytest.raises(FileNotFoundError) as found:
+        save(signal, tmp_path / "nowhere" / "a.wav")
+    assert found.value.filename == str(tmp_path / "nowhere" / "a.wav")
+    (tmp_path / "folder.wav").mkdir()
+    with pytest.raises(IsADirectoryError):
+        save(signal, tmp_path / "folder.wav")
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(OSError, match="no file"):
+        save(signal, tmp_path / "pipe.wav")
+    assert (tmp_path / "pipe.wav").is_fifo()
+
+
+def test_any_name_that_the_disk_takes(tmp_path):
+    path = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"caf\xe9.wav"))
+    signal = make_signal(torch.from_numpy(tone(0.2).T.copy())[None], RATE)
+    try:
+        save(signal, path)
+    except OSError:
+        pytest.skip("this disk takes UTF-8 alone")
+    assert load(path).audio_data.shape == signal.audio_data.shape
+
+
+def test_a_flac_whose_header_does_not_tell_its_length(tmp_path):
+    """As an encoder leaves it that writes to a pipe."""
+    samples = tone(1.0)
+    soundfile.write(tmp_path / "a.flac", samples, RATE, "PCM_24")
+    data = bytearray((tmp_path / "a.flac").read_bytes())
+    data[8 + 13] &= 0xF0  # STREAMINFO: the total of 36 bits, 0 = unknown
+    data[8 + 14 : 8 + 18] = bytes(4)
+    (tmp_path / "b.flac").write_bytes(data)
+    wanted = load(tmp_path / "a.flac").audio_data
+    assert torch.equal(load(tmp_path / "b.flac").audio_data, wanted)
+    with pytest.raises(AudioError, match="at most 500 ms|at most 0.5 s"):
+        load(tmp_path / "b.flac", max_seconds=0.5)
 
 
 def test_the_library_writes_sane_files_too(tmp_path):

@@ -1,6 +1,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -230,6 +231,39 @@ def test_names_are_made_from_the_input(wav, model, tmp_path, capsys):
     assert said.out.splitlines() == [str(tmp_path / "in.vnt"), str(tmp_path / "in.ogg")] and said.err == ""
     assert run("decode", tmp_path / "in.vnt", "-o", tmp_path / "in.mp3", "--model", model) == 2
     assert "does not say which format" in capsys.readouterr().err
+
+
+def test_a_name_that_nobody_gave_replaces_nothing(wav, model, tmp_path, capsys):
+    before = Path(wav).read_bytes()
+    assert run("encode", wav, "--model", model, "--quiet") == 0
+    tokens = (tmp_path / "in.vnt").read_bytes()
+    for arguments, word in (
+        (["decode", tmp_path / "in.vnt"], "there already"),
+        (["encode", wav], "there already"),
+        (["encode", wav, "-o", wav], "the input itself"),
+        (["decode", tmp_path / "in.vnt", "-o", tmp_path / "in.vnt", "--format", "wav"], "the input itself"),
+        (["encode", wav, "-o", tmp_path / "nowhere" / "x.vnt"], f"'{tmp_path / 'nowhere' / 'x.vnt'}'"),
+        (["decode", tmp_path / "in.vnt", "-o", tmp_path / "nowhere" / "x.wav"], f"'{tmp_path / 'nowhere' / 'x.wav'}'"),
+    ):
+        assert run(*arguments, "--model", model) == 2
+        told = capsys.readouterr().err
+        assert word in told and "Traceback" not in told
+    assert Path(wav).read_bytes() == before and (tmp_path / "in.vnt").read_bytes() == tokens
+    assert run("decode", tmp_path / "in.vnt", "-o", wav, "--model", model) == 0, "unless it was named"
+
+
+def test_a_file_whose_name_is_no_text(wav, model, tmp_path):
+    name = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"caf\xe9.wav"))
+    try:
+        os.rename(wav, name)
+    except OSError:
+        pytest.skip("this disk takes UTF-8 alone")
+    command = [sys.executable, "-m", "vampnet", "vamp", name, "-o", tmp_path / "out", "--takes", "1", "--steps", "1"]
+    done = subprocess.run([*command, "--model", model, "--quiet"], cwd=ROOT, capture_output=True, check=True)
+    takes = done.stdout.splitlines()
+    assert len(takes) == 1 and takes[0].endswith(b"caf\xe9-take-1.wav") and os.path.exists(takes[0])
+    told = json.loads(Path(os.fsdecode(takes[0].replace(b"take-1.wav", b"vamp.json"))).read_bytes())
+    assert os.path.exists(tmp_path / "out" / told["files"][0])
 
 
 def made_file(**changes):

@@ -34,7 +34,7 @@ def clip(make_music) -> tuple[torch.Tensor, int]:
 
 
 def travel(vn: VampNet, clip: object, folder: Path, parents: tuple[int, ...] = (0, 1), **options: object) -> Journey:
-    journey = Journey(folder, clip, name="loop", **{"seed": 3, **options})
+    journey = Journey(folder, clip, **{"seed": 3, "name": "loop", **options})
     for parent in parents:
         journey.make(vn, parent, PROMPT, QUICK)
     return journey
@@ -151,6 +151,30 @@ def test_nothing_clicks_where_rounds_meet(there: Journey) -> None:
     for seam in (SAMPLES, 2 * SAMPLES):
         jump = (wave[..., seam % (2 * SAMPLES)] - wave[..., seam - 1]).abs().max()
         assert jump <= inside
+
+
+def test_nothing_clicks_where_a_clip_that_is_no_loop_repeats(vn: VampNet, tmp_path: Path) -> None:
+    t = torch.arange(SAMPLES) / RATE
+    journey = Journey(tmp_path, (0.5 * torch.sin(2 * torch.pi * 55.3 * t)[None], RATE), seed=3, loop=False)
+    journey.make(vn, SOURCE, Prompt(periodic=1), QUICK)
+    # The random model makes noise of it, in which no step would stand out: the round is to sound like the source.
+    audio.save(journey.read(1).source, journey.rounds[1].sound)
+    wave = journey.export(1, repeats=3).audio_data
+    inside = wave[..., 2000 : SAMPLES - 2000].diff(dim=-1).abs().amax()
+    for seam in (SAMPLES, 2 * SAMPLES):
+        assert wave[..., seam - 100 : seam + 100].diff(dim=-1).abs().amax() <= 1.5 * inside
+
+
+def test_a_journey_leaves_what_lies_in_its_folder(vn: VampNet, clip: object, tmp_path: Path) -> None:
+    first = travel(vn, clip, tmp_path, (0, 1), name="AC/DC")
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    second = travel(vn, clip, tmp_path, (0,), seed=4)
+    assert list(first.rounds) == [1, 2] and list(second.rounds) == [3]
+    assert all(path.read_bytes() == data for path, data in kept.items())
+    assert first.rounds[1].sound.parent == tmp_path / "round-1" and first.read(2).takes
+    second.remove(3)
+    second.make(vn, SOURCE, PROMPT, QUICK)
+    assert list(second.rounds) == [4], "no number is given twice"
 
 
 def test_loudness_is_evened_out(there: Journey, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from studio_tools import BEATS, run_vamp, short_clip, values
 
 from vampnet import bundle
 from vampnet.beats import BeatGrid, make_grid
-from vampnet.config import SAMPLE_RATE
+from vampnet.config import SAMPLE_RATE, Prompt, Sampling
 from vampnet.studio import tempo
-from vampnet.studio.controls import NAMES, read_request, restore, values_of
+from vampnet.studio.controls import CONTROLS, COSTLY, DEFAULTS, NAMES, read_request, restore, values_of
 from vampnet.studio.ground import BANDS, ground
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.mask_picture import describe, mask_of, unpack
@@ -114,6 +114,19 @@ def test_values_make_the_request_that_they_are_read_from() -> None:
     assert read_request(list(values_of(request).values())) == request
     assert request.prompt.region == (0.5, 2.0) and request.extend == (1.5, 0.0) and request.paint.keep == ((0, 1, 2),)
     assert list(values_of(request)) == list(NAMES)
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_nobody_holds_the_models_longer_than_the_page_offers(name: str) -> None:
+    most = next(control.high for control in CONTROLS if control.name == name)
+    given = {**DEFAULTS, name: most}
+    assert getattr(read_request([given.get(each) for each in NAMES]).sampling, name) == most
+    for value in (most + 1, 10**9, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="must lie in|is empty"):
+            read_request([{**given, name: value}.get(each) for each in NAMES])
+    # A file of the command line may say more; the page then takes the most that it has.
+    settings = {"prompt": vars(Prompt()), "sampling": {**vars(Sampling()), name: 500}, "takes": 4, "seed": 0, "loop": True}
+    assert restore(settings)[name] == most
 
 
 @pytest.mark.parametrize("settings", [{}, {"prompt": 3}, {"prompt": {}, "sampling": {}, "takes": "x", "seed": 0, "loop": True}])

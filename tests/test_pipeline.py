@@ -231,6 +231,9 @@ def test_beats_and_onsets_are_tracked_where_they_are_needed(vn, make_music):
     [
         ({"takes": 0}, "takes must be"),
         ({"takes": True}, "takes must be"),
+        ({"seed": -1}, "seed must be"),
+        ({"seed": 2**31}, "seed must be"),
+        ({"seed": 1.5}, "seed must be"),
         ({"bars": 0}, "bars must be"),
         ({"bars": "four"}, "bars must be"),
         ({"prompt": Prompt(region=(5.0, 6.0))}, "region starts at 5 s"),
@@ -259,6 +262,13 @@ def test_bad_tokens_get_one_sentence(vn):
         vn.decode(torch.zeros(1, 14, 9, dtype=torch.int64), length=6913)
     with pytest.raises(ValueError, match="at least one seed"):
         vn.generate(torch.zeros(1, 14, 9, dtype=torch.int64), torch.ones(1, 14, 9, dtype=torch.bool), seeds=[])
+    three, masks = torch.zeros(3, 14, 9, dtype=torch.int64), torch.ones(1, 14, 9, dtype=torch.bool)
+    for given in ({"seeds": [0, 1]}, {"seeds": [0, 1, 2, 3]}):
+        with pytest.raises(ValueError, match="one item of tokens"):
+            vn.generate(three, masks, **given)
+    with pytest.raises(ValueError, match="one item of masks"):
+        vn.generate(three, masks.repeat(2, 1, 1), seeds=[0, 1, 2])
+    assert len(vn.generate(three, masks, Sampling(steps=1, fine_steps=1), seeds=list(np.arange(3)))) == 3
     with pytest.raises(ValueError, match="pass the beats"):
         vn.mask(torch.zeros(1, 14, 9, dtype=torch.int64), Prompt(beat_width_ms=75))
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from vampnet.config import SAMPLE_RATE
 from vampnet.limiter import limit_peaks, limiting_gain, true_peaks, with_gain
 from vampnet.loudness import Loudness
 from vampnet.sentences import Sentence
+from vampnet.whole_file import whole_file
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -39,6 +39,8 @@ CEILING_DBTP = -1.0
 
 SUBTYPES = {"WAV": "PCM_24", "FLAC": "PCM_24", "OGG": "VORBIS"}
 _BLOCK_FRAMES = 1 << 16
+_UNKNOWN_FRAMES = 1 << 62
+"""libsndfile says that a file has more where its header does not tell: encoders that write to a pipe leave it open."""
 
 
 class AudioError(ValueError):
@@ -135,8 +137,9 @@ def _check_header(file: Any, name: str, max_seconds: float) -> None:
             "'{name}' has {channels} channels, and at most {most} can be read: mix it to stereo.", name=name,
             channels=file.channels, most=MAX_CHANNELS,
         ))  # fmt: skip
-    if file.frames > 0:
-        _check_length(file.frames, file.samplerate, max_seconds)
+    if file.frames <= 0 or file.frames >= _UNKNOWN_FRAMES:
+        return
+    _check_length(file.frames, file.samplerate, max_seconds)
     if file.frames * file.channels > MAX_DECODED_SAMPLES:
         raise AudioError(Sentence(
             "'{name}' is too large ({samples:,} samples): convert it to stereo at 44.1 kHz or cut it first.", name=name,
@@ -147,6 +150,8 @@ def _check_header(file: Any, name: str, max_seconds: float) -> None:
 def _decode(file: Any, max_seconds: float) -> np.ndarray:
     """Reads block by block and mixes each at once, so that memory follows what is kept and not what the header claims."""
     blocks, frames = [np.zeros((0, min(file.channels, 2)), np.float32)], 0
+    if file.frames >= _UNKNOWN_FRAMES:
+        file.seekable = lambda: False  # else soundfile asks where it is, which libsndfile cannot say of such a file
     while True:
         block = file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
         if len(block) == 0:
@@ -283,8 +288,8 @@ def save(
         comment: text that travels in the file, such as `metadata.write` gives.
 
     Raises:
-        AudioError: a format or subtype that cannot be written.
-        OSError: the folder is missing or not writable.
+        AudioError: a format or subtype that cannot be written, or one that cannot hold this audio.
+        OSError: the folder is missing or not writable, the disk is full, or `path` is there and no plain file.
     """
     import soundfile
 
@@ -297,18 +302,38 @@ def save(
         known = ", ".join(sorted(soundfile.available_subtypes(format)))
         raise AudioError(f"{format} files cannot hold {subtype}: use one of {known}.")
     frames = signal.audio_data[0].detach().float().cpu().numpy().T
-    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
-    try:
-        with soundfile.SoundFile(part, "w", int(signal.sample_rate), frames.shape[1], subtype, format=format) as file:
-            if comment:
-                file.comment, file.software = comment, "VampNet"
-            # libsndfile's Vorbis encoder keeps a whole write on its stack, so long audio goes in pieces.
-            for start in range(0, len(frames), _BLOCK_FRAMES):
-                file.write(np.ascontiguousarray(frames[start : start + _BLOCK_FRAMES]))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part, open(part, "w+b", buffering=0) as plain:
+        handle = _Checked(plain)
+        try:
+            with soundfile.SoundFile(handle, "w", int(signal.sample_rate), frames.shape[1], subtype, format=format) as file:
+                if comment:
+                    file.comment, file.software = comment, "VampNet"
+                # libsndfile's Vorbis encoder keeps a whole write on its stack, so long audio goes in pieces.
+                for start in range(0, len(frames), _BLOCK_FRAMES):
+                    file.write(np.ascontiguousarray(frames[start : start + _BLOCK_FRAMES]))
+        except (soundfile.SoundFileError, AssertionError) as error:  # soundfile asserts that all was written
+            raise handle.error or AudioError(f"This audio cannot be written as {format} ({error}).") from error
+        if handle.error is not None:
+            raise handle.error
     return path
+
+
+class _Checked:
+    """A file to write to that remembers what went wrong: libsndfile does not tell of a disk that is full at the very end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.error = file, None
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+    def write(self, data: bytes) -> int:
+        """Writes all of `data`, or remembers why not; returns how many bytes were written."""
+        done, rest = 0, memoryview(data)
+        try:
+            while done < len(rest):
+                done += self.file.write(rest[done:])
+        except OSError as error:
+            self.error = error
+        return done
 
 
 # --------------------------------------------------------------------------------------------------------------- loudness

@@ -6,21 +6,20 @@ Nothing that is read is executed or unpickled, every path stays inside the folde
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from vampnet import audio
 from vampnet.beats import BeatGrid
 from vampnet.config import Prompt, Sampling, TokenGrid
 from vampnet.sentences import Sentence
 from vampnet.vamp import FORMATS, Vamp
+from vampnet.whole_file import whole_file, write_json
 
 SETTINGS, TOKENS, SOURCE = "vamp.json", "tokens.safetensors", "source"
 VERSION = 1
@@ -51,7 +50,7 @@ def write_bundle(
         private), `extra`.
 
     Raises:
-        ValueError: a format that cannot be written, or another number of names than of takes.
+        ValueError: a format that cannot be written, another number of names than of takes, or a name with a folder.
         OSError: the folder cannot be written to.
     """
     if format not in FORMATS:
@@ -59,6 +58,9 @@ def write_bundle(
     names = [f"take-{number}" for number in range(1, len(vamp.takes) + 1)] if names is None else list(names)
     if len(names) != len(vamp.takes) or (comments is not None and len(comments) != len(vamp.takes)):
         raise ValueError(f"{len(vamp.takes)} takes need as many names and comments, not {len(names)}.")
+    for name in names:
+        if not name or Path(name).name != name or name.startswith("."):
+            raise ValueError(f"A take is called something like take-1, not '{name}': a folder's name has no place in it.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     source = None if private else audio.save(vamp.source, folder / f"{SOURCE}.{format}").name
@@ -72,20 +74,16 @@ def write_bundle(
     if not private:
         tensors = {"tokens": vamp.tokens, "source_tokens": vamp.source_tokens}
         tensors = {name: value.to(torch.int16).contiguous() for name, value in tensors.items()}
-        part = folder / f".{TOKENS}.{secrets.token_hex(6)}.part"
-        save_file({**tensors, "mask": vamp.mask.to(torch.uint8).contiguous()}, part)
-        os.replace(part, folder / TOKENS)
+        with whole_file(folder / TOKENS) as part:
+            part.write_bytes(save({**tensors, "mask": vamp.mask.to(torch.uint8).contiguous()}))
     settings = {
         **vamp.settings(), "version": VERSION, "grid": {"sample_rate": vamp.grid.sample_rate, "hop": vamp.grid.hop},
         "files": [path.name for path in paths], "source_file": source, "extra": extra or {},
     }  # fmt: skip
     if private:
         settings.update(source=None, beats=None)
-    part = folder / f".{SETTINGS}.{secrets.token_hex(6)}.part"
-    text = json.dumps(settings, indent=2, ensure_ascii=False)
-    part.write_text(text + "\n", encoding="utf-8")
-    os.replace(part, folder / SETTINGS)
-    return json.loads(text)
+    write_json(settings, folder / SETTINGS)
+    return json.loads(json.dumps(settings))
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Turns a sound file into tokens, 8 kilobits a second, in one channel; 'decode' gives a sound file back.",
     )
     encode.add_argument("input", help="a sound file: wav, flac, ogg, mp3, aiff")
-    encode.add_argument("-o", "--out", metavar="FILE", help="the file of tokens (default: the input's name with .vnt)")
+    encode.add_argument("-o", "--out", metavar="FILE", help="the file of tokens (default: the input's name with .vnt, if free)")
     encode.add_argument("--loop", action="store_true", help="the clip is a loop: its end flows into its beginning")
     _add_common(encode)
     decode = commands.add_parser(
@@ -154,7 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Turns a file of tokens into a sound file, as long and as loud as the one it was made from.",
     )
     decode.add_argument("input", help="a file that 'encode' wrote")
-    decode.add_argument("-o", "--out", metavar="FILE", help="the sound file (default: the input's name with .wav)")
+    decode.add_argument("-o", "--out", metavar="FILE", help="the sound file (default: the input's name with .wav, if free)")
     decode.add_argument("--format", choices=FORMATS, help="of the sound file (default: from its name)")
     _add_common(decode)
     hub_cli.add_parser(commands)
@@ -257,13 +257,22 @@ def _vamp(args: argparse.Namespace) -> None:
     sys.stdout.write("".join(f"{path}\n" for path in paths))
 
 
+def _output(args: argparse.Namespace, suffix: str) -> Path:
+    """The file to write. One that nobody named replaces nothing: beside the tokens of a recording the recording itself lies."""
+    out = Path(args.out) if args.out else Path(args.input).with_suffix(suffix)
+    if out.exists() and out.samefile(args.input):
+        raise ValueError(f"'{out}' is the input itself: name another file with --out.")
+    if args.out is None and out.exists():
+        raise ValueError(f"'{out}' is there already: name another file with --out, or this one to replace it.")
+    return out
+
+
 def _encode(args: argparse.Namespace) -> None:
     from vampnet import audio, tokens_file
 
-    signal = audio.load(args.input)
+    signal, out = audio.load(args.input), _output(args, ".vnt")
     model = _load_model(args)
     file = tokens_file.compress(model, signal if signal.sample_rate == model.grid.sample_rate else args.input, args.loop)
-    out = Path(args.out) if args.out else Path(args.input).with_suffix(".vnt")
     size, seconds = tokens_file.write(file, out), file.samples / file.sample_rate
     _say(args, f"{seconds:.2f} s in {size:,} bytes: {8 * size / seconds / 1000:.2f} kbps.")
     sys.stdout.write(f"{out}\n")
@@ -273,7 +282,7 @@ def _decode(args: argparse.Namespace) -> None:
     from vampnet import audio, tokens_file
 
     file = tokens_file.read(args.input)
-    out = Path(args.out) if args.out else Path(args.input).with_suffix(f".{args.format or 'wav'}")
+    out = _output(args, f".{args.format or 'wav'}")
     if not args.format and out.suffix.lower().lstrip(".") not in FORMATS:
         raise ValueError(f"'{out.name}' does not say which format to write: name it *.wav, *.flac or *.ogg, or use --format.")
     sys.stdout.write(f"{audio.save(tokens_file.expand(_load_model(args), file), out, args.format)}\n")
@@ -311,6 +320,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status; argparse itself exits with 2 for a line that it cannot parse."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     prepare()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name may be any bytes, and is said as it is
     try:
         status = _pass_on(arguments) if arguments else None
         if status is not None:

@@ -6,7 +6,7 @@ Seconds, milliseconds and semitones are for people; tokens are for the models. `
 from __future__ import annotations
 
 import dataclasses
-import math
+import numbers
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,10 @@ N_CODEBOOKS = 14
 N_COARSE = 4
 CODEBOOK_SIZE = 1024
 BITS_PER_TOKEN = 10
+
+MOST = 2**31 - 1
+"""No number of an option may be larger, and no seed: files, browsers and arithmetic hold these exactly."""
+LEAST_TEMPERATURE = 1e-3
 
 
 class CancelledError(RuntimeError):
@@ -93,13 +97,26 @@ def _require(ok: bool, field: str, value: Any, pattern: str, **values: Any) -> N
 
 
 def _finite(value: float, name: str) -> None:
-    ok = isinstance(value, (int, float)) and math.isfinite(value)
+    ok = isinstance(value, (int, float)) and value == value
     _require(ok, name, value, "{field} must be a number, not {value!r}.")
+    _at_most(value, name)
 
 
 def _whole(value: int, name: str) -> None:
     ok = isinstance(value, int) and not isinstance(value, bool)
     _require(ok, name, value, "{field} must be a whole number, not {value!r}.")
+    _at_most(value, name)
+
+
+def _at_most(value: float, name: str) -> None:
+    _require(abs(value) <= MOST, name, value, "{field} must be a number up to {most}, and this is far from it.", most=MOST)
+
+
+def whole_seed(seed: Any) -> int:
+    """A seed as a plain int; ValueError if it is no whole number in 0..MOST."""
+    ok = isinstance(seed, numbers.Integral) and not isinstance(seed, bool) and 0 <= seed <= MOST
+    _require(ok, "seed", seed, "{field} must be a whole number from 0 to {most}, not {value!r}.", most=MOST)
+    return int(seed)
 
 
 @dataclass(frozen=True)
@@ -183,7 +200,8 @@ class Sampling:
     Attributes:
         steps: parallel decoding steps of the coarse model (the paper: 36 best, 12 nearly as good, 24 a good trade). The
             bundled model gains nothing from more than 8 to 12 that 48 clips could tell (docs/log.md).
-        temperature: of the categorical distribution that tokens are drawn from; 0 = always the likeliest.
+        temperature: of the categorical distribution that tokens are drawn from; 0 = always the likeliest, else at
+            least `LEAST_TEMPERATURE`.
         mask_temperature: starting weight of the Gumbel noise on the confidence, annealed linearly to 0 (paper: over 6).
         top_p: nucleus filtering: the likeliest tokens up to this probability mass; 1 = off.
         top_k: only the k likeliest tokens; 0 = off.
@@ -220,6 +238,13 @@ class Sampling:
         for name in ("temperature", "mask_temperature", "top_k"):
             value = getattr(self, name)
             _require(value >= 0, name, value, "{field} must not be negative, and it is {value}.")
+        _require(
+            self.temperature == 0 or self.temperature >= LEAST_TEMPERATURE,
+            "temperature",
+            self.temperature,
+            "{field} must be 0 (always the likeliest) or at least {least}, not {value}.",
+            least=LEAST_TEMPERATURE,
+        )
         for name in ("top_p", "typical_mass"):
             value = getattr(self, name)
             _require(0 < value <= 1, name, value, "{field} must lie above 0 and at most at 1, not {value}.")

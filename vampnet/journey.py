@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import re
 import shutil
 import statistics
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vampnet import audio, bundle, loops, metadata
-from vampnet.config import Prompt, Sampling
+from vampnet.config import MOST, Prompt, Sampling, whole_seed
 from vampnet.sentences import Sentence
 from vampnet.vamp import Clip, Vamp
 
@@ -33,12 +34,13 @@ if TYPE_CHECKING:
 
 SOURCE = 0
 """The number of what the first round is made from."""
-MAX_SEED = 2**31 - 1
 DRIFT = (3 - math.sqrt(5)) / 2
 """Share of the period by which the periodic prompt moves a round: by the golden ratio it comes last to where it has been."""
 JOINT_SECONDS = 0.02
 MAX_EXPORT_SECONDS = audio.MAX_SECONDS
 MAX_EVEN_DB = 6.0
+NO_NAME = r"[\\/:*?\"<>|\0]"
+"""What a file's name cannot have in it somewhere."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ class Round:
 
 
 def round_seed(seed: int, path: Sequence[int]) -> int:
-    """The seed of the round at `path`, 0..MAX_SEED: of the whole way there, so that no two rounds of a journey share one."""
+    """The seed of the round at `path`, 0..MOST: of the whole way there, so that no two rounds of a journey share one."""
     text = f"{seed}:{'.'.join(map(str, path))}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") & MAX_SEED
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") & MOST
 
 
 def drifted(prompt: Prompt, depth: int) -> Prompt:
@@ -88,14 +90,18 @@ class Journey:
     along it, and on nothing else that was made.
 
     Args:
-        folder: where the bundles go; made if it is missing.
+        folder: where the bundles go; made if it is missing. Rounds of another journey that are there stay, and the numbers
+            of this one begin behind theirs.
         source: anything that `audio.load` takes. It is not changed.
-        seed: of the journey.
+        seed: of the journey, 0..2**31 - 1.
         loop, bars, beats: as in `VampNet.vamp`.
         name: of the source, for people and for the files' names.
 
     Attributes:
         rounds: {number: Round}.
+
+    Raises:
+        ValueError: a seed that is none.
     """
 
     def __init__(
@@ -110,7 +116,7 @@ class Journey:
         name: str = "journey",
     ) -> None:
         self.folder, self.source = Path(folder), source
-        self.seed, self.loop, self.bars, self.beats, self.name = seed, loop, bars, beats, name
+        self.seed, self.loop, self.bars, self.beats, self.name = whole_seed(seed), loop, bars, beats, name
         self.rounds: dict[int, Round] = {}
         self._made = 0
         self._heard: tuple[str, Clip] | None = None
@@ -192,13 +198,13 @@ class Journey:
             given, [take], made, tokens, mask, asked, sampling, seed, self.loop, model.name, model.grid, None, clip.beats,
             precision=model.precision,
         )  # fmt: skip
-        number = self._made + 1
+        number = max(self._made, *_rounds_in(self.folder)) + 1
         folder = self.folder / f"round-{number}"
         extra = {
             "title": f"Round {number}", "source_name": self.name, "codec": model.codec_id, "number": number, "parent": parent,
         }  # fmt: skip
         comment = self._comment(prompt, sampling, len(path), model.name)
-        names = [f"{self.name}-round{number}-seed{self.seed}"]
+        names = [f"{re.sub(NO_NAME, '-', self.name).lstrip('.')}-round{number}-seed{self.seed}"]
         told = bundle.write_bundle(vamp, folder, "flac", names, extra, comments=[comment])
         self._made = number
         self.rounds[number] = Round(number, parent, path, seed, prompt, sampling, folder, folder / told["files"][0])
@@ -262,7 +268,7 @@ class Journey:
         joined = []
         for index, sound in enumerate(samples):
             follows = samples[(index + 1) % len(samples)]
-            joined += [sound] * (repeats - 1)
+            joined += [sound if self.loop else self._join(sound, sound, rate)] * (repeats - 1)
             last = index == len(samples) - 1 and (not self.loop or len(samples) == 1)
             joined.append(sound if last else self._join(sound, follows, rate))
         return audio.limit(audio.make_signal(torch.cat(joined, dim=-1), rate), loop=self.loop)
@@ -294,6 +300,12 @@ class Journey:
         """`sound` with its end faded into what leads into `follows`: in a ring its end, else its start played backwards."""
         lead_in = follows if self.loop else follows[..., : round(JOINT_SECONDS * rate)].flip(-1)
         return loops.close_seam(audio.make_signal(sound, rate), lead_in, JOINT_SECONDS, always=True).audio_data
+
+
+def _rounds_in(folder: Path) -> list[int]:
+    """The numbers of the rounds that a folder holds, after 0."""
+    names = (path.name.removeprefix("round-") for path in folder.glob("round-*"))
+    return [0, *(int(name) for name in names if name.isascii() and name.isdigit())]
 
 
 def _even(sounds: list[Tensor], rate: int) -> list[Tensor]:

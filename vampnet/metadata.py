@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import torch
 
 from vampnet import __version__, packed_mask
-from vampnet.config import Prompt, Sampling
+from vampnet.config import MOST, Prompt, Sampling
 from vampnet.packed_mask import PackedMask
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ MAX_SCANNED = 1_000_000
 """Bytes of blocks, chunks or pages that are looked through before the search ends."""
 MAX_BLOCKS = 200
 MAX_NAME = 200
-MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vampnet import audio, checkpoints, loops, stereo
 from vampnet.beats import BeatGrid
-from vampnet.config import Prompt, Sampling
+from vampnet.config import Prompt, Sampling, whole_seed
 from vampnet.device import usable_device
 from vampnet.extend import longer
 from vampnet.kept import kept_sound
@@ -94,7 +94,7 @@ class VampNet(Stages):
             prompt: what stays; None = the defaults. Its seconds count from the start of what is vamped.
             sampling: how the rest is filled; None = the defaults.
             takes: how many, at least 1.
-            seed: take i depends on (seed, i), not on how many there are.
+            seed: 0..2**31 - 1; take i depends on (seed, i), not on how many there are.
             loop: the clip is a ring: its end flows into its beginning, in what the models see and in what they make.
             bars: cut the clip to so many whole bars first; "all" = as many as it holds, None = leave it as it is.
             beats: of the whole source, if they are known already; None = tracked if they are needed.
@@ -118,6 +118,7 @@ class VampNet(Stages):
         prompt, sampling, watch = prompt or Prompt(), sampling or Sampling(), Watch(on_step, cancelled)
         if isinstance(takes, bool) or not isinstance(takes, int) or takes < 1:
             raise ValueError(Sentence("takes must be a whole number of at least 1, not {takes!r}.", takes=takes))
+        seed = whole_seed(seed)
         track = prompt.needs_beats and mask is None
         clip = self.listen(source, loop=loop, bars=bars, beats=beats, track=track, on_step=on_step, cancelled=cancelled)
         painted, extend = mask is not None, tuple(float(value) for value in extend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import numbers
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,9 +186,12 @@ class Stages:
             CancelledError: `cancelled()` was True.
             MemoryShortage: too little of it even for a smaller `batch` on the CPU (a ValueError).
         """
-        pairs = [(seed, 0) if isinstance(seed, int) else tuple(seed) for seed in seeds]
+        pairs = [(int(seed), 0) if isinstance(seed, numbers.Integral) else tuple(seed) for seed in seeds]
         if not pairs:
             raise ValueError("Generating needs at least one seed.")
+        for name, x in (("tokens", tokens), ("masks", mask)):
+            if x.shape[0] not in (1, len(pairs)):
+                raise ValueError(f"{len(pairs)} seeds need one item of {name} for all or one for each, not {x.shape[0]}.")
         out: dict[int, Tensor] = {}
         for seed in dict.fromkeys(seed for seed, _ in pairs):
             rows = [row for row, pair in enumerate(pairs) if pair[0] == seed]

@@ -8,8 +8,6 @@ unpickled, and every number is checked before it is used.
 from __future__ import annotations
 
 import math
-import os
-import secrets
 import struct
 import zlib
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from torch import Tensor
 from vampnet import audio
 from vampnet.config import BITS_PER_TOKEN
 from vampnet.ring import whole_steps
+from vampnet.whole_file import whole_file
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -163,13 +162,9 @@ def from_bytes(data: bytes) -> TokenFile:
 
 def write(file: TokenFile, path: str | Path) -> int:
     """Writes `path` whole or not at all; returns its bytes. OSError if that cannot be done."""
-    path, data = Path(path), to_bytes(file)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
-    try:
+    data = to_bytes(file)
+    with whole_file(path) as part:
         part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return len(data)
 
 

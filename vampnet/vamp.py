@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from vampnet import audio, metadata
 from vampnet.beats import BeatGrid
 from vampnet.config import Prompt, Sampling, TokenGrid
 from vampnet.prompt import kept_kbps, kept_share
+from vampnet.whole_file import write_json
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -157,6 +157,5 @@ class Vamp:
             audio.save(take, folder / f"{prefix}take-{number}.{format}", comment=comments[number - 1])
             for number, take in enumerate(self.takes, start=1)
         ]
-        text = json.dumps({**self.settings(), "files": [path.name for path in paths]}, indent=2, ensure_ascii=False)
-        (folder / f"{prefix}vamp.json").write_text(text + "\n", encoding="utf-8")
+        write_json({**self.settings(), "files": [path.name for path in paths]}, folder / f"{prefix}vamp.json")
         return paths

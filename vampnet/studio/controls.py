@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from vampnet.config import CODEBOOK_SIZE, HOP, N_COARSE, N_CODEBOOKS, SAMPLE_RATE, Prompt, Sampling
+from vampnet.config import CODEBOOK_SIZE, HOP, MOST, N_COARSE, N_CODEBOOKS, SAMPLE_RATE, Prompt, Sampling
 from vampnet.studio.paint import Paint, paint_of, read_paint
 from vampnet.studio.text import DEFAULT, say, worded
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from vampnet.studio.shelf import Shape
 
 MAX_TAKES = 8
-MAX_SEED = 2**31 - 1
+MAX_SEED = MOST
+COSTLY = ("steps", "fine_steps", "feedback")
+"""The controls that a vamp takes longer with: nobody may hold the models with more of these than the page offers."""
 BARS = ("off", "1", "2", "4", "8")
 
 
@@ -208,6 +211,7 @@ def restore(settings: dict[str, Any], mask: Tensor | None = None) -> dict[str, A
             paint=paint_of(mask).value() if settings.get("painted") and mask is not None else None,
         )  # fmt: skip
         values = {name: given.get(name, DEFAULTS[name]) for name in NAMES}
+        values.update({control.name: min(values[control.name], control.high) for control in CONTROLS if control.name in COSTLY})
         return values_of(read_request([values[name] for name in NAMES]))
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(worded("map.wrong.settings")) from error
@@ -221,11 +225,14 @@ def _clean(control: Control, value: Any) -> Any:
         return read_paint(value)
     if control.name == "region":
         return _read_region(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(worded("map.wrong.empty", control=worded(f"map.{control.name}")))
+    name = worded(f"map.{control.name}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(worded("map.wrong.empty", control=name))
     if control.name == "seed" or control.whole:
         if value != int(value):
-            raise ValueError(worded("map.wrong.whole", control=worded(f"map.{control.name}"), value=value))
+            raise ValueError(worded("map.wrong.whole", control=name, value=value))
+        if control.name in COSTLY and not control.low <= value <= control.high:
+            raise ValueError(worded("map.wrong.range", control=name, low=control.low, high=control.high, value=value))
         return int(value)
     return float(value)
 

@@ -59,6 +59,11 @@ TEXT: dict[str, str] = {
     "Each part needs one of the takes 1 to {takes}.": "부분마다 1~{takes}번 테이크 중 하나를 골라야 합니다.",
     "The takes' tokens {takes} do not fit the clip's {clip}: use the model that made them.": "테이크의 토큰 {takes}과 클립의 토큰 {clip}이 맞지 않습니다. 그것을 만든 모델을 쓰세요.",
     "{field} must be a number, not {value!r}.": "{field}: 숫자여야 합니다. 받은 값: {value!r}.",
+    "{field} must be a number up to {most}, and this is far from it.": "{field}: {most}까지의 수여야 하는데 한참 벗어났습니다.",
+    "{field} must be a whole number from 0 to {most}, not {value!r}.": "{field}: 0에서 {most}까지의 정수여야 합니다. 받은 값: {value!r}.",
+    "{field} must be 0 (always the likeliest) or at least {least}, not {value}.": (
+        "{field}: 0(항상 가장 그럴듯한 것) 또는 {least} 이상이어야 합니다. 받은 값: {value}."
+    ),
     "{field} must be a whole number, not {value!r}.": "{field}: 정수여야 합니다. 받은 값: {value!r}.",
     "{field} must be 0 (off) or a period in time steps, not {value}.": "{field}: 0(끔)이거나 시간 단위로 센 주기여야 합니다. 받은 값: {value}.",
     "{field} must be at least 1, not {value}.": "{field}: 1 이상이어야 합니다. 받은 값: {value}.",

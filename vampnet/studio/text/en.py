@@ -519,6 +519,7 @@ TEXT: dict[str, str] = {
     "map.wrong.settings": "These settings cannot be read: they are from another program, or damaged.",
     "map.wrong.empty": "{control} is empty: type a number or move its slider.",
     "map.wrong.whole": "{control} must be a whole number, not {value:g}.",
+    "map.wrong.range": "{control} must lie in {low:g}..{high:g}, not {value:g}.",
     "map.wrong.region": "The region must be a start and an end in seconds: clear it and drag over the waveform again.",
     "journey.no_round": "That round is no longer here: choose one of those shown.",
     "deck.title.periodic": "P {n}",

@@ -520,6 +520,7 @@ TEXT: dict[str, str] = {
     "map.wrong.settings": "이 설정은 읽을 수 없습니다. 다른 프로그램의 것이거나 손상되었습니다.",
     "map.wrong.empty": "{control}: 비어 있습니다. 숫자를 입력하거나 슬라이더를 움직이세요.",
     "map.wrong.whole": "{control}: 정수여야 합니다. 받은 값: {value:g}.",
+    "map.wrong.range": "{control}: {low:g}에서 {high:g}까지입니다. 받은 값: {value:g}.",
     "map.wrong.region": "구간은 시작과 끝(초)이어야 합니다. 구간을 지우고 파형 위에서 다시 끌어 보세요.",
     "journey.no_round": "그 라운드는 이제 없습니다. 보이는 것 중에서 고르세요.",
     "deck.title.periodic": "P {n}",

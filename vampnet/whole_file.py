@@ -1,0 +1,49 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """The path of a file beside `path` to write; it takes the place of `path` at the end, or goes where that fails.
+
+    Raises:
+        OSError: it cannot be written, or `path` is there and no plain file: a device would be replaced by it. It names `path`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "this is a device and no file, name another one", str(path))
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        # Nobody has heard of the file beside it.
+        if error.filename in (None, str(part), part) and error.errno is not None:
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def write_json(values: Any, path: str | Path) -> None:
+    """Writes plain values as JSON in UTF-8, names in their own letters. OSError as `whole_file`."""
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # a file's name that is not UTF-8
+        data = json.dumps(values, indent=2).encode()
+    with whole_file(path) as part:
+        part.write_bytes(data + b"\n")
