@@ -138,6 +138,23 @@ def test_tensors_of_another_shape_are_refused(copy):
         checkpoints.load(copy)
 
 
+@pytest.mark.parametrize(("part", "change"), [("coarse", {"heads": 0}), ("codec", {"frames": 0}), ("fine", {"layers": None})])
+def test_a_config_that_makes_no_sense_gives_one_sentence(copy, part, change):
+    config = json.loads((copy / "config.json").read_text())
+    config[part].update(change)
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=str(copy)):
+        checkpoints.load(copy)
+    (copy / "config.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(ValueError, match="not readable JSON"):
+        checkpoints.load(copy)
+
+
+def test_a_home_of_nobody_is_no_folder():
+    with pytest.raises(FileNotFoundError, match="There is no model"):
+        checkpoints.load("~nobody-by-this-name/model")
+
+
 def test_models_must_fit_together(copy):
     shutil.copy(copy / "coarse.safetensors", copy / "fine.safetensors")
     config = json.loads((copy / "config.json").read_text())

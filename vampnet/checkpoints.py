@@ -22,6 +22,7 @@ from vampnet.catalogue import Entry, catalogue
 from vampnet.hub_errors import Damaged, ModelUnavailable, not_cached
 from vampnet.layout import FOLDER_VARIABLE, PARTS, WEIGHTS, bundled_folder, bundled_models, is_checkpoint
 from vampnet.sentences import Sentence, sentence_of
+from vampnet.whole_file import write_json
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +78,7 @@ class Located:
 def _local(text: str) -> Path | None:
     """The folder that a name means: a bundled one comes first; "./mini" is the path. None if there is none."""
     plain = text not in ("", ".", "..") and Path(text).name == text
-    for folder in ([bundled_folder() / text] if plain else []) + [Path(text).expanduser()]:
+    for folder in ([bundled_folder() / text] if plain else []) + [Path(os.path.expanduser(text))]:
         if text and folder.is_dir():
             return folder
     return None
@@ -211,7 +212,7 @@ def load(
         CancelledError: raised by `on_download`.
     """
     files = zip(PARTS, (codec, coarse, fine), strict=True)
-    single = {part: Path(file).expanduser() for part, file in files if file is not None}
+    single = {part: Path(os.path.expanduser(file)) for part, file in files if file is not None}
     for part, file in single.items():
         if not file.is_file():
             raise FileNotFoundError(f"There is no file {file}: name the {layout.PUBLISHED[part]} that is to be loaded.")
@@ -273,8 +274,8 @@ def _named(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (SafetensorError, RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+    except (SafetensorError, RuntimeError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             Sentence("The checkpoint {path} cannot be loaded ({reason}): get its files again.", path=path, reason=reason)
         ) from error
@@ -316,7 +317,7 @@ def _read_transformer(path: Path, which: str, codec: Codec) -> TokenTransformer:
 def _config(folder: Path) -> dict:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(Sentence("{file} is not readable JSON: get the file again.", file=folder / "config.json")) from error
     if not isinstance(config, dict):
         raise ValueError(Sentence("{file} does not describe a checkpoint: get the file again.", file=folder / "config.json"))
@@ -341,9 +342,7 @@ def write_checksums(folder: str | Path) -> dict[str, str]:
     folder = Path(folder)
     config = _config(folder)
     config["sha256"] = {name: _sha256(folder / name) for name in WEIGHTS if (folder / name).is_file()}
-    part = folder / "config.json.part"
-    part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, folder / "config.json")
+    write_json(config, folder / "config.json")
     return config["sha256"]
 
 

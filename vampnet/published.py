@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vampnet.sentences import Sentence
+from vampnet.whole_file import whole_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,12 +87,8 @@ def write_published(path: str | os.PathLike, published: Published) -> Path:
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        torch.save({"state_dict": published.state, "metadata": published.metadata}, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        torch.save({"state_dict": published.state, "metadata": published.metadata}, part)
     return path
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..config import TokenGrid
+from ..whole_file import whole_file, write_json
 from .dac import DacCodec
 from .lac import LAC
 from .published import codec_from_published
@@ -57,13 +58,12 @@ def save_codec(codec: SpectralCodec, folder: str | Path, dtype: torch.dtype = to
     folder.mkdir(parents=True, exist_ok=True)
     # Codebooks stay exact: a rounded code may be nearest to another vector, and the transformers were trained on these.
     tensors = {k: (v if "codebook" in k else v.to(dtype)).contiguous() for k, v in codec.state_dict().items()}
-    path = folder / "codec.safetensors"
-    save_file(tensors, path)
-    path.chmod(0o644)
+    with whole_file(folder / "codec.safetensors") as part:
+        part.write_bytes(save(tensors))
     path = folder / "config.json"
-    config = json.loads(path.read_text()) if path.exists() else {}
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     config["codec"] = {"type": "spectral", **codec.config.to_dict()}
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    write_json(config, path)
 
 
 def load_codec(folder: str | Path, device: str | torch.device = "cpu") -> SpectralCodec | LAC | DacCodec:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..whole_file import whole_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +30,8 @@ class Result:
 
 def write(path: Path, content: str) -> None:
     """Writes a text file whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(content, encoding="utf-8")
-    os.replace(part, path)
+    with whole_file(path) as part:
+        part.write_text(content, encoding="utf-8")
 
 
 class Store:
@@ -67,13 +67,11 @@ class Store:
         """Keeps a result."""
         path = self.path(recipe, clip)
         path.parent.mkdir(exist_ok=True)
-        part = path.with_name(f".{path.stem}.{os.getpid()}.part")
         arrays = {f"emb_{name}": values.astype(np.float32) for name, values in result.embeddings.items()}
         if result.tokens is not None:
             arrays["tokens"] = result.tokens.astype(np.int16)
-        with open(part, "wb") as file:
+        with whole_file(path) as part, open(part, "wb") as file:
             np.savez_compressed(file, figures=np.array(json.dumps(result.figures)), **arrays)
-        os.replace(part, path)
 
     def read_values(self, name: str) -> Any:
         """Plain values that `write_values` kept; None where there are none or their file is damaged."""

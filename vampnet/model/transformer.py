@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vampnet.config import MASK, TokenGrid, TransformerConfig
 from vampnet.model.attention import Layer, RelativeBias, RMSNorm
+from vampnet.whole_file import whole_file, write_json
 
 
 class CodeGuide(nn.Module):
@@ -319,15 +320,12 @@ def save_transformer(
     names = without_guide(model.state_dict())
     half = {name: source[name].detach().to("cpu", torch.float16).contiguous() for name in names}
     path = folder / f"{which}.safetensors"
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(save(half))
-    os.replace(partial, path)
+    with whole_file(path) as part:
+        part.write_bytes(save(half))
     config_path = folder / "config.json"
     config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.exists() else {}
     config[which] = model.config.to_dict()
-    partial = config_path.with_suffix(".partial")
-    partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, config_path)
+    write_json(config, config_path)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -340,5 +341,5 @@ def _loading(name: str) -> str:
 
 def _short(name: str) -> str:
     """The name of a model as it fits into a line: of a folder the last part."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     return path.name if path.is_absolute() else name

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.fast import fast_bfloat16
+from ..whole_file import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +26,10 @@ def atomic_save(state: Mapping[str, Any], path: str | os.PathLike) -> None:
     """`torch.save` that a kill at any moment cannot leave half written: the old file stays until the new one is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as handle:
+    with whole_file(path) as part, open(part, "wb") as handle:
         torch.save(dict(state), handle)
         handle.flush()
         os.fsync(handle.fileno())
-    os.replace(partial, path)
 
 
 def load_checkpoint(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[str, Any] | None:

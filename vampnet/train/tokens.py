@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from vampnet.train.tempo import beat_of
+from vampnet.whole_file import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -169,9 +170,8 @@ def encode_file(codec, path: str | os.PathLike, channels: str = "mono") -> list[
 def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     from safetensors.torch import save
 
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(save(tensors, metadata))
-    os.replace(partial, path)
+    with whole_file(path) as part:
+        part.write_bytes(save(tensors, metadata))
 
 
 def write_shard(
