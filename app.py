@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import threading
 from importlib.util import find_spec
 
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Serves the studio until it is stopped with Ctrl-C."""
     options = read_options(arguments)
     prepare()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does it: visitors' files go
     from vampnet.studio.page import build
     from vampnet.studio.warm_up import warm_up
     from vampnet.studio.zero import open_shelf

@@ -136,6 +136,23 @@ def test_the_map_is_painted_on_and_is_the_mask_of_the_vamp(browser: Any, address
         assert nameless(page) == []
 
 
+def test_the_map_shows_the_clip_that_is_the_source_whatever_is_asked_for(
+    browser: Any, address: str, clips: dict[int, Path]
+) -> None:
+    with visit(browser, address) as page:
+        bring(page, clips[10])
+        page.evaluate("document.querySelector('#control-bars input[value=\"4\"]').click()")
+        settle(page)
+        assert "Ten" in page.get_attribute(".vs-picture canvas", "aria-label")
+        page.set_input_files("#upload input[type=file]", str(clips[2]))
+        page.wait_for_selector("#message .vs-ready:has-text('Two')")
+        page.wait_for_selector(".vs-picture.vs-problem")
+        settle(page)
+        assert "only 1 whole bar" in page.inner_text(".vs-sentence")
+        assert "Two, 2.0 s" in page.get_attribute(".vs-picture canvas", "aria-label")
+        assert "Two" in unquote(page.evaluate("document.querySelector('.vs-picture').tokenMap.data.track.sound"))
+
+
 def test_region_kept_sound_and_tempo(browser: Any, address: str, clips: dict[int, Path]) -> None:
     with visit(browser, address) as page:
         assert page.locator(".vs-hear").is_disabled() and page.locator("[data-act=half]").is_disabled()

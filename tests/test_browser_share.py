@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import re
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,10 @@ from studio_tools import BEATS
 from test_browser import WAIT, bring, bundled_model, nameless, slide, vamp
 
 from vampnet import beats
-from vampnet.gallery import Gallery
+from vampnet.bundle import read_bundle
+from vampnet.gallery import Gallery, GalleryError
 from vampnet.studio.page import build
+from vampnet.studio.share_limit import ShareLimit
 
 pytestmark = pytest.mark.browser
 NAMELESS = """() => [...document.querySelectorAll('.vp-page :is(input, button, a), dialog :is(input, button, a)')]
@@ -166,6 +169,50 @@ def test_a_link_outlives_the_server_and_brings_everything_back(browser: Any, cli
         with visit(browser, f"{address}v/{name}", missing=True, locale="ko-KR") as page:
             assert page.locator("h1").inner_text() == "여기에는 뱀프가 없습니다"
             check_layout(page)
+
+
+def test_the_dialog_opens_again_and_says_why_each_time(
+    browser: Any, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(tmp_path) as address, visit(browser, address) as page:
+        make(page, clip)
+        page.click("[data-action=share]")
+        page.wait_for_selector(".vs-dialog[open] .vs-share-form")
+        page.keyboard.press("Escape")
+        page.wait_for_selector(".vs-dialog:not([open])", state="attached")
+        link, _ = share(page, "First")
+        monkeypatch.setattr(ShareLimit, "counted", refuse)
+        page.click(".vs-dialog > .vs-flat")
+        page.click("[data-action=share]")
+        for _ in range(2):
+            page.click(".vs-share-go:enabled")
+            page.wait_for_selector(".vs-dialog [role=alert]:has-text('60 minutes')")
+            page.wait_for_selector(".vs-share-go:enabled")
+        monkeypatch.undo()
+        page.click(".vs-dialog > .vs-flat")
+        link, _ = share(page, "Second")
+        # The link that the dialog shows goes with the vamp behind it.
+        row = page.locator(".vs-share-mine li", has_text="Second").get_by_role("button")
+        row.click()
+        row.click()
+        page.wait_for_selector(".vs-share-done", state="detached")
+        assert page.evaluate("document.activeElement.textContent") == "Close"
+
+        first = page.locator(".vs-share-mine li a").get_attribute("href")
+        page.goto(first)
+        with page.expect_download() as got:
+            page.get_by_role("button", name="Download all").click()
+        got.value.save_as(tmp_path / "all.zip")
+    with zipfile.ZipFile(tmp_path / "all.zip") as packed:
+        packed.extractall(tmp_path / "all")
+    vamp = read_bundle(tmp_path / "all")
+    assert len(vamp.takes) == 2 and vamp.seed == 41
+
+
+@contextmanager
+def refuse(*given: Any) -> Iterator[None]:
+    raise GalleryError("too_often", "Not now.", most=1, minutes=60)
+    yield
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -124,6 +125,9 @@ def test_favourites_stay_when_later_vamps_push_others_out(
     monkeypatch.setattr(deck_module, "MAX_FAVOURITES", 1)
     told = press(deck, session, "favourite", vamp=session.vamps[0]["id"], take=1, on=True)
     assert "favourites already" in told[0] and not session.vamps[0]["takes"][0]["favourite"]
+    before = json.dumps(told[1])
+    told = press(deck, session, "favourite", vamp=session.vamps[0]["id"], take=1, on=True)
+    assert json.dumps(told[1]) != before, "the browser, which shows the star, listens only to what is new"
     press(deck, session, "favourite", vamp=vamped["id"], take=2, on=False)
     run_vamp(handlers, session, seed=9)
     assert [vamp["settings"]["seed"] for vamp in session.vamps] == [9, 2] and not Path(vamped["folder"]).exists()

@@ -189,6 +189,20 @@ def test_without_beats_one_begins_at_120(nothing: BeatGrid | None) -> None:
     assert tempo.tapped(nothing, 8, [0, 500, 1000, 1500], [2.1, 2.6, 3.1, 3.6]).beats[0] == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("act", tempo.ACTS)
+@pytest.mark.parametrize("seconds", [0.1, 0.3, 0.5, 0.7])
+def test_a_clip_of_less_than_two_beats_can_be_set_too(act: str, seconds: float) -> None:
+    found = tempo.edit(BeatGrid(), seconds, act)
+    assert all(0 <= beat < seconds for beat in found.beats)
+
+
+def test_a_region_of_another_clip_is_dropped_with_a_sentence(handlers: Handlers, session: Session, tmp_path: Path) -> None:
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav", 2.0)))
+    drawn = handlers.draw(session, *values(region=[3, 6]))
+    assert drawn["lost"] == ["region"] and "region" in drawn["dropped"] and "problem" not in drawn
+    assert drawn["kept"] == handlers.draw(session, *values())["kept"]
+
+
 def test_taps_give_tempo_and_while_it_plays_the_place() -> None:
     taps = [10_000, 10_610, 11_190, 11_800, 12_400, 14_900]
     found = tempo.tapped(EVEN, 8, taps)

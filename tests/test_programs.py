@@ -24,7 +24,7 @@ from gradio_client.exceptions import AppError
 from studio_tools import call
 from tiny import tiny_vampnet
 
-from vampnet import tokens_file
+from vampnet import stages, tokens_file
 from vampnet.config import SAMPLE_RATE, Prompt, Sampling
 from vampnet.gallery import Gallery
 from vampnet.studio import page
@@ -66,6 +66,22 @@ def client(address: str, folder: Path) -> Client:
 @pytest.fixture
 def clip(folder: Path) -> Any:
     return handle_file(folder / "loop.wav")
+
+
+@pytest.fixture
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step of sampling takes a while: time to cancel a vamp that is no larger than visitors may ask for."""
+
+    def generate(*given: Any, on_step: Any = None, **options: Any) -> Any:
+        def step(*told: Any) -> None:
+            time.sleep(0.05)
+            if on_step is not None:
+                on_step(*told)
+
+        return stages_generate(*given, on_step=step, **options)
+
+    stages_generate = stages.generate
+    monkeypatch.setattr(stages, "generate", generate)
 
 
 def upload(address: str, path: Path) -> dict[str, Any]:
@@ -207,8 +223,8 @@ def test_a_private_source_stays_private(client: Client, clip: Any, folder: Path)
 # ------------------------------------------------------------------------------------------------- one at a time, stopping
 
 
-def test_progress_is_told_and_cancelling_ends_a_vamp(client: Client, clip: Any) -> None:
-    job = client.submit(clip, steps=3000, takes=8, api_name="/vamp")
+def test_progress_is_told_and_cancelling_ends_a_vamp(client: Client, clip: Any, slowly: None) -> None:
+    job = client.submit(clip, steps=72, fine_steps=24, feedback=8, takes=8, api_name="/vamp")
     deadline = time.monotonic() + 30
     while not any(answer[1]["progress"]["stage"] == "coarse" for answer in job.outputs()):
         assert time.monotonic() < deadline and not job.done()
@@ -285,8 +301,8 @@ def test_harp_finds_what_it_needs(address: str, folder: Path) -> None:
     assert kind == "error" and error["error"].startswith("periodic must be 0")
 
 
-def test_harp_can_cancel(address: str, folder: Path) -> None:
-    values = [upload(address, folder / "loop.wav"), 7.0, 0.0, 0.0, 5000.0, 1.0, 10.5, 0.0, True]
+def test_harp_can_cancel(address: str, folder: Path, slowly: None) -> None:
+    values = [upload(address, folder / "loop.wav"), 7.0, 0.0, 0.0, 72.0, 1.0, 10.5, 0.0, True]
     post = f"{address}gradio_api/call/process"
     event, seen = httpx.post(post, json={"data": values}).json()["event_id"], []
     with httpx.stream("GET", f"{post}/{event}", timeout=60) as answer:

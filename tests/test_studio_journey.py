@@ -136,6 +136,65 @@ def test_a_journey_steers_by_the_controls_and_ends_when_it_is_full(
     assert "room for 2 rounds" in room.begin(source, *values())[0] and source.request is None
 
 
+def test_a_journey_takes_other_settings_but_its_own_ground(room: JourneyRoom, source: Session) -> None:
+    room.begin(source, *values(seed=3))
+    list(room.round(source, event(ask=1), *values(seed=99, loop=False, periodic=3)))
+    made = travels_of(source).all[0]
+    assert made.journey.rounds[1].prompt.periodic == 3 and made.request.seed == 3 and made.request.loop
+
+
+def test_vamp_on_makes_what_is_painted_and_nothing_longer(room: JourneyRoom, source: Session, handlers: Handlers) -> None:
+    steps = handlers.draw(source, *values())["steps"]
+    everything = {"levels": 14, "steps": steps, "keep": [], "make": [[level, 0, steps] for level in range(14)]}
+    travel(room, source, 1, periodic=1, paint=everything)
+    made = travels_of(source).all[0].journey.read(1)
+    assert made.mask.all() and made.painted
+    told = room.begin(source, *values(extend_after=1.0))
+    assert "does not make a clip longer" in told[0] and source.request is None and told[3]["interactive"]
+
+
+def test_a_branch_leaves_the_source_alone(room: JourneyRoom, source: Session, handlers: Handlers, tmp_path: Path) -> None:
+    travel(room, source, 1)
+    first, name = source.source, strip_value(source)["journeys"][0]["id"]
+    handlers.choose(source, str(short_clip(tmp_path / "other.wav", 0.8)))
+    other = source.source
+    told = room.act(source, event(do="branch", journey=name, round=1), *values(seed=7))
+    assert source.source is other and source.request[1] is first
+    told = list(room.round(source, event(ask=told[4]["ask"]), *values(seed=7)))[-1]
+    room.act(source, event(do="end"), *values())
+    assert [one["parent"] for one in told[4]["journeys"][0]["rounds"]] == [0, 1] and source.source is other
+
+
+@pytest.mark.parametrize("later", ["journey", "comp"])
+def test_what_was_stopped_in_line_takes_no_other_request(
+    handlers: Handlers, room: JourneyRoom, source: Session, monkeypatch: pytest.MonkeyPatch, later: str
+) -> None:
+    monkeypatch.setattr(Comping, "__init__", lambda self, handlers: setattr(self, "handlers", handlers))
+    run_vamp(handlers, source, takes=2)
+    comping, kept = Comping(handlers), source.vamps[0]
+    handlers.begin(source, *values())
+    waiting = handlers.vamp(source)
+    handlers.stop(source)
+    if later == "journey":
+        told = room.begin(source, *values())
+        assert len(list(waiting)) == 1 and source.request is not None, "it does nothing"
+        assert list(room.round(source, event(ask=told[4]["ask"]), *values()))[-1][4]["journeys"][0]["rounds"]
+        room.act(source, event(do="end"), *values())
+    else:
+        parts = len(comping.open(source, event(vamp=kept["id"]))["times"]) - 1
+        comping.begin(source, event(vamp=kept["id"], choice=[1] * parts))
+        assert len(list(waiting)) == 1 and source.request is not None
+        list(comping.make(source))
+        assert len(source.vamps) == 2 and source.request is None
+        # And the other way round: a comp that was stopped leaves a vamp alone.
+        comping.begin(source, event(vamp=kept["id"], choice=[1] * parts))
+        handlers.stop(source)
+        handlers.begin(source, *values())
+        assert list(comping.make(source)) == [] and source.request is not None
+        list(handlers.vamp(source))
+    assert source.request is None
+
+
 def test_an_export_is_one_file_of_the_way(room: JourneyRoom, source: Session) -> None:
     name = travel(room, source, 2)[4]["journeys"][0]["id"]
     for source_too, repeats, parts in ((False, 1, 2), (True, 4, 12)):
@@ -292,6 +351,28 @@ def test_a_take_brings_its_settings_and_its_source_back(handlers: Handlers, sour
     restoring.choose(stranger, str(short_clip(tmp_path / "plain.wav")))
     assert restoring.restore(stranger)[0] is None
     stranger.close()
+
+
+@pytest.mark.parametrize("loop", [True, False])
+def test_a_longer_take_brings_the_clip_itself_back(handlers: Handlers, source: Session, tmp_path: Path, loop: bool) -> None:
+    restoring = Restoring(handlers)
+    handlers.choose(source, str(short_clip(tmp_path / "noise.wav", 1.3)))
+    own = audio.load(source.source.path)
+    run_vamp(handlers, source, seed=5, loop=loop, extend_before=0.2, extend_after=0.5)
+    made = source.vamps[0]
+    before = source.source
+    restoring.choose(source, made["takes"][0]["sound"])
+    assert source.source is before, "it is in use: with what was added it is what was vamped"
+    handlers.choose(source, str(short_clip(tmp_path / "other.wav", 0.7)))
+    restoring.choose(source, made["takes"][0]["sound"])
+    assert source.source is not before and source.source.samples == before.samples
+    assert torch.equal(audio.load(source.source.path).audio_data, own.audio_data)
+    _, *restored = restoring.restore(source)
+    given = dict(zip(NAMES, restored, strict=True))
+    assert (given["extend_before"], given["extend_after"]) == (0.2, 0.5)
+    run_vamp(handlers, source, **{name: given[name] for name in ("seed", "loop", "extend_before", "extend_after")})
+    again, first = (read_bundle(vamp["folder"]) for vamp in source.vamps[:2])
+    assert torch.equal(again.tokens, first.tokens)
 
 
 def test_only_what_the_page_accepts_comes_back() -> None:

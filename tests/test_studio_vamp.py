@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+import tempfile
 import threading
 from copy import deepcopy
 from pathlib import Path
@@ -10,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import soundfile
 import studio_tools
 from studio_tools import run_vamp, short_clip, values
@@ -22,6 +27,7 @@ from vampnet.studio.page import build
 from vampnet.studio.session import MAX_VAMPS, Files, Session
 from vampnet.studio.titles import say_title, title_of
 
+ROOT = Path(__file__).resolve().parent.parent
 handlers, session, known_beats = studio_tools.handlers, studio_tools.session, studio_tools.known_beats
 
 
@@ -47,6 +53,40 @@ def test_old_vamps_go_with_their_files_but_not_the_source(session: Session) -> N
         session.add_vamp({"folder": str(folder), "takes": []})
     assert [Path(vamp["folder"]) for vamp in session.vamps] == folders[:2:-1]
     assert folders[0].is_dir() and not folders[1].is_dir() and folders[-1].is_dir()
+
+
+def test_sources_go_when_nothing_needs_them(handlers: Handlers, session: Session, tmp_path: Path) -> None:
+    """One visit may bring any number of clips; ten minutes of sound are 200 MB."""
+    clip, seen = str(short_clip(tmp_path / "noise.wav")), []
+    for _ in range(5):
+        handlers.choose(session, clip)
+        seen.append(session.source)
+        if len(seen) == 1:
+            handlers.begin(session, *values())  # it waits in line with this one
+        if len(seen) == 2:
+            session.kept["room"] = SimpleNamespace(sources=[session.source])
+    assert [source.path.is_file() for source in seen] == [True, True, False, True, True]
+    handlers.stop(session)
+    del session.kept["room"]
+    handlers.choose(session, clip)
+    assert [source.path.is_file() for source in seen] == [False, False, False, False, True] and session.source.path.is_file()
+
+
+def test_what_a_killed_program_left_goes_when_the_next_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fcntl")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    stranger = tmp_path / "vampnet-studio-of-somebody"
+    stranger.mkdir()
+    code = "import os; from vampnet.studio.session import Files; print((kept := Files()).root, flush=True); os._exit(9)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    left = Path(done.stdout.strip())
+    assert left.is_dir() and left.parent == tmp_path and done.returncode == 9
+    living = Files()
+    assert not left.exists() and stranger.is_dir()
+    Files()
+    assert living.root.is_dir(), "the lock says that its program lives"
 
 
 def test_files_lie_in_folders_that_nobody_can_guess() -> None:

@@ -187,7 +187,7 @@ class Journey:
         given, tokens = self._parent(model, clip, parent)
         path = (*(before[-1].path if before else ()), 1 + max((r.path[-1] for r in self.children(parent)), default=-1))
         seed = round_seed(self.seed, path)
-        asked = drifted(prompt, len(before))
+        asked, painted = drifted(prompt, len(before)), mask is not None
         if mask is None:
             mask = model.mask_of_clip(dataclasses.replace(clip, signal=given, tokens=tokens), asked, seed)
         made = model.generate(tokens, mask, sampling, [(seed, 0)], loop=self.loop, on_step=on_step, cancelled=cancelled)
@@ -196,7 +196,7 @@ class Journey:
         take = model.render(clip, made)
         vamp = Vamp(
             given, [take], made, tokens, mask, asked, sampling, seed, self.loop, model.name, model.grid, None, clip.beats,
-            precision=model.precision,
+            painted, precision=model.precision,
         )  # fmt: skip
         number = max(self._made, *_rounds_in(self.folder)) + 1
         folder = self.folder / f"round-{number}"

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from vampnet.pipeline import Cancelled, OnStep, VampNet
 
 
+ROOM = "comp"
+
+
 class Comping:
     """Lays itself out where it is made (inside a `gr.Blocks`); `wire` connects it. The script is `web/comp.js`.
 
@@ -87,16 +90,15 @@ class Comping:
         if problem:
             return [notice(problem, "error"), *nothing[1:]]
         session.stop.clear()
-        session.request = _request_of(shown), session.source
+        session.request, session.room = (_request_of(shown), session.source), ROOM
         session.kept["comp"] = shown, [int(number) for number in choice]
         return [progress(say("comp.waiting", language)), *buttons_of(True)]
 
     def make(self, session: Session) -> Iterator[list[Any]]:
         """Makes the comp that `begin` was asked for: [progress, Vamp, Stop, takes], again and again."""
-        asked = session.kept.pop("comp", None)
-        if asked is None or session.request is None or session.running:
+        if session.request is None or session.running or session.room != ROOM:
             return
-        shown, choice = asked
+        shown, choice = session.kept.pop("comp")
         request = session.request[0]
 
         def work(model: VampNet, on_step: OnStep, cancelled: Cancelled) -> None:

@@ -231,7 +231,7 @@ def _clean(control: Control, value: Any) -> Any:
     if control.name == "seed" or control.whole:
         if value != int(value):
             raise ValueError(worded("map.wrong.whole", control=name, value=value))
-        if control.name in COSTLY and not control.low <= value <= control.high:
+        if control.name in COSTLY and value > control.high:
             raise ValueError(worded("map.wrong.range", control=name, low=control.low, high=control.high, value=value))
         return int(value)
     return float(value)

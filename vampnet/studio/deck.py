@@ -87,6 +87,8 @@ class Deck:
         starred = [kept for kept in session.vamps if has_favourite(kept)]
         if on and len(starred) >= MAX_FAVOURITES and all(kept["id"] != vamp for kept in starred):
             told = notice(say("deck.full", session.language, most=MAX_FAVOURITES), "error")
+            # The page has put the star on already, and listens only to what is new.
+            take["refused"] = take.get("refused", 0) + 1
         else:
             take["favourite"], told = on, gr.skip()
         return [told, list(session.vamps), gr.skip(), gr.skip()]

@@ -14,7 +14,7 @@ import gradio as gr
 
 from vampnet import audio
 from vampnet.audio import AudioError
-from vampnet.config import CancelledError
+from vampnet.config import CancelledError, Prompt, Sampling
 from vampnet.pipeline import VampNet
 from vampnet.sentences import Sentence
 from vampnet.serving import Turns, batch_for
@@ -158,14 +158,16 @@ class Handlers:
     # ---- prompt -------------------------------------------------------------------------------------------------------
 
     def draw(self, session: Session, *values: Any) -> dict[str, Any]:
-        """The picture of the mask for the values of all controls, or the sentence why there is none."""
+        """The picture of the mask for the values of all controls; with a `problem`, why there is none, of the clip alone."""
         source = session.source
         try:
             values = whole_depth(values, self.shelf.shape.levels)
             request = read_request(values)
             drawn = picture(request, source, self.shelf.shape, session.language)
         except ValueError as error:
-            return {"problem": tell(error, session.language)}
+            # With nothing kept of it, for where another clip was drawn before: what is seen is what is played.
+            plain = picture(Request(Prompt(periodic=0), Sampling()), source, self.shelf.shape, session.language)
+            return {**plain, "problem": tell(error, session.language)}
         needed = request.prompt.needs_beats or request.bars is not None
         drawn["waiting"] = bool(needed and source is not None and source.grid is None)
         drawn["preset"] = presets.matching(dict(zip(NAMES, values, strict=True)))
@@ -209,8 +211,8 @@ class Handlers:
 
     # ---- vamp ---------------------------------------------------------------------------------------------------------
 
-    def begin(self, session: Session, *values: Any) -> tuple[Any, Any, Any]:
-        """Checks what is asked for before it waits in line: (progress line, Vamp button, Stop button)."""
+    def begin(self, session: Session, *values: Any, room: str = "vamp") -> tuple[Any, Any, Any]:
+        """Checks what is asked for before it waits in line: (progress line, Vamp button, Stop button). `room`: whose it is."""
         if session.request is not None:
             return gr.skip(), gr.skip(), gr.skip()
         problem = "" if self.shelf.loaded else self.model_problem(session.language)
@@ -223,7 +225,7 @@ class Handlers:
         if problem:
             return notice(problem, "error"), *buttons_of(running=False)
         session.stop.clear()
-        session.request = request, session.source
+        session.request, session.room = (request, session.source), room
         waiting = say("work.waiting" if self.shelf.loaded else "work.model", session.language)
         return progress(f"{waiting} …"), *buttons_of(running=True)
 
@@ -243,7 +245,8 @@ class Handlers:
 
         It takes turns with those of other visitors. If the visitor leaves, the vamp is stopped.
         """
-        if session.request is None or session.running:
+        # Stopped while it waited in line, it may find the request of another room when its turn comes.
+        if session.request is None or session.running or session.room != "vamp":
             yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
             return
         request, source = session.request

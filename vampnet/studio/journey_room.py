@@ -6,6 +6,7 @@ is given back between rounds and others have their turn, and a journey ends by i
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,12 +20,14 @@ from vampnet.journey import SOURCE, Journey, Round
 from vampnet.studio.controls import Request, read_request, whole_depth
 from vampnet.studio.handlers import Handlers, buttons_of
 from vampnet.studio.lanes import MODEL_LANE
-from vampnet.studio.mask_picture import pack_wave
+from vampnet.studio.mask_picture import given_mask, pack_wave
 from vampnet.studio.notices import notice, progress
 from vampnet.studio.session import Session, Source, envelope, plain_name
+from vampnet.studio.shelf import Shape
 from vampnet.studio.text import label, say, tell, worded
 from vampnet.studio.work import Work
 
+ROOM = "journey"
 MAX_JOURNEYS = 2
 MAX_ROUNDS = 64
 MAX_SECONDS = 600.0
@@ -76,6 +79,11 @@ class Travels:
     running: bool = False
     ask: int = 0
 
+    @property
+    def sources(self) -> list[Source]:
+        """What their rounds are made from: as `Session.use` asks."""
+        return [travel.source for travel in self.all]
+
 
 class JourneyRoom:
     """Lays itself out where it is made (inside a `gr.Blocks`); `wire` connects it. The script is `web/journey.js`.
@@ -118,16 +126,22 @@ class JourneyRoom:
         """
         if session.request is not None:
             return [gr.skip()] * 5
-        told = self.handlers.begin(session, *values)
+        told = self.handlers.begin(session, *values, room=ROOM)
         if session.request is None:
             return [*told, gr.skip(), gr.skip()]
         request, source = session.request
+        if sum(request.extend) > 0:
+            session.request = None
+            return [notice(say("journey.extend", session.language), "error"), *buttons_of(False), *_off(session)]
         travels = travels_of(session)
         travel = self._find(session, at[0]) if at is not None else self._same(travels, request, source)
         if travel is None:
             travel = self._new(session, request, source)
         if at is not None:
             travel.current = at[1]
+            # Of the journey's own clip, whatever has become the source meanwhile.
+            request = _on_ground(request, travel)
+            session.request = request, travel.source
         travels.all.remove(travel)
         travels.all.insert(0, travel)
         travel.request = request
@@ -190,8 +204,6 @@ class JourneyRoom:
             travel.current = number
             return [*nothing[:4], strip_value(session)]
         if do == "branch" and not travels.running:
-            if travel.source is not session.source:
-                session.use(travel.source)
             return self.begin(session, *values, at=(travel.journey.folder.name, number))
         if do == "branch":
             travel.current = number
@@ -251,7 +263,10 @@ class JourneyRoom:
             if journey.beats is None and (request.prompt.needs_beats or request.bars is not None or not request.loop):
                 on_step("beats", 0, 1)
                 journey.beats = travel.source.track()
-            made = journey.make(model, parent, request.prompt, request.sampling, on_step=on_step, cancelled=cancelled)
+            made = journey.make(
+                model, parent, request.prompt, request.sampling, mask=given_mask(request, travel.source, Shape.of(model)),
+                on_step=on_step, cancelled=cancelled,
+            )  # fmt: skip
             travel.waves[made.number] = pack_wave(envelope(audio.load(made.sound, model.grid.sample_rate)), WAVE_COLUMNS)
             if travel.current == parent:  # nobody has gone back meanwhile
                 travel.current = made.number
@@ -267,12 +282,13 @@ class JourneyRoom:
             travel.journey.rest()
 
     def _steered(self, travel: Travel, values: tuple[Any, ...]) -> Request:
-        """What the controls ask for now; what they asked for before, if that cannot be or is another journey."""
+        """What the controls ask for now; what they asked for before, if that cannot be."""
         try:
             asked = read_request(whole_depth(values, self.handlers.shelf.shape.levels))
         except ValueError:
             return travel.request
-        return asked if _ground(asked) == _ground(travel.request) else travel.request
+        # Seed, loop and bars are those that it began with, whatever has been touched.
+        return travel.request if sum(asked.extend) > 0 else _on_ground(asked, travel)
 
     def _end(self, session: Session) -> str:
         travel = travels_of(session).all[0]
@@ -329,6 +345,12 @@ def travels_of(session: Session) -> Travels:
 def _ground(request: Request) -> tuple[Any, ...]:
     """What a journey cannot change on its way."""
     return request.seed, request.loop, request.bars
+
+
+def _on_ground(request: Request, travel: Travel) -> Request:
+    """A request of the same journey."""
+    seed, loop, bars = _ground(travel.request)
+    return dataclasses.replace(request, seed=seed, loop=loop, bars=bars)
 
 
 def _known(journey: Journey, number: Any, source: bool = True) -> Round | None:

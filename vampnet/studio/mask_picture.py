@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -107,17 +107,22 @@ def picture(request: Request, source: Source | None, shape: Shape, language: str
         `step` (seconds of a time step), `seconds` (of all), `inner` (seconds at which the source begins and ends in it), `open`
         (the first step that can be kept and the one after the last), `beats`, `downbeats` (seconds), `tempo`, `wave` (of the
         source: lowest then highest per column, int8, base64), `kbps` (of all tokens), `sentence` (paint counts), `dropped` (a
-        sentence where paint no longer fits), `track` (what to play of the source: sound, a path, and start and end in seconds)
+        sentence where paint or the region no longer fit), `lost` (which: "paint", "region"), `track` (what to play of the
+        source: sound, a path, and start and end in seconds)
         and `name`.
 
     Raises:
         ValueError: as `lay_out`.
     """
+    outside = source is not None and request.prompt.region is not None and request.prompt.region[0] >= source.seconds
+    if outside:  # it was drawn on another clip
+        request = replace(request, prompt=replace(request.prompt, region=None))
     laid = lay_out(request, source, shape)
     fits = request.paint is None or request.paint.fits(laid.mask)
     final = _painted(laid, request) if fits else laid.mask
     rate, made = shape.grid.sample_rate, laid.added.made()
     seconds, offset = laid.added.length / rate, laid.added.offset / rate
+    lost = ["paint"] * (not fits) + ["region"] * outside
     can_stay = (~made).nonzero()[:, 0]
     drawn: dict[str, Any] = {
         "kept": _pack(np.packbits(~laid.mask[0].numpy())), "steps": len(made), "levels": shape.levels, "coarse": shape.coarse,
@@ -125,7 +130,7 @@ def picture(request: Request, source: Source | None, shape: Shape, language: str
         "inner": [offset, offset + laid.samples / rate], "open": [int(can_stay[0]), int(can_stay[-1]) + 1],
         "beats": [], "downbeats": [], "wave": "", "track": None, "name": "", "tempo": 0.0,
         "kbps": full_kbps(shape.grid, shape.levels), "sentence": describe(final, shape.grid, language),
-        "dropped": "" if fits else say("map.paint.dropped", language),
+        "dropped": " ".join(say(f"map.{name}.dropped", language) for name in lost), "lost": lost,
     }  # fmt: skip
     if source is None:
         times = np.arange(0, EXAMPLE_SECONDS, EXAMPLE_BEAT) + offset

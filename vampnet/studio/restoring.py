@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+import torch.nn.functional as F
 
 from vampnet import audio, metadata
 from vampnet.beats import BeatGrid
 from vampnet.bundle import read_settings
-from vampnet.config import SAMPLE_RATE
+from vampnet.config import SAMPLE_RATE, TokenGrid
+from vampnet.extend import plan
 from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, LEVELS, MAX_TAKES, NAMES, most_levels, read_request, whole_depth
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.mask_picture import lay_out
@@ -175,7 +177,7 @@ def find_source(session: Session, origin: Origin) -> Source | None:
     if not origin.source_hash:
         return None
     current = session.source
-    if current is not None and _hash_of_source(current, origin) == origin.source_hash:
+    if current is not None and _hash_of_source(current, origin, session.shape.grid) == origin.source_hash:
         return current
     for vamp in session.vamps:
         folder = Path(vamp["folder"])
@@ -184,21 +186,43 @@ def find_source(session: Session, origin: Origin) -> Source | None:
             told = metadata.read(folder / settings["files"][0])
             if told is None or told.source_hash != origin.source_hash:
                 continue
-            found = read_source(session, folder / settings["source_file"], vamp["source"])
+            sound = audio.load(folder / settings["source_file"], SAMPLE_RATE)
+            start, end = _inner(sound.audio_data.shape[-1], settings, vamp)
+            clip = audio.make_signal(sound.audio_data[..., start:end], SAMPLE_RATE)
+            found = read_source(session, clip, vamp["source"], session.origin_of(folder / settings["source_file"]))
             beats = settings.get("beats") or {}
             beats = {name: tuple(value) if isinstance(value, list) else value for name, value in beats.items()}
-            found.grid = BeatGrid(**beats) if beats else None
+            found.grid = BeatGrid(**beats).cut(start / SAMPLE_RATE, end / SAMPLE_RATE) if beats else None
             return found
         except (ValueError, OSError, KeyError, IndexError, TypeError):
             continue  # a vamp whose files are gone
     return None
 
 
-def _hash_of_source(source: Source, origin: Origin) -> str:
-    """Of what a vamp of the current source would be made of, with the bars of the file."""
+def _inner(samples: int, settings: dict[str, Any], vamp: dict[str, Any]) -> tuple[int, int]:
+    """Where the clip itself lies in the source of a kept vamp, of so many samples: without what was added to it.
+
+    Raises:
+        ValueError: that is not known, as where a link brought it as a whole.
+    """
+    if not any(settings["extend"]):
+        return 0, samples
+    alias = vamp["source_track"]["alias"]
+    clip = round((alias["end"] - alias["start"]) * SAMPLE_RATE)
+    added = plan(clip, tuple(settings["extend"]), TokenGrid(**settings["grid"]), bool(settings["loop"]))
+    if added.length != samples:
+        raise ValueError("This source was made longer elsewhere.")
+    return added.offset, added.offset + clip
+
+
+def _hash_of_source(source: Source, origin: Origin, grid: TokenGrid) -> str:
+    """Of what a vamp of the current source would be made of, with the bars of the file and what it added."""
     try:
         start, end = source.bounds(origin.bars if isinstance(origin.bars, int) else None)
         samples = audio.load(source.path, SAMPLE_RATE).audio_data[..., start:end]
+        # What was added is part of what was vamped.
+        added = plan(samples.shape[-1], origin.extend, grid, origin.loop)
+        samples = F.pad(samples, (added.offset, added.length - added.offset - samples.shape[-1]))
         return metadata.hash_of(audio.make_signal(samples, SAMPLE_RATE))
     except ValueError:
         return ""

@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,8 +25,11 @@ from vampnet.studio.shelf import Shape
 if TYPE_CHECKING:
     from audiotools import AudioSignal
 
+PREFIX, LOCK = "vampnet-studio-", ".lock"
 ENVELOPE_HOP = 256
 """Samples per column of a stored envelope."""
+KEPT_SOURCES = 2
+"""Sources whose files a session keeps: the one that is vamped and the one before; others go when nothing needs them."""
 MAX_VAMPS = 8
 """Vamps whose takes a session keeps; the files of older ones are deleted."""
 MAX_FAVOURITES = 16
@@ -37,18 +40,40 @@ class Files:
     """A folder for the files of all sessions, each in a folder of its own with a random name of 128 bits.
 
     The web server gives out whatever lies below `root` to who knows its path; nobody can guess one. All of it is deleted when
-    the program ends.
+    the program ends; what one left behind that was killed, when the next one begins.
     """
 
     def __init__(self) -> None:
         # Resolved, since a web server that looks a path up under its real name does not find it under a linked one.
-        self.root = Path(tempfile.mkdtemp(prefix="vampnet-studio-")).resolve()
+        self.root = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+        self._lock = _locked(self.root)
         atexit.register(shutil.rmtree, self.root, ignore_errors=True)
+        for folder in self.root.parent.glob(f"{PREFIX}*"):
+            # As long as a program lives it holds the lock on its folder.
+            if folder != self.root and (folder / LOCK).is_file() and (lock := _locked(folder)) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                lock.close()
 
     def new_folder(self) -> Path:
         folder = self.root / secrets.token_hex(16)
         folder.mkdir(mode=0o700)
         return folder
+
+
+def _locked(folder: Path) -> IO[str] | None:
+    """A lock on a folder until it is closed; None where another program has it, or where there are no locks."""
+    try:
+        import fcntl
+
+        lock = open(folder / LOCK, "a")  # noqa: SIM115
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    return lock
 
 
 @dataclass(eq=False)
@@ -125,20 +150,23 @@ class Session:
         source: what is vamped; None before the first. It is set by `use`.
         vamps: newest first, as the page shows them (plain data).
         request: what the vamp that waits or runs was asked for; None if there is none.
+        room: where it was asked for: "vamp", "comp" or "journey".
         running: whether the vamp runs already.
         stop: set to end that vamp.
         model_version, shape: of the model that the visitor's page knows of, as in `ModelShelf`.
         awaits_model: whether the visitor has asked for another and was not told yet what came of it.
         language: of the visitor's browser, as in `text.LANGUAGES`.
-        kept: what rooms of the page keep for the visitor, by their names.
+        kept: what rooms of the page keep for the visitor, by their names; what has `sources` keeps these from being deleted.
     """
 
     def __init__(self, files: Files) -> None:
         self._files, self._folder = files, None
         self.source: Source | None = None
         self._tickets = self._used = 0
+        self._sources: list[Source] = []
         self.vamps: list[dict[str, Any]] = []
         self.request: tuple[Request, Source] | None = None
+        self.room = ""
         self.running = False
         self.stop = threading.Event()
         self.model_version, self.shape, self.awaits_model = 0, Shape(), False
@@ -168,9 +196,25 @@ class Session:
         """
         ticket = self.ticket() if ticket is None else ticket
         if ticket < self._used:
+            self._sources.append(source)
             return False
+        self._sources += [source] if self.source is None else [self.source, source]
         self.source, self._used = source, ticket
+        self._tidy()
         return True
+
+    def _tidy(self) -> None:
+        """Deletes the sources of before that nothing needs: neither what waits or runs nor, by its `sources`, a room."""
+        needed = [self.source, self.request and self.request[1]]
+        needed += [source for room in self.kept.values() for source in getattr(room, "sources", ())]
+        # The page may still play the last one, until it has drawn this one.
+        sources = list({id(source): source for source in self._sources}.values())
+        before, self._sources = sources[:-KEPT_SOURCES], sources[-KEPT_SOURCES:]
+        for old in before:
+            if any(old is source for source in needed):
+                self._sources.insert(0, old)
+            elif self._folder in old.path.parent.parents:
+                shutil.rmtree(old.path.parent, ignore_errors=True)
 
     def new_folder(self) -> Path:
         """A fresh folder inside the session's, so that two files may have the same name."""
@@ -200,7 +244,7 @@ class Session:
         self.stop.set()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder, self.source, self.vamps, self.kept = None, None, [], {}
+        self._folder, self.source, self.vamps, self.kept, self._sources = None, None, [], {}, []
 
 
 def has_favourite(vamp: dict[str, Any]) -> bool:
@@ -208,12 +252,13 @@ def has_favourite(vamp: dict[str, Any]) -> bool:
     return any(take.get("favourite") for take in vamp["takes"])
 
 
-def read_source(session: Session, given: Any, name: str | None = None) -> Source:
+def read_source(session: Session, given: Any, name: str | None = None, origin: str | None = None) -> Source:
     """Reads any audio, checks it, and keeps it as a WAV file of the session.
 
     Args:
         given: anything that `audio.load` takes; a path in practice.
         name: for people; by default the name of the file.
+        origin: as of `Source`; by default that of the file.
 
     Raises:
         AudioError: audio that cannot be vamped; its sentence is for the visitor.
@@ -222,7 +267,7 @@ def read_source(session: Session, given: Any, name: str | None = None) -> Source
     name = plain_name(name or Path(str(given)).stem)
     path = audio.save(signal, session.new_folder() / f"{name}.wav", subtype="FLOAT")
     samples, rate = signal.audio_data.shape[-1], int(signal.sample_rate)
-    return Source(path, name, samples, rate, envelope(signal), origin=session.origin_of(given))
+    return Source(path, name, samples, rate, envelope(signal), origin=session.origin_of(given) if origin is None else origin)
 
 
 def plain_name(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import secrets
 from typing import Any
 
 import gradio as gr
@@ -134,7 +135,9 @@ class Sharing:
         """The dialog's value, with the list of what the visitor has shared."""
         mine = self.gallery.of_owner(owner_of(request.cookies))
         named = [(one, shared_title(one, session.language)) for one in mine]
-        return {**values, "mine": [{"id": one.id, "title": title, "created": one.created} for one, title in named]}
+        # `at`: a value like the one before is no news for the browser, and the dialog would not open a second time.
+        shown = [{"id": one.id, "title": title, "created": one.created} for one, title in named]
+        return {**values, "mine": shown, "at": secrets.token_hex(4)}
 
     # ---- a link opens in the studio -----------------------------------------------------------------------------------
 
@@ -192,11 +195,11 @@ class Sharing:
     def _bring_takes(self, session: Session, shared: Shared, settings: dict[str, Any]) -> None:
         """The takes alone."""
         folder = session.new_folder()
-        for name in settings["files"]:
+        shown = page_vamp(shared, settings, session.language, lambda name: str(folder / name))
+        for name in (*settings["files"], *(one["file"] for one in shown["files"])):
             # Not linked: the one may be deleted while the other is heard.
             (folder / name).write_bytes(self.gallery.path_of(shared.id, name).read_bytes())
-        shown = page_vamp(shared, settings, session.language, lambda name: str(folder / name))
-        shown |= {"id": folder.name, "folder": str(folder), "shared": shared.id, "files": []}
+        shown |= {"id": folder.name, "folder": str(folder), "shared": shared.id}
         _name(shown, shared, session)
         session.add_vamp(shown)
 

@@ -36,9 +36,11 @@ def edit(grid: BeatGrid | None, seconds: float, act: str) -> BeatGrid:
     if act not in ACTS:
         raise ValueError(worded("map.tempo.act", known=", ".join(ACTS), given=act))
     if grid is None or len(grid.beats) < 2 or not grid.tempo > 0:
-        grid = regular(PLAIN_TEMPO, 0.0, seconds)
-        if act in ("half", "double"):
-            return edit(grid, seconds, act)
+        # A short clip has no two beats even then, and no tempo could be read off it.
+        wanted = {"half": PLAIN_TEMPO / 2, "double": PLAIN_TEMPO * 2, "slower": PLAIN_TEMPO - 1, "faster": PLAIN_TEMPO + 1}
+        grid = regular(wanted.get(act, PLAIN_TEMPO), 0.0, seconds)
+        if act in wanted:
+            return grid
     if act in ("slower", "faster"):
         return regular(grid.tempo + (1 if act == "faster" else -1), _anchor(grid), seconds, grid.beats_per_bar)
     if act in ("half", "double"):

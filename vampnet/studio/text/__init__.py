@@ -55,7 +55,10 @@ def tell(what: str | BaseException, language: str = DEFAULT) -> str:
 
 
 def language_of(accepted: str | None) -> str:
-    """The language to speak with a browser that sends this Accept-Language header, such as "ko-KR,ko;q=0.9,en;q=0.8"."""
+    """The language to speak with a browser that sends this Accept-Language header, such as "ko-KR,ko;q=0.9,en;q=0.8".
+
+    The one that is wished for most decides, as it does for Gradio's own components: else one page would speak two.
+    """
     wanted = []
     for place, part in enumerate((accepted or "").split(",")):
         tag, _, weight = part.strip().partition(";q=")
@@ -63,7 +66,8 @@ def language_of(accepted: str | None) -> str:
             wanted.append((-float(weight or 1), place, tag.split("-")[0].lower()))
         except ValueError:
             continue  # what cannot be read is not wished for
-    return next((name for _, _, name in sorted(wanted) if name in LANGUAGES), DEFAULT)
+    first = min(wanted)[2] if wanted else DEFAULT
+    return first if first in LANGUAGES else DEFAULT
 
 
 def label(key: str) -> Any:

@@ -108,7 +108,7 @@
     const first = open === null;
     open = (vamp) => trigger("select", { vamp: vamp.id });
     if (first && studio.deck) {
-      studio.deck.addVampAction({ name: "comp", label: say("open"), title: say("open.hint"), run: (vamp) => open(vamp) });
+      studio.deck.addVampAction({ name: "comp", source: true, label: say("open"), title: say("open.hint"), run: (vamp) => open(vamp) });
     }
   };
 })();

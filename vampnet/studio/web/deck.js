@@ -4,7 +4,7 @@
 //   VampStudio.deck.connect(element, props, watch, trigger)                  on the studio's page
 //   VampStudio.deck.addAction({name, label, title, run(vamp, take), source})  a button for the chosen take; `source`: for the
 //     source too, which is take number 0. `label` is text or a function (vamp, take) -> text.
-//   VampStudio.deck.addVampAction({name, label, title, run(vamp)})           a button for the vamp
+//   VampStudio.deck.addVampAction({name, label, title, run(vamp), source})   a button for the vamp; `source`: only with its
 //   VampStudio.deck.current() -> {vamp, take} or null
 //   VampStudio.deck.fire(action, details)    tells Python: a "select" event with {action, ...details}
 //   VampStudio.deck.choose(vampId, number)   puts a vamp on the deck, and a take of it in front; refresh() draws the buttons
@@ -319,7 +319,7 @@
         return button("vs-flat", textOf(action, ...given), run, { "data-action": action.name, title: action.title || "" });
       };
       const all = button("vs-flat", say("all"), () => this.downloadAll(all), { title: say("all.hint") });
-      this.vampBar.replaceChildren(all, ...vampActions.map((action) => added(action, shown)));
+      this.vampBar.replaceChildren(all, ...vampActions.filter((one) => !one.source || shown.source_track).map((one) => added(one, shown)));
       const { take } = this.rows[this.chosen];
       const name = nameOf(take);
       const href = studio.player.address(take.sound);
@@ -344,7 +344,9 @@
       press.textContent = say("packing");
       await this.attempt(async () => {
         const files = [...tracksOf(shown), ...(shown.files || [])];
-        const made = await studio.zip(files.map(({ file, sound }) => ({ name: file, url: studio.player.address(sound) })));
+        // By the names that its settings call them by: so the vamp can be read again from the folder.
+        const named = files.map(({ sound }) => ({ name: decodeURIComponent(sound.split("/").pop()), url: studio.player.address(sound) }));
+        const made = await studio.zip(named);
         studio.save(made, `${shown.source}-vamp-seed${shown.settings.seed}.zip`);
       });
       press.disabled = false;

@@ -74,9 +74,11 @@
     show() {
       const value = this.props.value || {};
       this.figure.classList.toggle("vs-problem", Boolean(value.problem));
-      if (value.problem) return void (this.sentence.textContent = value.problem);
-      if (!value.kept) return;
       const before = this.data;
+      // A problem leaves the map as it was, but never that of another clip.
+      const same = before && (!before.track || !value.track || before.track.sound === value.track.sound);
+      if (value.problem && (same || !value.kept)) return void (this.sentence.textContent = value.problem);
+      if (!value.kept) return;
       const moved = before && before.track && value.track && !sameTrack(before.track, value.track);
       if (moved && studio.player.isWanted(before.track)) studio.player.stop();
       this.data = value;
@@ -87,11 +89,12 @@
         this.paint.take(heldValue("paint"));
         Object.assign(this.cursor, { level: 0, step: value.open[0], toLevel: 0, toStep: value.open[0] });
       }
-      if (value.dropped) hold("paint", null);
+      for (const name of value.lost || []) hold(name, null);
+      if ((value.lost || []).includes("region")) this.region.take(null);
       if (value.dropped) this.note.textContent = value.dropped;
       this.forgetKept();
       this.askForGround();
-      this.sentence.textContent = value.sentence + (value.waiting ? ` ${studio.say("map.beats.finding")}` : "");
+      this.sentence.textContent = (value.problem || value.sentence) + (value.waiting ? ` ${studio.say("map.beats.finding")}` : "");
       const words = { name: value.name || studio.say("map.nobody"), seconds: value.seconds.toFixed(1), sentence: value.sentence };
       this.canvas.setAttribute("aria-label", studio.say("map.canvas", words));
       studio.showPreset(value.preset);

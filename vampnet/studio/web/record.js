@@ -205,6 +205,7 @@
       try {
         const { path } = await upload(new File([sound], "recording.wav", { type: "audio/wav" }));
         trigger("upload", { path, bpm: job.bpm, metre: job.metre, bars: job.bars });
+        // Whether it can be used, the line about the source tells.
         finish(say(job.bars === 1 ? "done.one" : "done", { count: job.bars, tempo: job.bpm, seconds: (job.bars * job.bar).toFixed(2) }));
         button.textContent = say("again");
       } catch (error) {

@@ -66,8 +66,10 @@
     // A click beside it closes it, as Esc does.
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
     element.append(dialog);
+    let linked = null; // the id of what the dialog shows a link of
 
     function ask({ vamp, title, parent, longest }) {
+      linked = null;
       const form = make("form", "vs-share-form", "", { method: "dialog" });
       const name = field("input", say("dialog.title"), longest[0], title, { type: "text", autocomplete: "off" });
       const note = field("textarea", say("dialog.note"), longest[1], "", { rows: 2 });
@@ -94,6 +96,7 @@
     }
 
     function done({ id, secret, title, known }) {
+      linked = id;
       const open = make("a", "vs-flat", say("dialog.open"), { href: linkOf(id), target: "_blank", rel: "noopener" });
       const frame = make("iframe", "", "", {
         src: linkOf(id, "/embed"), width: 640, height: 560, title: title || say("untitled"), loading: "lazy", style: "border:0",
@@ -151,6 +154,11 @@
       if (value.stage === "ask") ask(value);
       else if (value.stage === "done") done(value);
       else if (value.stage === "sorry") body.replaceChildren();
+      else if (value.stage === "list" && linked && !(value.mine || []).some(({ id }) => id === linked)) {
+        linked = null;
+        body.replaceChildren();
+        close.focus();
+      }
       else if (value.stage === "again") {
         const go = body.querySelector(".vs-share-go");
         if (go) {

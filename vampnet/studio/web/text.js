@@ -2,8 +2,9 @@
 (() => {
   "use strict";
   const studio = (window.VampStudio = window.VampStudio || {});
-  const wanted = (navigator.languages || [navigator.language]).map((tag) => tag.split("-")[0]);
-  studio.language = wanted.find((name) => studio.sentences && studio.sentences[name]) || "en";
+  // The first language alone, as Gradio's own components do: else one page would speak two.
+  const [wanted] = (navigator.language || "en").split("-");
+  studio.language = studio.sentences && studio.sentences[wanted] ? wanted : "en";
 
   // For the voice that reads the page, and for where its lines may break.
   document.documentElement.lang = studio.language;
