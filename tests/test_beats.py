@@ -53,6 +53,18 @@ def test_beats_of_clicks(bpm):
     assert "guess" in grid.note and grid.note.endswith(".")
 
 
+def test_beats_lie_a_little_before_attacks_that_take_their_time():
+    """What is kept from a beat on, or cut there, is to have the whole attack."""
+    signal, true = drums(120, 16)
+    samples = signal.audio_data[0, 0].numpy().copy()
+    rise = round(0.008 * RATE)
+    for time in true:
+        start = round(time * RATE)
+        samples[start : start + rise] *= np.linspace(0, 1, rise)
+    off = np.array(track(make_signal(torch.from_numpy(samples)[None, None], RATE), engine="librosa").beats) - true
+    assert -0.012 < np.median(off[1:]) < 0.002
+
+
 def test_downbeats_follow_the_bass_drum():
     signal, true = drums(120, 18)
     turned = roll(signal, round(true[2] * RATE))

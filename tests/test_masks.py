@@ -83,6 +83,14 @@ def test_beats_start_at_their_own_token_for_every_position():
         assert indices(masks.around_times((1, steps), [late], 75, GRID)) == expected
 
 
+def test_steps_before_a_beat():
+    at = GRID.tokens_to_seconds(50)
+    assert indices(masks.around_times((1, 100), [at], 75, GRID, lead=2)) == list(range(48, 54))
+    assert indices(masks.around_times((1, 100), [0.0], 75, GRID, lead=2)) == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="fewer than none"):
+        masks.around_times((1, 100), [at], 75, GRID, lead=-1)
+
+
 def test_beats_at_the_edges():
     around = lambda times, width=75: indices(masks.around_times((2, 100), times, width, GRID))  # noqa: E731
     end = GRID.tokens_to_seconds(100)

@@ -105,6 +105,13 @@ def test_beats_and_onsets_must_be_given_if_needed():
     assert torch.equal(kept(Prompt(beat_width_ms=75), beats=[]), kept(Prompt()))
 
 
+@pytest.mark.parametrize("name", ["beat", "onset"])
+def test_an_attack_is_kept_with_the_step_in_which_it_is_heard_coming(name):
+    mask = kept(Prompt(periodic=0, **{f"{name}_width_ms": 75}), **{f"{name}s": [1.0]})
+    at = GRID.token_at(1.0)
+    assert mask[0].nonzero()[:, 0].tolist() == list(range(at - 1, at + 4))
+
+
 def test_works_for_every_length():
     for steps in range(1, 80):
         prompt = Prompt(periodic=7, prefix_seconds=0.5, suffix_seconds=0.5, beat_width_ms=75, dropout=0.3)

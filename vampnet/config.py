@@ -134,7 +134,8 @@ class Prompt:
         prompt_codebooks: how many of the coarsest levels of a kept time step are kept, 1..14 (14 = all).
         prefix_seconds: seconds at the start that stay.
         suffix_seconds: seconds at the end that stay.
-        beat_width_ms: milliseconds that stay from each beat on (the paper: about 75); 0 = off.
+        beat_width_ms: milliseconds that stay from each beat on (the paper: about 75), and the time step before it, in which its
+            attack can be heard already; 0 = off.
         onset_width_ms: the same from each onset on; 0 = off.
         dropout: share of the kept time steps that is freed again, 0..1, drawn without replacement.
         region: (start, end) in seconds: only inside of it anything is regenerated.

@@ -130,33 +130,39 @@ def prompt_depth(mask: Tensor, depth: int) -> Tensor:
     return deep
 
 
-def around_times(shape: Shape, times: Sequence[float], width_ms: float, grid: TokenGrid, device: Device = None) -> Tensor:
+def around_times(
+    shape: Shape, times: Sequence[float], width_ms: float, grid: TokenGrid, device: Device = None, lead: int = 0
+) -> Tensor:
     """Keep the steps from each moment on (beat-driven prompt, paper section 4: about 75 ms, 4 tokens, to the right of a beat).
 
-    The first kept step is the one that holds the moment; max(1, round(width in tokens)) steps stay, cut off at the clip's ends.
+    The first kept step is the one that holds the moment; max(1, round(width in tokens)) steps stay, and `lead` before these, cut
+    off at the clip's ends.
 
     Args:
         shape: (K, T) or (B, K, T).
         times: seconds; moments outside of the clip keep nothing (unless their width reaches into it).
         width_ms: milliseconds, positive.
         grid: seconds <-> tokens.
+        lead: time steps before each moment that stay too.
 
     Returns:
         Mask of `shape`, bool.
 
     Raises:
-        ValueError: `width_ms` is not positive, or a time is not finite.
+        ValueError: `width_ms` is not positive, `lead` is negative, or a time is not finite.
     """
     shape = _checked_shape(shape)
     if not width_ms > 0:
         raise ValueError(f"The width around beats or onsets must be positive, not {width_ms} ms.")
+    if lead < 0:
+        raise ValueError(f"The steps before a moment must not be fewer than none, and they are {lead}.")
     width = max(1, grid.seconds_to_tokens(width_ms / 1000))
     kept = torch.zeros(shape[-1], dtype=torch.bool, device=device)
     for time in times:
         if not math.isfinite(time):
             raise ValueError(f"Times of beats and onsets must be numbers in seconds, not {time!r}.")
         start = grid.token_at(float(time))
-        kept[max(0, start) : max(0, start + width)] = True
+        kept[max(0, start - lead) : max(0, start + width)] = True
     return keep_steps(shape, kept)
 
 

@@ -12,6 +12,10 @@ from vampnet.config import BITS_PER_TOKEN, N_CODEBOOKS, Prompt, TokenGrid
 from vampnet.sampling import take_generator
 from vampnet.sentences import Sentence
 
+LEAD_STEPS = 1
+"""Time steps that stay before a beat or an onset: a codec hears an attack in the step before it already, and without that step
+half of the attack is made anew (docs/log.md)."""
+
 
 def build_mask(
     prompt: Prompt,
@@ -73,7 +77,7 @@ def _kept_steps(
                 "This prompt keeps what follows each {name}: pass the {name}s in seconds or set {name}_width_ms to 0.",
                 name=name,
             ))  # fmt: skip
-        found.append(masks.around_times(shape, times, width, grid))
+        found.append(masks.around_times(shape, times, width, grid, lead=LEAD_STEPS))
     return masks.keep_union(*found)
 
 
