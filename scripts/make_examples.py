@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import soundfile as sf
+
+# Of a checkout that is not installed.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from vampnet.train.corpus import HELD_OUT_SEEDS, SAMPLE_RATE, Corpus, CorpusConfig
 

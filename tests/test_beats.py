@@ -58,8 +58,8 @@ def test_beats_lie_a_little_before_attacks_that_take_their_time():
     signal, true = drums(120, 16)
     samples = signal.audio_data[0, 0].numpy().copy()
     rise = round(0.008 * RATE)
-    for time in true:
-        start = round(time * RATE)
+    for at in true:
+        start = round(at * RATE)
         samples[start : start + rise] *= np.linspace(0, 1, rise)
     off = np.array(track(make_signal(torch.from_numpy(samples)[None, None], RATE), engine="librosa").beats) - true
     assert -0.012 < np.median(off[1:]) < 0.002

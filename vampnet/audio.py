@@ -37,9 +37,11 @@ MAX_GAIN_DB = 30.0
 """The most that a take is turned up: beyond it there is only its noise to hear."""
 CEILING_DBTP = -1.0
 
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus")
+"""Of the files that are looked for in folders; what a file holds decides whether it can be read."""
 SUBTYPES = {"WAV": "PCM_24", "FLAC": "PCM_24", "OGG": "VORBIS"}
 _BLOCK_FRAMES = 1 << 16
-_UNKNOWN_FRAMES = 1 << 62
+UNKNOWN_FRAMES = 1 << 62
 """libsndfile says that a file has more where its header does not tell: encoders that write to a pipe leave it open."""
 
 
@@ -137,7 +139,7 @@ def _check_header(file: Any, name: str, max_seconds: float) -> None:
             "'{name}' has {channels} channels, and at most {most} can be read: mix it to stereo.", name=name,
             channels=file.channels, most=MAX_CHANNELS,
         ))  # fmt: skip
-    if file.frames <= 0 or file.frames >= _UNKNOWN_FRAMES:
+    if file.frames <= 0 or file.frames >= UNKNOWN_FRAMES:
         return
     _check_length(file.frames, file.samplerate, max_seconds)
     if file.frames * file.channels > MAX_DECODED_SAMPLES:
@@ -150,7 +152,7 @@ def _check_header(file: Any, name: str, max_seconds: float) -> None:
 def _decode(file: Any, max_seconds: float) -> np.ndarray:
     """Reads block by block and mixes each at once, so that memory follows what is kept and not what the header claims."""
     blocks, frames = [np.zeros((0, min(file.channels, 2)), np.float32)], 0
-    if file.frames >= _UNKNOWN_FRAMES:
+    if file.frames >= UNKNOWN_FRAMES:
         file.seekable = lambda: False  # else soundfile asks where it is, which libsndfile cannot say of such a file
     while True:
         block = file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)

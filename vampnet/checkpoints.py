@@ -243,11 +243,15 @@ def load_codec_of(name: str | Path = DEFAULT, device: str | torch.device = "cpu"
     Raises:
         FileNotFoundError, ValueError: as `load`.
     """
+    from vampnet.device import usable_device
+
     path = locate(name, needed=("codec",)).paths["codec"]
     if path.is_dir():
         verify_checksums(path, [layout.OURS["codec"]])
+    device = usable_device(device)
     with _named(path):
-        return _read_codec(path).to(device)
+        codec = _read_codec(path)
+    return codec.to(device)
 
 
 def _read(paths: dict[str, Path]) -> tuple[Codec, TokenTransformer, TokenTransformer]:

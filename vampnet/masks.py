@@ -135,8 +135,8 @@ def around_times(
 ) -> Tensor:
     """Keep the steps from each moment on (beat-driven prompt, paper section 4: about 75 ms, 4 tokens, to the right of a beat).
 
-    The first kept step is the one that holds the moment; max(1, round(width in tokens)) steps stay, and `lead` before these, cut
-    off at the clip's ends.
+    The first kept step is the one that holds the moment; max(1, round(width in tokens)) steps stay, and `lead` before these,
+    cut off at the clip's ends.
 
     Args:
         shape: (K, T) or (B, K, T).

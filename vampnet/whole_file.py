@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -47,3 +48,9 @@ def write_json(values: Any, path: str | Path) -> None:
         data = json.dumps(values, indent=2).encode()
     with whole_file(path) as part:
         part.write_bytes(data + b"\n")
+
+
+def seal(config: dict[str, Any], name: str, data: bytes) -> None:
+    """Tells the checksum of a file that is written anew in the `config.json` of its folder, if that holds checksums."""
+    if isinstance(config.get("sha256"), dict):
+        config["sha256"][name] = hashlib.sha256(data).hexdigest()

@@ -55,13 +55,14 @@ def _cases(content: Mapping[str, Any]) -> dict[Case, Mapping[str, Any]]:
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """A table of the cases that both runs have: how many times as fast the new one is, and its memory.
 
-    A tilde marks a ratio that may be chance: the repetitions of the two runs overlap.
+    A tilde marks a ratio that may be chance: the repetitions of the two runs overlap, or one has no second.
     """
     before, now = _cases(old), _cases(new)
     rows = []
     for case in (case for case in now if case in before):
         a, b = before[case], now[case]
         apart = min(a["times"]) > max(b["times"]) or max(a["times"]) < min(b["times"])
+        apart = apart and min(len(a["times"]), len(b["times"])) > 1
         memory = [f"{f['peak'] / 1e6:.0f} MB" if f.get("peak") else "" for f in (a, b)]
         ratio = f"{'' if apart else '~ '}{a['median'] / b['median']:.2f}x"
         rows.append((case.model, case.stage, case.words, duration(a["median"]), duration(b["median"]), ratio, *memory))
@@ -69,7 +70,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         return "The two runs have no case in common.\n"
     text = align(rows, TITLES, range(3, len(TITLES)))
     if any(row[5].startswith("~") for row in rows):
-        text += "~: the repetitions of the two runs overlap, so the ratio may be chance.\n"
+        text += "~: the repetitions of the two runs overlap, or there is only one, so the ratio may be chance.\n"
     if old.get("precision") != new.get("precision"):
         text += f"Precision before: {old.get('precision')}; now: {new.get('precision')}.\n"
     for name in SAME:

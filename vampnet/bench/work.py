@@ -185,7 +185,13 @@ def _spectral_decode(codec: Any, steps: int) -> tuple[int, int]:
     matrix = _quantizer(codec, steps, c.dim, search=False) + _blocks(c, c.decoder_layers, steps)
     matrix += 2 * steps * c.dim * c.inputs + 2 * frames * c.bands * high
     matrix += 4 * short * (c.short_window // 2 + 1) * c.short_bands  # the levels of what was made, and their correction
-    fourier = frames * (2 * c.rounds + 1) * _real_transform(c.window) + 2 * short * _real_transform(c.short_window)
+    if c.wide_rounds:  # the others search the lower half of the band, at half the rate
+        fourier = frames * (
+            (2 * c.rounds + 2) * _real_transform(c.window // 2) + (2 * c.wide_rounds + 1) * _real_transform(c.window)
+        )
+    else:
+        fourier = frames * (2 * c.rounds + 1) * _real_transform(c.window)
+    fourier += 2 * short * _real_transform(c.short_window)
     return matrix, fourier
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..config import TokenGrid
-from ..whole_file import whole_file, write_json
+from ..whole_file import seal, whole_file, write_json
 from .dac import DacCodec
 from .lac import LAC
 from .published import codec_from_published
@@ -58,11 +58,13 @@ def save_codec(codec: SpectralCodec, folder: str | Path, dtype: torch.dtype = to
     folder.mkdir(parents=True, exist_ok=True)
     # Codebooks stay exact: a rounded code may be nearest to another vector, and the transformers were trained on these.
     tensors = {k: (v if "codebook" in k else v.to(dtype)).contiguous() for k, v in codec.state_dict().items()}
+    data = save(tensors)
     with whole_file(folder / "codec.safetensors") as part:
-        part.write_bytes(save(tensors))
+        part.write_bytes(data)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     config["codec"] = {"type": "spectral", **codec.config.to_dict()}
+    seal(config, "codec.safetensors", data)
     write_json(config, path)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..audio import UNKNOWN_FRAMES
 from ..train.audio_pool import find_audio
 
 SHORTEST_SECONDS = 1.0
@@ -69,6 +70,8 @@ def excerpts(folder: str | Path, seconds: float, whole: bool = False) -> list[Ex
             info = soundfile.info(str(path))
         except (soundfile.SoundFileError, RuntimeError):
             continue
+        if info.frames >= UNKNOWN_FRAMES:
+            continue  # a file that does not tell its length has no middle
         length = min(round(seconds * info.samplerate), info.frames)
         if length < SHORTEST_SECONDS * info.samplerate:
             continue

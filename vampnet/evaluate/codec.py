@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..codec import Codec
 from ..config import CODEBOOK_SIZE
-from ..train.audio_pool import find_audio
+from ..train.audio_pool import MAX_FILE_SECONDS, find_audio
 from .metrics import mel_distance, partials, perplexity
 
 SHORTEST = 4410
@@ -72,7 +72,9 @@ def evaluate_folder(codec: Codec, folder: str | Path, seconds: float = 10.0, lim
         # With its folders: two that are called the same are two.
         name = path.relative_to(folder).as_posix()
         try:
-            audio = middle(load(path, codec.sample_rate).audio_data[0].mean(0), round(seconds * codec.sample_rate))
+            audio = middle(
+                load(path, codec.sample_rate, MAX_FILE_SECONDS).audio_data[0].mean(0), round(seconds * codec.sample_rate)
+            )
             if len(audio) < SHORTEST:
                 raise AudioError("It is too short.")
             figures, clip_codes = evaluate_clip(codec, audio)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vampnet.config import MASK, TokenGrid, TransformerConfig
 from vampnet.model.attention import Layer, RelativeBias, RMSNorm
-from vampnet.whole_file import whole_file, write_json
+from vampnet.whole_file import seal, whole_file, write_json
 
 
 class CodeGuide(nn.Module):
@@ -320,11 +320,13 @@ def save_transformer(
     names = without_guide(model.state_dict())
     half = {name: source[name].detach().to("cpu", torch.float16).contiguous() for name in names}
     path = folder / f"{which}.safetensors"
+    data = save(half)
     with whole_file(path) as part:
-        part.write_bytes(save(half))
+        part.write_bytes(data)
     config_path = folder / "config.json"
     config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.exists() else {}
     config[which] = model.config.to_dict()
+    seal(config, path.name, data)
     write_json(config, config_path)
     return path
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import soundfile as sf
 import torch
 from torch import Tensor
 
+from ..audio import SUFFIXES, AudioError, load
 from ..loudness import ABSOLUTE_GATE, Loudness
 
-EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")
 TARGET_LUFS = -24.0
+MAX_FILE_SECONDS = 4 * 3600.0
+log = logging.getLogger(__name__)
 
 
 def find_audio(folder: str | Path) -> list[Path]:
@@ -23,9 +25,9 @@ def find_audio(folder: str | Path) -> list[Path]:
     Raises:
         ValueError: the folder holds none.
     """
-    files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in EXTENSIONS)
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not files:
-        raise ValueError(f"No audio ({', '.join(EXTENSIONS)}) lies below {folder}: name a folder that holds some.")
+        raise ValueError(f"No audio ({', '.join(SUFFIXES)}) lies below {folder}: name a folder that holds some.")
     return files
 
 
@@ -46,7 +48,11 @@ class AudioPool:
     """
 
     def __init__(self, folder: str | Path, sample_rate: int, limit_hours: float = 24.0) -> None:
-        """Decodes the folder's files, in name order, up to `limit_hours`."""
+        """Decodes the folder's files, in name order, up to `limit_hours`; what cannot be used is named and left out.
+
+        Raises:
+            ValueError: the folder holds no audio, or none that can be used.
+        """
         self.sample_rate = sample_rate
         clips: list[np.ndarray] = []
         room = limit_hours * 3600 * sample_rate
@@ -55,22 +61,24 @@ class AudioPool:
         with ThreadPoolExecutor(workers) as pool:
             for first in range(0, len(files), 8 * workers):
                 for clip in pool.map(self._load, files[first : first + 8 * workers]):
-                    if room > 0:
+                    if room > 0 and clip is not None:
                         clips.append(clip)
                         room -= len(clip)
                 if room <= 0:
                     break
+        if not clips:
+            raise ValueError(f"No file below {folder} can be used: name a folder of music that can be heard.")
         self.samples = torch.from_numpy(np.concatenate(clips))
         self.ends = torch.tensor([len(c) for c in clips]).cumsum(0)
         self.starts = torch.cat([torch.zeros(1, dtype=torch.long), self.ends[:-1]])
 
-    def _load(self, path: Path) -> np.ndarray:
-        audio, rate = sf.read(path, dtype="float32", always_2d=True)
-        if rate != self.sample_rate:
-            import librosa
-
-            audio = librosa.resample(audio.T, orig_sr=rate, target_sr=self.sample_rate).T
-        mono = audio.mean(axis=1)
+    def _load(self, path: Path) -> np.ndarray | None:
+        try:
+            signal = load(path, self.sample_rate, MAX_FILE_SECONDS)
+        except (AudioError, OSError) as error:
+            log.warning("%s is left out: %s", path, error)
+            return None
+        mono = signal.audio_data[0].numpy().mean(axis=0)
         mono = mono * loudness_gain(mono[:, None], self.sample_rate)
         return (np.clip(mono, -1, 1) * 32767).astype(np.int16)
 

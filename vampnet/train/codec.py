@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..codec import SpectralCodec, SpectralCodecConfig, save_codec
+from ..device import usable_device
 from ..evaluate.metrics import mel_distance, partials, perplexity
 from .audio_pool import AudioPool
 from .codec_init import initialise
@@ -36,6 +37,7 @@ from .loop import (
     step_seed,
 )
 from .schedule import cooldown, noam
+from .settings import read_fields
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,9 @@ class CodecTraining:
         eval_minutes: between measurements on `held_out`.
         bfloat16: matrix products of the blocks in bfloat16: true, false, or "auto" as in `loop.in_bfloat16`.
         compile: compile encoder, decoder and the distances, where the device is a GPU of CUDA: half a minute, once.
+
+    Raises:
+        ValueError: a value is out of its range.
     """
 
     audio: str
@@ -96,6 +101,18 @@ class CodecTraining:
     bfloat16: bool | str = False
     compile: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "crop_tokens", "warmup", "revive_every", "init_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("minutes", "peak", "save_minutes", "eval_minutes", "limit_hours"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must lie above 0, not {getattr(self, name)}.")
+        for name in ("cooldown_share", "average", "quantizer_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}.")
+        in_bfloat16(self.bfloat16, torch.device("cpu"))
 
 
 class CodecLoss:
@@ -235,6 +252,8 @@ class CodecTrainer:
         self.codec.quantizer.quantizer_dropout = settings.quantizer_dropout
         self.step, self.elapsed = 0, 0.0
         state = load_checkpoint(self.run / "last.pt", self.device)
+        if state is not None and state.get("config", config.to_dict()) != config.to_dict():
+            raise ValueError(f"{self.run / 'last.pt'} is of a codec of another shape: choose another run folder.")
         if state is None:
             crops = -(-settings.init_tokens // settings.crop_tokens)
             initialise(
@@ -253,6 +272,8 @@ class CodecTrainer:
             self.step, self.elapsed = state["step"], state["elapsed"]
         self.loss = CodecLoss(self.codec, settings, self.device)
         self.dead = DeadCodes(self.codec)
+        if state is not None and "counts" in state:
+            self.dead.counts.copy_(state["counts"])
 
     def _groups(self) -> list[dict]:
         """Parameter groups with the factors of their learning rates."""
@@ -274,6 +295,8 @@ class CodecTrainer:
             "codec": self.codec.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "average": self.average.state_dict(),
+            "counts": self.dead.counts,
+            "config": self.codec.config.to_dict(),
         }
         atomic_save(state | {"step": self.step, "elapsed": elapsed}, self.run / "last.pt")
 
@@ -357,7 +380,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", help="folder of the run (default: the configuration's)")
     parser.add_argument("--session-minutes", type=float, help="stop after this many minutes; the next call resumes")
     parser.add_argument("--export", metavar="FOLDER", help="write codec.safetensors and config.json there at the end")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or mps (default: the fastest there is)")
     parser.add_argument("--threads", type=int, help="CPU threads")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -365,10 +388,11 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     try:
         config = read_config(args.config, args.set)
-        settings = CodecTraining(**config.get("training", {}))
-        model = SpectralCodecConfig(**config.get("model", {}))
-        trainer = CodecTrainer(model, settings, args.run or config.get("run", "runs/mini-codec"), args.device)
-    except (ValueError, TypeError) as error:
+        settings = CodecTraining(**read_fields(CodecTraining, config.get("training") or {}, "training."))
+        model = SpectralCodecConfig(**read_fields(SpectralCodecConfig, config.get("model") or {}, "model."))
+        run = args.run or config.get("run", "runs/mini-codec")
+        trainer = CodecTrainer(model, settings, run, str(usable_device(None if args.device == "auto" else args.device)))
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     log.info(
         "%.1f hours of audio, %.2f million parameters, %s",

@@ -33,9 +33,15 @@ def atomic_save(state: Mapping[str, Any], path: str | os.PathLike) -> None:
 
 
 def load_checkpoint(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The state that `atomic_save` wrote, or None if there is no such file yet."""
+    """The state that `atomic_save` wrote, or None if there is no such file yet. ValueError if it is damaged."""
     path = Path(path)
-    return torch.load(path, map_location=device, weights_only=True) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a damaged file may fail in any way
+        kind = type(error).__name__
+        raise ValueError(f"{path} cannot be read ({kind}): delete it to begin anew, or put a good copy there.") from error
 
 
 def in_bfloat16(wanted: bool | str, device: torch.device) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,18 +95,49 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> TrainConfig:
-        """From a configuration file's content; ValueError names settings that do not exist."""
-        for known, given, where in ((cls, config, ""), (TransformerConfig, config.get("model") or {}, "model.")):
-            unknown = sorted(set(given) - {f.name for f in dataclasses.fields(known)})
-            if unknown:
-                raise ValueError(f"There is no setting {where}{unknown[0]}; see the attributes of {known.__name__}.")
-        values = dict(config)
-        for known_field in dataclasses.fields(cls):
-            value = values.get(known_field.name)
+        """From a configuration file's content; ValueError names what does not exist or is of another kind."""
+        values = read_fields(cls, config)
+        return cls(**{**values, "model": read_fields(TransformerConfig, values.get("model") or {}, "model.")})
+
+
+def read_fields(kind: type, given: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """The settings of a section of a configuration file as the fields of a dataclass: 1e-3 and 7.0 as what is meant by them.
+
+    Args:
+        kind: the dataclass.
+        given: what the file says.
+        where: put before a setting's name where it is told.
+
+    Raises:
+        ValueError: a setting that does not exist, or one of another kind; it is named.
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{where.rstrip('.') or 'The configuration'} must be a list of `key: value` settings, not {given!r}.")
+    known = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(f"There is no setting {where}{unknown[0]}; see the attributes of {kind.__name__}.")
+    return {name: _of_kind(value, known[name], where + name) for name, value in given.items()}
+
+
+def _of_kind(value: Any, kinds: str, name: str) -> Any:
+    """A setting as one of the kinds that its field may have, such as "float | None"."""
+    wanted = kinds.split(" | ")
+    if (value is None and "None" in wanted) or (isinstance(value, bool) and "bool" in wanted):
+        return value
+    if "float" in wanted or "int" in wanted:
+        try:
             # YAML reads 1e-3, without a point, as text.
-            if isinstance(value, str) and "float" in str(known_field.type):
-                try:
-                    values[known_field.name] = float(value)
-                except ValueError:
-                    raise ValueError(f"{known_field.name} must be a number, not {value!r}.") from None
-        return cls(**values)
+            number = float("" if isinstance(value, bool) else value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} must be a number, not {value!r}.") from None
+        if "float" in wanted:
+            return number
+        if not number.is_integer():
+            raise ValueError(f"{name} must be a whole number, not {value!r}.")
+        return int(number)
+    if "str" in wanted and not isinstance(value, str):
+        raise ValueError(f"{name} must be text, not {value!r}.")
+    if wanted == ["bool"]:
+        raise ValueError(f"{name} must be true or false, not {value!r}.")
+    return value

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vampnet import audio
+from vampnet.train.audio_pool import MAX_FILE_SECONDS
 from vampnet.train.tempo import beat_of
 from vampnet.whole_file import whole_file
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus")
 PIECE_SECONDS = 30.0
 SHARD_ROWS = 256
-MAX_FILE_SECONDS = 4 * 3600.0
 
 
 class TokenData:
@@ -121,7 +121,7 @@ def find_audio(folders: Sequence[str | os.PathLike]) -> Iterator[tuple[str, Path
         if not folder.is_dir():
             raise ValueError(f"There is no folder {folder}: check the path given with --audio.")
         for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in SUFFIXES and path.is_file():
+            if path.suffix.lower() in audio.SUFFIXES and path.is_file():
                 yield path.as_posix(), path
 
 
@@ -151,8 +151,6 @@ def encode_file(codec, path: str | os.PathLike, channels: str = "mono") -> list[
     Raises:
         ValueError: the file cannot be used (vampnet.audio.AudioError); the sentence says why.
     """
-    from vampnet import audio
-
     signal = audio.load(path, codec.sample_rate, max_seconds=MAX_FILE_SECONDS)
     piece = int(PIECE_SECONDS * codec.sample_rate) // codec.hop * codec.hop
     device = next((p.device for p in codec.parameters()), "cpu") if isinstance(codec, torch.nn.Module) else "cpu"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vampnet.config import TransformerConfig
+from vampnet.device import usable_device
 from vampnet.model.transformer import TokenTransformer, save_transformer
 from vampnet.train.loop import (
     Budget,
@@ -50,14 +52,17 @@ class Trainer:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         shape = TransformerConfig(**config.model)
-        self.device = torch.device(
-            ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-        )
+        wanted = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+        self.device = torch.device(usable_device(wanted))
         if config.threads:
             torch.set_num_threads(config.threads)
         self.data = TokenData(config.train)
         self.valid = TokenData(config.valid) if config.valid else None
         self.counts = self.data.counts(shape.codebook_size)
+        self._codebooks = hashlib.sha256(self.data.codebooks.numpy().tobytes()).hexdigest()
+        self._whole_context = int(self.data.lengths.max()) >= shape.context
+        if config.context_share and not self._whole_context:
+            log.info("No piece has %d time steps: all is trained on crops of %d.", shape.context, config.crop)
         torch.manual_seed(step_seed(config.seed, 0))
         self.model = TokenTransformer(shape, self.data.codebooks)
         self.model.add_guide()
@@ -117,6 +122,7 @@ class Trainer:
             "step": self.step,
             "elapsed": elapsed,
             "config": dataclasses.asdict(self.config),
+            "codebooks": self._codebooks,
         }
         atomic_save(state, self.checkpoint)
 
@@ -125,6 +131,8 @@ class Trainer:
         state = load_checkpoint(self.checkpoint, self.device)
         if state is None:
             return False
+        if state.get("codebooks", self._codebooks) != self._codebooks:
+            raise ValueError(f"{self.checkpoint} was trained on the tokens of another codec: choose another run folder.")
         before = TransformerConfig(**state["config"]["model"])
         if before != self.model.config:
             raise ValueError(f"{self.checkpoint} is of another model shape ({before}): choose another run folder.")
@@ -138,7 +146,8 @@ class Trainer:
         """The tokens (B, K, T) int64 and masks (B, K, T) bool of one step, on the CPU."""
         config, shape = self.config, self.model.config
         crop, batch = config.crop or shape.context, config.batch
-        if torch.rand((), generator=generator) < config.context_share and crop < shape.context:
+        wide = bool(torch.rand((), generator=generator) < config.context_share)
+        if wide and crop < shape.context and self._whole_context:
             crop, batch = shape.context, max(1, round(batch * crop / shape.context))
         places = self.data.places(batch, crop, generator)
         tokens = self.data.at(places, crop)[:, : shape.n_codebooks].contiguous()
@@ -226,6 +235,8 @@ def train(config: dict[str, Any] | TrainConfig, progress: bool = True) -> dict[s
     trainer = Trainer(config)
     resumed = trainer.resume()
     budget = Budget(config.minutes, config.session_minutes, config.steps, trainer.elapsed)
+    if budget.done(trainer.step):
+        log.info("The budget of this run is used up: raise `minutes` or `steps` to go on.")
     run_log = RunLog(config.run, config.tensorboard)
     parameters = sum(p.numel() for p in trainer.model.parameters())
     run_log.write(
