@@ -8,6 +8,8 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_checkpoint, tiny_models
 
 from vampnet import checkpoints
+from vampnet.codec import save_codec
+from vampnet.model.transformer import save_transformer
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -148,6 +150,20 @@ def test_a_config_that_makes_no_sense_gives_one_sentence(copy, part, change):
     (copy / "config.json").write_text("[" * 100_000 + "]" * 100_000)
     with pytest.raises(ValueError, match="not readable JSON"):
         checkpoints.load(copy)
+
+
+def test_what_is_exported_into_a_finished_model_can_be_loaded(copy):
+    models = checkpoints.load(copy)
+    for which in ("coarse", "fine"):
+        model = getattr(models, which)
+        weights = {name: value * 1.5 if value.is_floating_point() else value for name, value in model.state_dict().items()}
+        save_transformer(model, copy, which, weights)
+        checkpoints.load(copy)
+    with torch.no_grad():
+        models.codec.project_out.bias += 1
+    save_codec(models.codec, copy)
+    changed = checkpoints.load(copy)
+    assert torch.allclose(changed.codec.project_out.bias, models.codec.project_out.bias, atol=1e-2)
 
 
 def test_a_home_of_nobody_is_no_folder():

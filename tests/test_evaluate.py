@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tiny import tiny_vampnet
 
 from vampnet.evaluate import clips, embeddings, extras, frechet, musical, vggish
 from vampnet.evaluate.estimates import mean_estimate
 from vampnet.evaluate.store import Result, Store
+from vampnet.evaluate.token_figures import token_figures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RATE = 44_100
@@ -298,6 +300,24 @@ def test_clips_of_a_folder_are_nested_level_and_fresh_files_first(tmp_path, make
     assert len(whole.audio) == round(5.2 * RATE)
     with pytest.raises(ValueError, match="No audio"):
         clips.excerpts(tmp_path / "nothing", 1.5)
+
+
+def test_a_file_that_does_not_tell_its_length_is_left_out(tmp_path):
+    samples = 0.3 * np.sin(np.arange(4 * 44_100) / 20)
+    for name in ("good.flac", "streamed.flac"):
+        soundfile.write(tmp_path / name, samples, 44_100)
+    data = bytearray((tmp_path / "streamed.flac").read_bytes())
+    data[8 + 13] &= 0xF0
+    data[8 + 14 : 8 + 18] = bytes(4)
+    (tmp_path / "streamed.flac").write_bytes(data)
+    assert {excerpt.path.name for excerpt in clips.excerpts(tmp_path, 2.0)} == {"good.flac"}
+
+
+def test_one_short_clip_does_not_shorten_what_all_are_judged_by():
+    model, generator = tiny_vampnet(), torch.Generator().manual_seed(0)
+    made = [torch.randint(model.codec.codebook_size, (14, steps), generator=generator) for steps in (60, 60, 60, 5)]
+    whole, with_short = token_figures(model, made[:3]), token_figures(model, made)
+    assert whole["coarse"]["by_mask"] == with_short["coarse"]["by_mask"]
 
 
 def test_results_are_kept_whole_and_damage_is_seen(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ from vampnet.codec import SpectralCodec, SpectralCodecConfig, load_codec
 from vampnet.train import codec as stage
 from vampnet.train.audio_pool import AudioPool, loudness_gain
 from vampnet.train.codec_init import initialise, principal_axes, set_weight, spherical_kmeans
+from vampnet.train.settings import read_fields
 
 MODEL = SpectralCodecConfig(dim=48, encoder_layers=1, decoder_layers=1, kernel=3, codebook_size=64, rounds=2)
 
@@ -48,6 +50,70 @@ def test_pool_is_at_one_loudness_and_crops_stay_in_their_clip(folder):
     assert (long[:, -1000:] == 0).all()
     with pytest.raises(ValueError, match="No audio"):
         AudioPool(folder / "nothing", 44_100)
+
+
+def test_pool_names_what_it_cannot_use_and_goes_on(folder, tmp_path, caplog):
+    good = sf.read(folder / "a.wav", dtype="float32")[0]
+    sf.write(tmp_path / "good.wav", good, 44_100)
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "._good.wav").write_bytes(b"\x00\x05\x16\x07")
+    (tmp_path / "words.mp3").write_text("not a sound")
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "lost.wav").symlink_to(tmp_path / "nowhere.wav")
+    sf.write(tmp_path / "silent.wav", np.zeros(44_100), 44_100)
+    broken = good.copy()
+    broken[7] = np.nan
+    sf.write(tmp_path / "broken.wav", broken, 44_100, "FLOAT")
+    sf.write(tmp_path / "more.aiff", good, 44_100)
+    pool = AudioPool(tmp_path, 44_100)
+    assert len(pool.starts) == 2 and pool.hours == pytest.approx(8 / 3600, rel=0.01)
+    for name in ("empty.wav", "._good.wav", "words.mp3", "silent.wav", "broken.wav"):
+        assert f"{name} is left out" in caplog.text
+    for name in ("good.wav", "more.aiff"):
+        (tmp_path / name).unlink()
+    with pytest.raises(ValueError, match="can be used"):
+        AudioPool(tmp_path, 44_100)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"peak": "1e-3", "batch": "2", "minutes": 1}, ""),
+        ({"batch": 0}, "batch must be at least 1"),
+        ({"batch": "two"}, "training.batch must be a number"),
+        ({"batch": 2.5}, "whole number"),
+        ({"minutes": "abc"}, "training.minutes must be a number"),
+        ({"average": 2}, "share"),
+        ({"revive_every": 0}, "revive_every"),
+        ({"bfloat16": "maybe"}, "true, false or auto"),
+        ({"compile": "yes"}, "true or false"),
+        ({"audio": 3}, "must be text"),
+        ({"colour": 1}, "no setting training.colour"),
+    ],
+)
+def test_settings_are_what_they_are_meant_to_be_or_named(values, sentence):
+    given = {"audio": "a", "held_out": "b", **values}
+    if not sentence:
+        made = stage.CodecTraining(**read_fields(stage.CodecTraining, given, "training."))
+        assert made.peak == 1e-3 and made.batch == 2 and made.minutes == 1.0
+        return
+    with pytest.raises(ValueError, match=sentence):
+        stage.CodecTraining(**read_fields(stage.CodecTraining, given, "training."))
+
+
+def test_a_resumed_run_knows_which_codes_were_used(folder, tmp_path):
+    """Else it would take all that were not used since for dead, and put others in their place."""
+    trainer = stage.CodecTrainer(MODEL, settings(folder), tmp_path)
+    for _ in range(3):
+        trainer.update(0.0)
+    trainer.save(1.0)
+    again = stage.CodecTrainer(MODEL, settings(folder), tmp_path)
+    assert torch.equal(again.dead.counts, trainer.dead.counts) and again.dead.counts.sum() > 0
+    with pytest.raises(ValueError, match="another shape"):
+        stage.CodecTrainer(dataclasses.replace(MODEL, dim=32), settings(folder), tmp_path)
+    (tmp_path / "last.pt").write_bytes(b"half")
+    with pytest.raises(ValueError, match="cannot be read"):
+        stage.CodecTrainer(MODEL, settings(folder), tmp_path)
 
 
 def test_principal_axes_and_kmeans_find_what_is_there():

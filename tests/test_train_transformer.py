@@ -110,6 +110,23 @@ def test_runs_of_earlier_versions_go_on(shards, tmp_path):
     assert train(settings(shards, tmp_path / "run", steps=4), progress=False)["step"] == 4
 
 
+def test_a_run_does_not_go_on_with_the_tokens_of_another_codec(shards, tmp_path):
+    train(settings(shards, tmp_path / "run", steps=2), progress=False)
+    other = torch.randn(4, SIZE, 4, generator=generator(1))
+    save_file({"vectors": other}, shards / "codebooks.safetensors")
+    with pytest.raises(ValueError, match="another codec"):
+        train(settings(shards, tmp_path / "run", steps=4), progress=False)
+
+
+def test_music_shorter_than_the_context_is_trained_on_crops(shards, tmp_path, caplog):
+    config = settings(shards, tmp_path / "run", steps=4, context_share=1.0)
+    config["model"] = {**config["model"], "context": 400}
+    caplog.set_level("INFO")
+    assert train(config, progress=False)["done"] and "No piece has 400 time steps" in caplog.text
+    train(config, progress=False)
+    assert "used up" in caplog.text
+
+
 def test_optimizers_are_not_exchanged_in_a_run(shards, tmp_path):
     train(settings(shards, tmp_path / "run", optimizer="muon", steps=1), progress=False)
     with pytest.raises(ValueError, match="another optimizer"):
