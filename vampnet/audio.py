@@ -36,6 +36,7 @@ CODEC_LUFS = -24.0
 MAX_GAIN_DB = 30.0
 """The most that a take is turned up: beyond it there is only its noise to hear."""
 CEILING_DBTP = -1.0
+SETTLE_SECONDS = 0.002
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus")
 """Of the files that are looked for in folders; what a file holds decides whether it can be read."""
@@ -358,13 +359,38 @@ def to_codec_level(signal: AudioSignal) -> tuple[AudioSignal, float]:
     return make_signal(signal.audio_data * gain, signal.sample_rate), gain
 
 
+def settle_ends(take: AudioSignal, source: AudioSignal) -> AudioSignal:
+    """The take (1, C, N) faded in and out over `SETTLE_SECONDS` where its source (1, C, N) begins and ends softly.
+
+    Nothing makes a decoded wave begin at zero, and a step there is a click. Where the source itself begins or ends in the midst
+    of a sound there is no fade.
+    """
+    out = take.audio_data.clone()
+    fade = min(round(SETTLE_SECONDS * take.sample_rate), out.shape[-1] // 2)
+    near = max(1, round(5 * SETTLE_SECONDS * source.sample_rate))
+    rising = 0.5 - 0.5 * torch.cos(torch.linspace(0, math.pi, fade + 2, dtype=out.dtype, device=out.device)[1:-1])
+    heard = source.audio_data.abs().amax(dim=(0, 1))
+    if fade and heard[0] <= 0.1 * heard[:near].max():
+        out[..., :fade] *= rising
+    if fade and heard[-1] <= 0.1 * heard[-near:].max():
+        out[..., -fade:] *= rising.flip(0)
+    return make_signal(out, take.sample_rate)
+
+
 def restore_loudness(
-    take: AudioSignal, target_lufs: float, ceiling_db: float = CEILING_DBTP, loop: bool = False
+    take: AudioSignal,
+    target_lufs: float,
+    ceiling_db: float = CEILING_DBTP,
+    loop: bool = False,
+    gain_db: float | None = None,
 ) -> AudioSignal:
     """The take (1, C, N) at `target_lufs`, its peaks held below `ceiling_db` by `limit`.
 
     What the limiter takes away is made up for by up to 6 dB more drive, so that a take with sharper peaks than its source is
     still as loud. No take is turned up by more than `MAX_GAIN_DB`. Silence, or a target of -inf, comes back as it is.
+
+    Args:
+        gain_db: what the take is to be turned up by instead, before the limiter, whatever loudness it then has.
     """
     samples, ceiling = take.audio_data[0].detach().float().cpu().numpy(), 10 ** (ceiling_db / 20)
     loudness = Loudness(samples, take.sample_rate)
@@ -372,16 +398,16 @@ def restore_loudness(
     if not (math.isfinite(lufs) and math.isfinite(target_lufs)):
         return make_signal(take.audio_data.clone(), take.sample_rate)
     peaks = true_peaks(samples, loop)
-    first = min(target_lufs - lufs, MAX_GAIN_DB)
-    gain_db = first
+    first = min(target_lufs - lufs if gain_db is None else gain_db, MAX_GAIN_DB)
+    drive = first
     for _ in range(4):
-        gain = 10 ** (gain_db / 20)
+        gain = 10 ** (drive / 20)
         envelope = limiting_gain(peaks * gain, take.sample_rate, ceiling, loop)
         missing = lufs + first - loudness.measure(gain * envelope)
-        if missing < 0.1 or gain_db >= first + 6:
+        if missing < 0.1 or drive >= first + 6:
             break
         # Driven harder, a limiter gives back less than it is given: aim a little further.
-        gain_db = min(gain_db + 1.3 * missing, first + 6)
+        drive = min(drive + 1.3 * missing, first + 6)
     out = with_gain(samples, envelope, ceiling, loop, gain)
     return make_signal(torch.from_numpy(out)[None].to(take.audio_data.device), take.sample_rate)
 

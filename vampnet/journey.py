@@ -37,6 +37,7 @@ SOURCE = 0
 DRIFT = (3 - math.sqrt(5)) / 2
 """Share of the period by which the periodic prompt moves a round: by the golden ratio it comes last to where it has been."""
 JOINT_SECONDS = 0.02
+FADE_SECONDS = 0.003
 MAX_EXPORT_SECONDS = audio.MAX_SECONDS
 MAX_EVEN_DB = 6.0
 NO_NAME = r"[\\/:*?\"<>|\0]"
@@ -264,13 +265,16 @@ class Journey:
             ))  # fmt: skip
         sounds = [first.source] if source else []
         sounds += [first.takes[0], *(self.read(found.number).takes[0] for found in path[1:])]
-        samples = _even([sound.audio_data[..., start:end] for sound in sounds], rate)
+        lead = min(start, round(JOINT_SECONDS * rate))
+        samples = _even([sound.audio_data[..., start - lead : end] for sound in sounds], rate)
+        lead_ins, samples = ([sound[..., :lead] for sound in samples], [sound[..., lead:] for sound in samples])
         joined = []
         for index, sound in enumerate(samples):
-            follows = samples[(index + 1) % len(samples)]
-            joined += [sound if self.loop else self._join(sound, sound, rate)] * (repeats - 1)
+            after = (index + 1) % len(samples)
+            joined += [sound if self.loop else _join(sound, lead_ins[index], rate)] * (repeats - 1)
             last = index == len(samples) - 1 and (not self.loop or len(samples) == 1)
-            joined.append(sound if last else self._join(sound, follows, rate))
+            # What leads into a loop is its own end.
+            joined.append(sound if last else _join(sound, samples[after] if self.loop else lead_ins[after], rate))
         return audio.limit(audio.make_signal(torch.cat(joined, dim=-1), rate), loop=self.loop)
 
     def comment(self, to: int) -> str:
@@ -296,10 +300,13 @@ class Journey:
         except ValueError:
             return whole  # without a beat there are no bars
 
-    def _join(self, sound: Tensor, follows: Tensor, rate: int) -> Tensor:
-        """`sound` with its end faded into what leads into `follows`: in a ring its end, else its start played backwards."""
-        lead_in = follows if self.loop else follows[..., : round(JOINT_SECONDS * rate)].flip(-1)
+
+def _join(sound: Tensor, lead_in: Tensor, rate: int) -> Tensor:
+    """`sound` with its end faded into what leads into the next one; where nothing does, faded out."""
+    if lead_in.shape[-1]:
         return loops.close_seam(audio.make_signal(sound, rate), lead_in, JOINT_SECONDS, always=True).audio_data
+    fade = min(round(FADE_SECONDS * rate), sound.shape[-1])
+    return torch.cat([sound[..., :-fade], sound[..., -fade:] * torch.linspace(1, 0, fade + 1)[1:]], dim=-1)
 
 
 def _rounds_in(folder: Path) -> list[int]:

@@ -29,6 +29,7 @@ WHOLE_TOLERANCE_BARS = 0.06
 LOOP_BARS = 8
 """Up to this many bars a clip of whole bars also says how long a part of it is; in a longer one the beats there know better."""
 START_TOLERANCE_SECONDS = 0.05
+BEFORE_SECONDS = 0.015
 
 
 # ------------------------------------------------------------------------------------------------------------------ seams
@@ -167,8 +168,10 @@ def bars(signal: AudioSignal, grid: BeatGrid, bars: int | None = None, at: float
     if not whole:
         # A tracked first bar is a better start than one that was only counted back to, if enough is left after it.
         tracked = [t for t in starts if t >= grid.beats[0] - START_TOLERANCE_SECONDS]
-        start = next((t for t in tracked if t + wanted * bar <= seconds + START_TOLERANCE_SECONDS), starts[0])
-        first, bar = _refine(grid, start, wanted, bar)
+        found = [t for t in tracked if t + wanted * bar <= seconds + START_TOLERANCE_SECONDS] or starts[:1]
+        lines = [_refine(grid, start, wanted, bar) for start in found]
+        # A line that begins before the clip is that of a false beat at its very start: there the cut would be off the beat.
+        first, bar = next((line for line in lines if line[0] >= -BEFORE_SECONDS), lines[0])
     else:
         first = starts[0]
     length = min(round(wanted * bar * rate), samples)

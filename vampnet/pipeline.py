@@ -6,6 +6,8 @@ exact length) is taken off before the codec and given to every take after it.
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,9 @@ from vampnet.vamp import Clip, Vamp
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
+
+KEPT_SECONDS = 0.5
+"""What stays of a clip in one piece of this length keeps its level: see `VampNet._kept_gain`."""
 
 
 class VampNet(Stages):
@@ -137,9 +142,10 @@ class VampNet(Stages):
             loop=loop, batch=batch, on_step=on_step, cancelled=cancelled,
         )  # fmt: skip
         rendered = []
+        gain = self._kept_gain(clip, mask)
         for i in range(takes):
             watch("decode", i, takes)
-            rendered.append(self.render(clip, made[i : i + 1]))
+            rendered.append(self.render(clip, made[i : i + 1], gain))
         watch("decode", takes, takes)
         return Vamp(
             clip.signal, rendered, made, clip.tokens, mask, prompt, sampling, seed, loop, self.name, self.grid, bars,
@@ -184,12 +190,13 @@ class VampNet(Stages):
         watch("encode", 1, 1)
         return longer(clip, extend, self.codec) if any(extend) else clip
 
-    def render(self, clip: Clip, tokens: Tensor) -> AudioSignal:
+    def render(self, clip: Clip, tokens: Tensor, gain_db: float | None = None) -> AudioSignal:
         """The last step of `vamp`: tokens made for a clip, with its stereo image, its loudness and its exact length.
 
         Args:
             clip: of `listen`.
             tokens: (1, K, T) int64, as many time steps as the clip's.
+            gain_db: what brings the decoded tokens to their level; by default what gives them the clip's loudness.
 
         Returns:
             AudioSignal (1, C, N) on the CPU, its true peak at most at `audio.CEILING_DBTP`.
@@ -203,7 +210,23 @@ class VampNet(Stages):
             across, inside = loops.seam_step(take)
             if across > inside:
                 take = loops.close_seam(take, always=True)
-        return audio.restore_loudness(take, clip.lufs, loop=clip.loop)
+        else:
+            take = audio.settle_ends(take, clip.signal)
+        return audio.restore_loudness(take, clip.lufs, loop=clip.loop, gain_db=gain_db)
+
+    def _kept_gain(self, clip: Clip, mask: Tensor) -> float | None:
+        """The gain of `render` under which what stays of a clip sounds as loud as in it; None where nothing stays in one piece.
+
+        A take as a whole is as loud as its source. Where a second of it stays and the rest gets louder, that second would get
+        softer, which is heard at once where the take is put in the place of its source.
+        """
+        runs = (~mask).all(dim=1)[0].tolist()
+        longest = max((len(list(run)) for kept, run in itertools.groupby(runs) if kept), default=0)
+        if longest < self.grid.seconds_to_tokens(KEPT_SECONDS):
+            return None
+        own = stereo.apply(self.decode(clip.tokens, clip.loop, clip.image.length), clip.image, clip.loop)
+        gain = clip.lufs - audio.measure_loudness(own)
+        return gain if math.isfinite(gain) else None
 
     def hear_kept(self, clip: Clip, mask: Tensor) -> AudioSignal:
         """What a mask (1, K, T) bool keeps of a clip, as sound; see `kept.kept_sound`."""

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 WINDOW = 4096
 HOP = 1024
 BANDS = 24
-SMOOTHING_SECONDS = 0.15
+SMOOTHING_SECONDS = 0.08
 """Half-width of the window over which band energies are averaged in time, so that the image of the source does not chop what a
-take plays a little earlier or later."""
+take plays a little earlier or later. With 0.15 a hi-hat from side to side in sixteenths came from the middle."""
 MAX_RATIO = 4.0
 """The most (12 dB) that S may exceed M by in a band: where the source had next to nothing in M, a take may well have more."""
 MID_WEIGHT = 0.5

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from .griffin_lim import frames_between, spectrum, synthesize
 
 CLAMP = 2.3
-"""The most that a correction changes a level by, in nepers (20 dB)."""
+"""The most that a correction raises a level by, in nepers (20 dB)."""
+CUT = 4.6
+"""The most that it lowers one by (40 dB): before an attack out of a rest the long window has put sound that is not there."""
 SLOW_FRAMES = 20
 """Frames to each side over which a correction is averaged that is about the level and not about time."""
 
@@ -70,7 +72,7 @@ class ShortView(nn.Module):
         """(B, J * hop) float samples with levels nearer to (B, J, bands): the slow part of a difference is made good entirely,
         the fast part beyond `slack`, or all of it where there are no tones."""
         now = spectrum(audio, self.window, self.hop, loop)
-        gain = (levels - self._of_spectra(now)).clamp(-CLAMP, CLAMP)
+        gain = (levels - self._of_spectra(now)).clamp(-CUT, CLAMP)
         side = min(SLOW_FRAMES, gain.shape[1] - 1)
         padded = F.pad(gain.mT, (side, side), mode="circular" if loop else "replicate")
         slow = F.avg_pool1d(padded, 2 * side + 1, stride=1).mT
