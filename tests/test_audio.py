@@ -239,6 +239,36 @@ def test_a_flac_whose_header_does_not_tell_its_length(tmp_path):
         load(tmp_path / "b.flac", max_seconds=0.5)
 
 
+def test_ends_are_faded_only_where_the_source_is_soft_there():
+    t = torch.arange(RATE) / RATE
+    take = make_signal(0.5 * torch.cos(2 * torch.pi * 100 * t)[None, None], RATE)
+    soft = make_signal((0.5 * torch.sin(2 * torch.pi * 100 * t) * torch.sin(torch.pi * t))[None, None], RATE)
+    settled = audio.settle_ends(take, soft).audio_data
+    fade = round(audio.SETTLE_SECONDS * RATE)
+    assert settled[..., 0].abs() < 0.01 and settled[..., -1].abs() < 0.01
+    assert torch.equal(settled[..., fade:-fade], take.audio_data[..., fade:-fade])
+    assert torch.equal(audio.settle_ends(take, take).audio_data, take.audio_data), "it begins in the midst of a sound"
+    for samples in (1, 2, 7):
+        short = make_signal(torch.ones(1, 2, samples), RATE)
+        assert audio.settle_ends(short, make_signal(torch.zeros(1, 2, samples), RATE)).audio_data.shape == (1, 2, samples)
+
+
+def test_a_constant_offset_goes_and_a_drum_stays():
+    t = torch.arange(RATE) / RATE
+    tune = make_signal((0.1 * torch.sin(2 * torch.pi * 300 * t))[None, None], RATE)
+    shifted = make_signal(tune.audio_data + 0.05, RATE)
+    assert audio.without_offset(tune) is tune
+    assert float((audio.without_offset(shifted).audio_data - tune.audio_data).abs().max()) < 0.002
+    drum = make_signal((torch.sin(2 * torch.pi * 50 * t).abs() * torch.exp(-30 * t) * (t < 0.4))[None, None], RATE)
+    assert audio.without_offset(drum) is drum
+
+
+def test_a_given_gain_is_kept():
+    signal = make_signal(torch.from_numpy(tone(1.0, level=0.02).T.copy())[None], RATE)
+    louder = restore_loudness(signal, -60.0, gain_db=12.0)
+    assert abs(measure_loudness(louder) - measure_loudness(signal) - 12) < 0.1
+
+
 def test_the_library_writes_sane_files_too(tmp_path):
     signal = load((RATE, tone(0.3)))
     signal.write(tmp_path / "a.wav")

@@ -82,6 +82,14 @@ def test_four_bars_of_a_tracked_song(bpm):
     assert across <= inside and len(grid.beats) == 16
 
 
+@pytest.mark.parametrize("late", [0.1, 0.25, 0.4, 0.6])
+def test_bars_of_a_clip_that_begins_between_two_beats(late):
+    signal, true = drums(120, 26)
+    cut = make_signal(signal.audio_data[..., round(late * 0.5 * RATE) :].clone(), RATE)
+    start, _ = bars(cut, track(cut, engine="librosa"), 2)
+    assert farthest([start / RATE], true - late * 0.5) < 0.004, "a cut lies at the attack"
+
+
 def test_a_tracked_loop_keeps_its_length():
     signal, _ = drums(120, 16)
     grid = track(signal, engine="librosa")

@@ -265,6 +265,10 @@ def test_a_short_view_moves_an_attack_to_its_place():
     before, after = ((view.levels(view.frames(x)) - levels).abs().mean() for x in (smeared, view.correct(smeared, levels)))
     assert after < before / 3
     assert torch.allclose(view.correct(struck, levels), struck, atol=1e-3)
+    # Out of a rest nothing is heard before the attack that the long window has put there.
+    rest = struck * (torch.arange(120 * 256) >= 60 * 256)
+    made = view.correct(smeared, view.levels(view.frames(rest)))
+    assert made[:, : 55 * 256].norm() < 10 ** (-35 / 20) * smeared[:, : 55 * 256].norm()
     # Where there are no tones, levels are followed without slack.
     strict = ShortView(44_100, 768, 256, 32, tones_hz=11_025.0)
     errors = [(v.levels(v.frames(v.correct(smeared, levels))) - levels).abs().mean(dim=(0, 1)) for v in (view, strict)]

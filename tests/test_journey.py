@@ -165,6 +165,24 @@ def test_nothing_clicks_where_a_clip_that_is_no_loop_repeats(vn: VampNet, tmp_pa
         assert wave[..., seam - 100 : seam + 100].diff(dim=-1).abs().amax() <= 1.5 * inside
 
 
+def test_bars_are_led_into_by_what_is_really_before_them(vn: VampNet, make_music, tmp_path: Path) -> None:
+    samples = torch.from_numpy(make_music(2.6))
+    beats = make_grid(np.arange(0.3, 2.6, 0.5), (0.3, 2.3), "metronome", "as played")
+    journey = travel(vn, (samples, RATE), tmp_path, (0, 1), loop=False, beats=beats)
+    start = round(0.3 * RATE)
+    wave, fade = journey.export(2).audio_data, round(JOINT_SECONDS * RATE)
+    seam = wave.shape[-1] // 2
+    after = journey.read(2).takes[0].audio_data
+    near = fade // 4
+    joint, before = wave[..., seam - near : seam], after[..., start - near : start]
+    mirrored = after[..., start : start + near].flip(-1)
+
+    def likeness(a: torch.Tensor, b: torch.Tensor) -> float:
+        return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
+
+    assert likeness(joint, before) > 0.9 > likeness(joint, mirrored)
+
+
 def test_a_journey_leaves_what_lies_in_its_folder(vn: VampNet, clip: object, tmp_path: Path) -> None:
     first = travel(vn, clip, tmp_path, (0, 1), name="AC/DC")
     kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -302,6 +303,17 @@ def test_cancelling_stops_in_any_stage(vn, make_music, stage):
 
 
 # ---------------------------------------------------------------------------------------------------------- vamp and model
+
+
+def test_what_stays_in_one_piece_keeps_its_level(vn, make_music, monkeypatch):
+    source, heard = clip(make_music, 2 * RATE), []
+    render = VampNet.render
+    monkeypatch.setattr(VampNet, "render", lambda self, *given: heard.append(given[2]) or render(self, *given))
+    one_take(vn, source, prompt=Prompt(periodic=7))
+    one_take(vn, source, prompt=Prompt(periodic=0, region=(1.0, 1.5)))
+    all_kept = one_take(vn, source, prompt=Prompt(periodic=1))
+    assert heard[0] is None and heard[1] == pytest.approx(heard[2]) and math.isfinite(heard[1])
+    assert abs(audio.measure_loudness(all_kept.takes[0]) - audio.measure_loudness(all_kept.source)) < 0.5
 
 
 def test_a_vamp_is_saved_with_its_settings(vn, make_music, tmp_path):

@@ -130,6 +130,17 @@ def test_a_take_unlike_its_source_is_never_blown_up():
     assert float(out.square().sum() / take.square().sum()) < 10
 
 
+def test_hits_from_side_to_side_in_sixteenths_stay_there():
+    count, gap = 16, round(0.125 * RATE)
+    hit = noise(1, 0.125)[0] * torch.exp(-torch.arange(gap) / 400)
+    x = torch.zeros(2, count * gap)
+    for i in range(count):
+        x[i % 2, i * gap : (i + 1) * gap] = hit
+    power = there_and_back(x)[0].reshape(2, count, gap).square().sum(-1)
+    own, other = (sum(float(power[(i + side) % 2, i]) for i in range(2, count - 2)) for side in (0, 1))
+    assert 10 * math.log10(own / other) > 8
+
+
 @pytest.mark.parametrize("samples", [1000, 4410, 30_001, 50_003])
 @pytest.mark.parametrize("loop", [False, True])
 def test_length_is_exact(samples, loop):

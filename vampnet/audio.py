@@ -359,6 +359,18 @@ def to_codec_level(signal: AudioSignal) -> tuple[AudioSignal, float]:
     return make_signal(signal.audio_data * gain, signal.sample_rate), gain
 
 
+def without_offset(signal: AudioSignal) -> AudioSignal:
+    """The clip (1, C, N) without a constant offset, which a codec would make rumble of; the same object where there is none.
+
+    The offset is the middle one of all samples: a drum that swings to one side and then rests has none.
+    """
+    audio = signal.audio_data
+    offset = audio.median(dim=-1, keepdim=True).values
+    if not bool((offset.abs() > 0.02 * audio.square().mean(dim=-1, keepdim=True).sqrt()).any()):
+        return signal
+    return make_signal(audio - offset, signal.sample_rate)
+
+
 def settle_ends(take: AudioSignal, source: AudioSignal) -> AudioSignal:
     """The take (1, C, N) faded in and out over `SETTLE_SECONDS` where its source (1, C, N) begins and ends softly.
 
