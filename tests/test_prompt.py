@@ -112,6 +112,14 @@ def test_an_attack_is_kept_with_the_step_in_which_it_is_heard_coming(name):
     assert mask[0].nonzero()[:, 0].tolist() == list(range(at - 1, at + 4))
 
 
+def test_an_attack_at_the_downbeat_of_a_ring_is_heard_coming_at_its_end():
+    prompt = Prompt(periodic=0, beat_width_ms=75)
+    ring, line = (build_mask(prompt, SHAPE, GRID, beats=[0.0], loop=loop) for loop in (True, False))
+    last = SHAPE[1] - 1
+    assert (~ring)[0, 0].nonzero()[:, 0].tolist() == [0, 1, 2, 3, last]
+    assert (~line)[0, 0].nonzero()[:, 0].tolist() == [0, 1, 2, 3]
+
+
 def test_works_for_every_length():
     for steps in range(1, 80):
         prompt = Prompt(periodic=7, prefix_seconds=0.5, suffix_seconds=0.5, beat_width_ms=75, dropout=0.3)

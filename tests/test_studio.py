@@ -144,7 +144,7 @@ def test_the_picture_is_the_mask_of_the_vamp(
 ) -> None:
     # Only the mask is looked at, so nothing is made.
     monkeypatch.setattr(VampNet, "generate", lambda self, tokens, *rest, **options: tokens)
-    monkeypatch.setattr(VampNet, "render", lambda self, clip, tokens: clip.signal)
+    monkeypatch.setattr(VampNet, "render", lambda self, clip, tokens, gain_db=None: clip.signal)
     source = session.source = read_source(session, music_file)
     source.track()
     request = read_request(values(**changes))

@@ -24,7 +24,7 @@ from vampnet.config import SAMPLE_RATE, Prompt, Sampling
 from vampnet.studio.controls import CONTROLS, Request
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.page import build
-from vampnet.studio.session import MAX_VAMPS, Files, Session
+from vampnet.studio.session import LOCK, MAX_VAMPS, Files, Session
 from vampnet.studio.titles import say_title, title_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,7 +83,10 @@ def test_what_a_killed_program_left_goes_when_the_next_begins(tmp_path: Path, mo
     )
     left = Path(done.stdout.strip())
     assert left.is_dir() and left.parent == tmp_path and done.returncode == 9
+    assert Files().root != left and left.is_dir(), "its program may be about to take its lock"
+    os.utime(left / LOCK, (0, 0))
     living = Files()
+    os.utime(living.root / LOCK, (0, 0))
     assert not left.exists() and stranger.is_dir()
     Files()
     assert living.root.is_dir(), "the lock says that its program lives"

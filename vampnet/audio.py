@@ -143,7 +143,7 @@ def _check_header(file: Any, name: str, max_seconds: float) -> None:
     if file.frames <= 0 or file.frames >= UNKNOWN_FRAMES:
         return
     _check_length(file.frames, file.samplerate, max_seconds)
-    if file.frames * file.channels > MAX_DECODED_SAMPLES:
+    if file.frames * file.channels > MAX_DECODED_SAMPLES * max(1.0, max_seconds / MAX_SECONDS):
         raise AudioError(Sentence(
             "'{name}' is too large ({samples:,} samples): convert it to stereo at 44.1 kHz or cut it first.", name=name,
             samples=file.frames * file.channels,
@@ -362,10 +362,12 @@ def to_codec_level(signal: AudioSignal) -> tuple[AudioSignal, float]:
 def without_offset(signal: AudioSignal) -> AudioSignal:
     """The clip (1, C, N) without a constant offset, which a codec would make rumble of; the same object where there is none.
 
-    The offset is the middle one of all samples: a drum that swings to one side and then rests has none.
+    There is one where the mean of all samples and the middle one of them say the same: a drum that swings to one side and then
+    rests has no such middle, and a reed that swings farther to one side than to the other no such mean.
     """
     audio = signal.audio_data
-    offset = audio.median(dim=-1, keepdim=True).values
+    mean, middle = audio.mean(dim=-1, keepdim=True), audio.median(dim=-1, keepdim=True).values
+    offset = torch.where(mean * middle > 0, mean.sign() * torch.minimum(mean.abs(), middle.abs()), 0.0)
     if not bool((offset.abs() > 0.02 * audio.square().mean(dim=-1, keepdim=True).sqrt()).any()):
         return signal
     return make_signal(audio - offset, signal.sample_rate)

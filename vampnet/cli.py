@@ -36,8 +36,8 @@ PROMPT_HELP = {
     "prompt_codebooks": ("N", "keep only the N coarsest layers of each kept moment: freer in timbre; 14 = all"),
     "prefix_seconds": ("S", "keep the first S seconds"),
     "suffix_seconds": ("S", "keep the last S seconds"),
-    "beat_width_ms": ("MS", "keep so many milliseconds from each beat on: the pulse stays (75 is a good start); 0 = off"),
-    "onset_width_ms": ("MS", "keep so many milliseconds from each attack on: the rhythm stays; 0 = off"),
+    "beat_width_ms": ("MS", "keep so many milliseconds at each beat: the pulse stays (75 is a good start); 0 = off"),
+    "onset_width_ms": ("MS", "keep so many milliseconds at each attack: the rhythm stays; 0 = off"),
     "dropout": ("SHARE", "let go of this share (0 to 1) of the kept moments again, at random"),
     "region": (("START", "END"), "change only what lies between these two times in seconds"),
 }
@@ -262,7 +262,7 @@ def _output(args: argparse.Namespace, suffix: str) -> Path:
     out = Path(args.out) if args.out else Path(args.input).with_suffix(suffix)
     if out.exists() and out.samefile(args.input):
         raise ValueError(f"'{out}' is the input itself: name another file with --out.")
-    if args.out is None and out.exists():
+    if not args.out and out.exists():
         raise ValueError(f"'{out}' is there already: name another file with --out, or this one to replace it.")
     return out
 

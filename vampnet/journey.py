@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vampnet import audio, bundle, loops, metadata
 from vampnet.config import MOST, Prompt, Sampling, whole_seed
+from vampnet.packed_mask import PackedMask
 from vampnet.sentences import Sentence
 from vampnet.vamp import Clip, Vamp
 
@@ -194,7 +195,7 @@ class Journey:
         made = model.generate(tokens, mask, sampling, [(seed, 0)], loop=self.loop, on_step=on_step, cancelled=cancelled)
         if on_step is not None:
             on_step("decode", 0, 1)
-        take = model.render(clip, made)
+        take = model.render(clip, made, model.kept_gain(clip, tokens, mask))
         vamp = Vamp(
             given, [take], made, tokens, mask, asked, sampling, seed, self.loop, model.name, model.grid, None, clip.beats,
             painted, precision=model.precision,
@@ -204,7 +205,7 @@ class Journey:
         extra = {
             "title": f"Round {number}", "source_name": self.name, "codec": model.codec_id, "number": number, "parent": parent,
         }  # fmt: skip
-        comment = self._comment(prompt, sampling, len(path), model.name)
+        comment = self._comment(prompt, sampling, len(path), model.name, mask if painted else None)
         names = [f"{re.sub(NO_NAME, '-', self.name).lstrip('.')}-round{number}-seed{self.seed}"]
         told = bundle.write_bundle(vamp, folder, "flac", names, extra, comments=[comment])
         self._made = number
@@ -283,10 +284,22 @@ class Journey:
         last = path[-1]
         return self._comment(last.prompt, last.sampling, len(path), bundle.read_settings(last.folder)["model"])
 
-    def _comment(self, prompt: Prompt, sampling: Sampling, rounds: int, model: str) -> str:
+    def _comment(self, prompt: Prompt, sampling: Sampling, rounds: int, model: str, mask: Tensor | None = None) -> str:
         return metadata.write(
             metadata.Origin(
-                prompt, sampling, self.seed, 1, self.loop, self.bars, "journey", rounds, model, self.name, self._hash
+                prompt,
+                sampling,
+                self.seed,
+                1,
+                self.loop,
+                self.bars,
+                "journey",
+                rounds,
+                model,
+                self.name,
+                self._hash,
+                painted=mask is not None,
+                mask=None if mask is None else PackedMask.of(mask),
             )  # fmt: skip
         )
 

@@ -169,9 +169,10 @@ def bars(signal: AudioSignal, grid: BeatGrid, bars: int | None = None, at: float
         # A tracked first bar is a better start than one that was only counted back to, if enough is left after it.
         tracked = [t for t in starts if t >= grid.beats[0] - START_TOLERANCE_SECONDS]
         found = [t for t in tracked if t + wanted * bar <= seconds + START_TOLERANCE_SECONDS] or starts[:1]
-        lines = [_refine(grid, start, wanted, bar) for start in found]
+        lines = (_refine(grid, start, wanted, bar) for start in found)
         # A line that begins before the clip is that of a false beat at its very start: there the cut would be off the beat.
-        first, bar = next((line for line in lines if line[0] >= -BEFORE_SECONDS), lines[0])
+        line = next((line for line in lines if line[0] >= -BEFORE_SECONDS), None)
+        first, bar = line or _refine(grid, found[0], wanted, bar)
     else:
         first = starts[0]
     length = min(round(wanted * bar * rate), samples)

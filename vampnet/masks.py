@@ -131,12 +131,13 @@ def prompt_depth(mask: Tensor, depth: int) -> Tensor:
 
 
 def around_times(
-    shape: Shape, times: Sequence[float], width_ms: float, grid: TokenGrid, device: Device = None, lead: int = 0
-) -> Tensor:
+    shape: Shape, times: Sequence[float], width_ms: float, grid: TokenGrid, device: Device = None, lead: int = 0,
+    loop: bool = False,
+) -> Tensor:  # fmt: skip
     """Keep the steps from each moment on (beat-driven prompt, paper section 4: about 75 ms, 4 tokens, to the right of a beat).
 
     The first kept step is the one that holds the moment; max(1, round(width in tokens)) steps stay, and `lead` before these,
-    cut off at the clip's ends.
+    cut off at the clip's ends; on a ring they go on at its other end.
 
     Args:
         shape: (K, T) or (B, K, T).
@@ -144,6 +145,7 @@ def around_times(
         width_ms: milliseconds, positive.
         grid: seconds <-> tokens.
         lead: time steps before each moment that stay too.
+        loop: the clip is a ring.
 
     Returns:
         Mask of `shape`, bool.
@@ -162,7 +164,10 @@ def around_times(
         if not math.isfinite(time):
             raise ValueError(f"Times of beats and onsets must be numbers in seconds, not {time!r}.")
         start = grid.token_at(float(time))
-        kept[max(0, start - lead) : max(0, start + width)] = True
+        if loop and 0 <= start < len(kept):
+            kept[torch.arange(start - lead, start + width, device=device) % len(kept)] = True
+        else:
+            kept[max(0, start - lead) : max(0, start + width)] = True
     return keep_steps(shape, kept)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from audiotools import AudioSignal
 
 KEPT_SECONDS = 0.5
-"""What stays of a clip in one piece of this length keeps its level: see `VampNet._kept_gain`."""
+"""What stays of a clip in one piece of this length keeps its level: see `VampNet.kept_gain`."""
 
 
 class VampNet(Stages):
@@ -142,7 +142,8 @@ class VampNet(Stages):
             loop=loop, batch=batch, on_step=on_step, cancelled=cancelled,
         )  # fmt: skip
         rendered = []
-        gain = self._kept_gain(clip, mask)
+        watch("decode", 0, takes)
+        gain = self.kept_gain(clip, clip.tokens, mask)
         for i in range(takes):
             watch("decode", i, takes)
             rendered.append(self.render(clip, made[i : i + 1], gain))
@@ -214,17 +215,22 @@ class VampNet(Stages):
             take = audio.settle_ends(take, clip.signal)
         return audio.restore_loudness(take, clip.lufs, loop=clip.loop, gain_db=gain_db)
 
-    def _kept_gain(self, clip: Clip, mask: Tensor) -> float | None:
-        """The gain of `render` under which what stays of a clip sounds as loud as in it; None where nothing stays in one piece.
+    def kept_gain(self, clip: Clip, tokens: Tensor, mask: Tensor) -> float | None:
+        """The gain for `render` under which what stays sounds as loud as it was; None where nothing stays in one piece.
 
         A take as a whole is as loud as its source. Where a second of it stays and the rest gets louder, that second would get
         softer, which is heard at once where the take is put in the place of its source.
+
+        Args:
+            clip: of `listen`.
+            tokens: (1, K, T) int64, as loud as the clip, of which the mask keeps some.
+            mask: (1, K, T) bool, True = was made anew.
         """
         runs = (~mask).all(dim=1)[0].tolist()
         longest = max((len(list(run)) for kept, run in itertools.groupby(runs) if kept), default=0)
         if longest < self.grid.seconds_to_tokens(KEPT_SECONDS):
             return None
-        own = stereo.apply(self.decode(clip.tokens, clip.loop, clip.image.length), clip.image, clip.loop)
+        own = stereo.apply(self.decode(tokens, clip.loop, clip.image.length), clip.image, clip.loop)
         gain = clip.lufs - audio.measure_loudness(own)
         return gain if math.isfinite(gain) else None
 
@@ -242,4 +248,4 @@ class VampNet(Stages):
         stretch = self.grid.tokens_to_samples(clip.tokens.shape[-1]) / length if clip.loop else 1.0
         onsets = [time * stretch for time in self._onsets(clip.signal)] if prompt.needs_onsets else None
         times = None if clip.beats is None else [time * stretch for time in clip.beats.beats]
-        return self.mask(clip.tokens, prompt, None, times, onsets, seed)
+        return self.mask(clip.tokens, prompt, None, times, onsets, seed, clip.loop)

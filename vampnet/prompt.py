@@ -25,6 +25,7 @@ def build_mask(
     onsets: Sequence[float] | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
+    loop: bool = False,
 ) -> Tensor:
     """The mask of a prompt (paper section 4), exactly reproducible from its arguments.
 
@@ -40,6 +41,7 @@ def build_mask(
         onsets: seconds, needed only if `prompt.needs_onsets`.
         seed: of the dropout.
         device: where the mask lies; the draw itself does not depend on it.
+        loop: the clip is a ring: what is kept around a beat near one of its ends goes on at the other.
 
     Returns:
         (1, K, T) bool, True = regenerate.
@@ -48,7 +50,7 @@ def build_mask(
         ValueError: beats or onsets are needed and None, or the region starts behind the end of the clip. (A region that only
             ends behind the clip is cut off there.)
     """
-    mask = _kept_steps(prompt, shape, grid, beats, onsets)
+    mask = _kept_steps(prompt, shape, grid, beats, onsets, loop)
     if prompt.dropout > 0:
         mask = masks.dropout(mask, prompt.dropout, take_generator(seed, 0, "prompt dropout"))
     mask = masks.prompt_depth(mask, prompt.prompt_codebooks)
@@ -64,6 +66,7 @@ def _kept_steps(
     grid: TokenGrid,
     beats: Sequence[float] | None,
     onsets: Sequence[float] | None,
+    loop: bool,
 ) -> Tensor:
     """(K, T) bool: the union of all fields that keep whole time steps."""
     found = [masks.periodic(shape, prompt.periodic, prompt.periodic_width, prompt.periodic_offset)]
@@ -77,7 +80,7 @@ def _kept_steps(
                 "This prompt keeps what follows each {name}: pass the {name}s in seconds or set {name}_width_ms to 0.",
                 name=name,
             ))  # fmt: skip
-        found.append(masks.around_times(shape, times, width, grid, lead=LEAD_STEPS))
+        found.append(masks.around_times(shape, times, width, grid, lead=LEAD_STEPS, loop=loop))
     return masks.keep_union(*found)
 
 

@@ -87,8 +87,9 @@ def write_published(path: str | os.PathLike, published: Published) -> Path:
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
-        torch.save({"state_dict": published.state, "metadata": published.metadata}, part)
+    # Through a handle: torch puts the name of a file into it.
+    with whole_file(path) as part, open(part, "wb") as handle:
+        torch.save({"state_dict": published.state, "metadata": published.metadata}, handle)
     return path
 
 

@@ -127,6 +127,7 @@ class Stages:
         beats: BeatGrid | Sequence[float] | None = None,
         onsets: Sequence[float] | None = None,
         seed: int = 0,
+        loop: bool = False,
     ) -> Tensor:
         """The mask of a prompt for a clip.
 
@@ -138,6 +139,7 @@ class Stages:
             beats: in seconds.
             onsets: in seconds.
             seed: of the dropout.
+            loop: the clip is a ring.
 
         Returns:
             (1, K, T) bool on the CPU, True = regenerate.
@@ -150,7 +152,7 @@ class Stages:
         if prompt.needs_onsets and onsets is None and signal is not None:
             onsets = self._onsets(signal)
         times = beats.beats if isinstance(beats, BeatGrid) else beats
-        return build_mask(prompt, (tokens.shape[1], tokens.shape[2]), self.grid, times, onsets, seed)
+        return build_mask(prompt, (tokens.shape[1], tokens.shape[2]), self.grid, times, onsets, seed, loop=loop)
 
     def generate(
         self,

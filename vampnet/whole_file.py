@@ -14,8 +14,12 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def whole_file(path: str | Path, alone: bool = False) -> Iterator[Path]:
     """The path of a file beside `path` to write; it takes the place of `path` at the end, or goes where that fails.
+
+    Args:
+        path: of the file.
+        alone: nobody else writes it at the same time. What a kill leaves behind is then written over by the next one.
 
     Raises:
         OSError: it cannot be written, or `path` is there and no plain file: a device would be replaced by it. It names `path`.
@@ -25,7 +29,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "this is a device and no file, name another one", str(path))
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    part = path.with_name(f".{path.name if alone else secrets.token_hex(8)}.part")
     try:
         yield part
         os.replace(part, path)

@@ -226,7 +226,7 @@ def _clean(control: Control, value: Any) -> Any:
     if control.name == "region":
         return _read_region(value)
     name = worded(f"map.{control.name}")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
         raise ValueError(worded("map.wrong.empty", control=name))
     if control.name == "seed" or control.whole:
         if value != int(value):

@@ -140,7 +140,7 @@ class JourneyRoom:
         if at is not None:
             travel.current = at[1]
             # Of the journey's own clip, whatever has become the source meanwhile.
-            request = _on_ground(request, travel)
+            request = _on_ground(request, travel, session)
             session.request = request, travel.source
         travels.all.remove(travel)
         travels.all.insert(0, travel)
@@ -241,7 +241,7 @@ class JourneyRoom:
         if session.running or not travels.running or getattr(event, "ask", None) != travels.ask:
             return
         travel = travels.all[0]
-        travel.request = self._steered(travel, values)
+        travel.request = self._steered(session, travel, values)
         number, parent = len(travel.journey.path(travel.current)) + 1, travel.current
         words = say("journey.round", session.language, number=number)
         work = Work(self.handlers, session, self._work(travel, parent), lambda well: self._ended(session, travel, well), words)
@@ -281,14 +281,16 @@ class JourneyRoom:
             session.request = None
             travel.journey.rest()
 
-    def _steered(self, travel: Travel, values: tuple[Any, ...]) -> Request:
+    def _steered(self, session: Session, travel: Travel, values: tuple[Any, ...]) -> Request:
         """What the controls ask for now; what they asked for before, if that cannot be."""
+        shape = self.handlers.shelf.shape
         try:
-            asked = read_request(whole_depth(values, self.handlers.shelf.shape.levels))
+            # Seed, loop and bars are those that it began with, whatever has been touched.
+            asked = _on_ground(read_request(whole_depth(values, shape.levels)), travel, session)
+            given_mask(asked, travel.source, shape)
         except ValueError:
             return travel.request
-        # Seed, loop and bars are those that it began with, whatever has been touched.
-        return travel.request if sum(asked.extend) > 0 else _on_ground(asked, travel)
+        return travel.request if sum(asked.extend) > 0 else asked
 
     def _end(self, session: Session) -> str:
         travel = travels_of(session).all[0]
@@ -347,10 +349,11 @@ def _ground(request: Request) -> tuple[Any, ...]:
     return request.seed, request.loop, request.bars
 
 
-def _on_ground(request: Request, travel: Travel) -> Request:
-    """A request of the same journey."""
+def _on_ground(request: Request, travel: Travel, session: Session) -> Request:
+    """A request of the same journey. What is painted on another clip is not its."""
     seed, loop, bars = _ground(travel.request)
-    return dataclasses.replace(request, seed=seed, loop=loop, bars=bars)
+    paint = request.paint if travel.source is session.source else None
+    return dataclasses.replace(request, seed=seed, loop=loop, bars=bars, paint=paint)
 
 
 def _known(journey: Journey, number: Any, source: bool = True) -> Round | None:

@@ -71,7 +71,7 @@ def lay_out(request: Request, source: Source | None, shape: Shape) -> Layout:
         stretch = grid.tokens_to_samples(steps) / samples
     # Plain floats times a plain float, as in a vamp, so that rounding falls the same way.
     times = [[float(t) * stretch for t in found] for found in (beats, onsets)]
-    mask = build_mask(request.prompt, (shape.levels, steps), grid, *times, seed=request.seed)
+    mask = build_mask(request.prompt, (shape.levels, steps), grid, *times, seed=request.seed, loop=request.loop)
     added = extend.plan(samples, request.extend, grid, request.loop)
     return Layout(added.mask(mask), start, end, samples, added)
 

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from vampnet.studio.shelf import Shape
 if TYPE_CHECKING:
     from audiotools import AudioSignal
 
-PREFIX, LOCK = "vampnet-studio-", ".lock"
+PREFIX, LOCK, LOCK_SECONDS = "vampnet-studio-", ".lock", 60
 ENVELOPE_HOP = 256
 """Samples per column of a stored envelope."""
 KEPT_SOURCES = 2
@@ -50,7 +51,7 @@ class Files:
         atexit.register(shutil.rmtree, self.root, ignore_errors=True)
         for folder in self.root.parent.glob(f"{PREFIX}*"):
             # As long as a program lives it holds the lock on its folder.
-            if folder != self.root and (folder / LOCK).is_file() and (lock := _locked(folder)) is not None:
+            if folder != self.root and _is_old(folder / LOCK) and (lock := _locked(folder)) is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 lock.close()
 
@@ -58,6 +59,14 @@ class Files:
         folder = self.root / secrets.token_hex(16)
         folder.mkdir(mode=0o700)
         return folder
+
+
+def _is_old(lock: Path) -> bool:
+    """Whether there is a lock that its program has had the time to take."""
+    try:
+        return time.time() - lock.stat().st_mtime > LOCK_SECONDS
+    except OSError:
+        return False
 
 
 def _locked(folder: Path) -> IO[str] | None:

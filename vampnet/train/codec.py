@@ -390,7 +390,7 @@ def main(argv: list[str] | None = None) -> int:
         config = read_config(args.config, args.set)
         settings = CodecTraining(**read_fields(CodecTraining, config.get("training") or {}, "training."))
         model = SpectralCodecConfig(**read_fields(SpectralCodecConfig, config.get("model") or {}, "model."))
-        run = args.run or config.get("run", "runs/mini-codec")
+        run = str(args.run or config.get("run", "runs/mini-codec"))
         trainer = CodecTrainer(model, settings, run, str(usable_device(None if args.device == "auto" else args.device)))
     except (ValueError, OSError) as error:
         parser.error(str(error))

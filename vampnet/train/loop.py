@@ -26,7 +26,7 @@ def atomic_save(state: Mapping[str, Any], path: str | os.PathLike) -> None:
     """`torch.save` that a kill at any moment cannot leave half written: the old file stays until the new one is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part, open(part, "wb") as handle:
+    with whole_file(path, alone=True) as part, open(part, "wb") as handle:
         torch.save(dict(state), handle)
         handle.flush()
         os.fsync(handle.fileno())
@@ -39,6 +39,8 @@ def load_checkpoint(path: str | os.PathLike, device: torch.device | str = "cpu")
         return None
     try:
         return torch.load(path, map_location=device, weights_only=True)
+    except (OSError, MemoryError, torch.cuda.OutOfMemoryError):
+        raise  # no fault of the file
     except Exception as error:  # a damaged file may fail in any way
         kind = type(error).__name__
         raise ValueError(f"{path} cannot be read ({kind}): delete it to begin anew, or put a good copy there.") from error

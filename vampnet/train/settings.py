@@ -117,6 +117,9 @@ def read_fields(kind: type, given: Mapping[str, Any], where: str = "") -> dict[s
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ValueError(f"There is no setting {where}{unknown[0]}; see the attributes of {kind.__name__}.")
+    for one in dataclasses.fields(kind):
+        if one.name not in given and one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING:
+            raise ValueError(f"The configuration must say {where}{one.name}.")
     return {name: _of_kind(value, known[name], where + name) for name, value in given.items()}
 
 

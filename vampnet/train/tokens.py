@@ -168,7 +168,7 @@ def encode_file(codec, path: str | os.PathLike, channels: str = "mono") -> list[
 def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     from safetensors.torch import save
 
-    with whole_file(path) as part:
+    with whole_file(path, alone=True) as part:
         part.write_bytes(save(tensors, metadata))
 
 

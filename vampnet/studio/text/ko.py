@@ -283,7 +283,7 @@ TEXT: dict[str, str] = {
     "map.kept_codebooks": "남길 코드북 N_k (단계)",
     "map.kept_codebooks.info": "가장 거친 단계들을 처음부터 끝까지 남깁니다. 음색보다 음과 리듬이 먼저 남습니다.",
     "map.beat_width_ms": "박자 마스크 너비 (ms)",
-    "map.beat_width_ms.info": "박마다 그 순간부터 이만큼 남깁니다. 75면 맥박이 유지되고 0이면 끕니다.",
+    "map.beat_width_ms.info": "박마다 이만큼 남깁니다. 75면 맥박이 유지되고 0이면 끕니다.",
     "map.prefix_seconds": "앞쪽 맥락 (초)",
     "map.prefix_seconds.info": "인페인팅: 손대지 않을 처음 부분입니다.",
     "map.suffix_seconds": "뒤쪽 맥락 (초)",
