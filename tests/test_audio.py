@@ -12,7 +12,7 @@ import soundfile
 import torch
 from scipy.signal import resample_poly
 
-from vampnet import audio
+from vampnet import audio, loops
 from vampnet.audio import AudioError, limit, load, make_signal, measure_loudness, restore_loudness, save, to_codec_level
 from vampnet.limiter import true_peaks, with_gain
 from vampnet.loudness import POINT, Loudness
@@ -246,14 +246,14 @@ def test_ends_are_faded_only_where_the_source_is_soft_there():
     t = torch.arange(RATE) / RATE
     take = make_signal(0.5 * torch.cos(2 * torch.pi * 100 * t)[None, None], RATE)
     soft = make_signal((0.5 * torch.sin(2 * torch.pi * 100 * t) * torch.sin(torch.pi * t))[None, None], RATE)
-    settled = audio.settle_ends(take, soft).audio_data
-    fade = round(audio.SETTLE_SECONDS * RATE)
+    settled = loops.settle_ends(take, soft).audio_data
+    fade = round(loops.SETTLE_SECONDS * RATE)
     assert settled[..., 0].abs() < 0.01 and settled[..., -1].abs() < 0.01
     assert torch.equal(settled[..., fade:-fade], take.audio_data[..., fade:-fade])
-    assert torch.equal(audio.settle_ends(take, take).audio_data, take.audio_data), "it begins in the midst of a sound"
+    assert torch.equal(loops.settle_ends(take, take).audio_data, take.audio_data), "it begins in the midst of a sound"
     for samples in (1, 2, 7):
         short = make_signal(torch.ones(1, 2, samples), RATE)
-        assert audio.settle_ends(short, make_signal(torch.zeros(1, 2, samples), RATE)).audio_data.shape == (1, 2, samples)
+        assert loops.settle_ends(short, make_signal(torch.zeros(1, 2, samples), RATE)).audio_data.shape == (1, 2, samples)
 
 
 def test_a_constant_offset_goes_and_a_drum_stays():

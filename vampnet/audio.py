@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from vampnet.config import SAMPLE_RATE
 from vampnet.limiter import limit_peaks, limiting_gain, true_peaks, with_gain
 from vampnet.loudness import Loudness
 from vampnet.sentences import Sentence
-from vampnet.whole_file import whole_file
+from vampnet.whole_file import CheckedFile, whole_file
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -36,7 +36,6 @@ CODEC_LUFS = -24.0
 MAX_GAIN_DB = 30.0
 """The most that a take is turned up: beyond it there is only its noise to hear."""
 CEILING_DBTP = -1.0
-SETTLE_SECONDS = 0.002
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus")
 """Of the files that are looked for in folders; what a file holds decides whether it can be read."""
@@ -306,7 +305,7 @@ def save(
         raise AudioError(f"{format} files cannot hold {subtype}: use one of {known}.")
     frames = signal.audio_data[0].detach().float().cpu().numpy().T
     with whole_file(path) as part, open(part, "w+b", buffering=0) as plain:
-        handle = _Checked(plain)
+        handle = CheckedFile(plain)
         try:
             with soundfile.SoundFile(handle, "w", int(signal.sample_rate), frames.shape[1], subtype, format=format) as file:
                 if comment:
@@ -319,24 +318,6 @@ def save(
         if handle.error is not None:
             raise handle.error
     return path
-
-
-class _Checked:
-    """A file to write to that remembers what went wrong: libsndfile does not tell of a disk that is full at the very end."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.error = file, None
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
-
-    def write(self, data: bytes) -> int:
-        """Writes all of `data`, or remembers why not; returns how many bytes were written."""
-        done, rest = 0, memoryview(data)
-        try:
-            while done < len(rest):
-                done += self.file.write(rest[done:])
-        except OSError as error:
-            self.error = error
-        return done
 
 
 # --------------------------------------------------------------------------------------------------------------- loudness
@@ -371,24 +352,6 @@ def without_offset(signal: AudioSignal) -> AudioSignal:
     if not bool((offset.abs() > 0.02 * audio.square().mean(dim=-1, keepdim=True).sqrt()).any()):
         return signal
     return make_signal(audio - offset, signal.sample_rate)
-
-
-def settle_ends(take: AudioSignal, source: AudioSignal) -> AudioSignal:
-    """The take (1, C, N) faded in and out over `SETTLE_SECONDS` where its source (1, C, N) begins and ends softly.
-
-    Nothing makes a decoded wave begin at zero, and a step there is a click. Where the source itself begins or ends in the midst
-    of a sound there is no fade.
-    """
-    out = take.audio_data.clone()
-    fade = min(round(SETTLE_SECONDS * take.sample_rate), out.shape[-1] // 2)
-    near = max(1, round(5 * SETTLE_SECONDS * source.sample_rate))
-    rising = 0.5 - 0.5 * torch.cos(torch.linspace(0, math.pi, fade + 2, dtype=out.dtype, device=out.device)[1:-1])
-    heard = source.audio_data.abs().amax(dim=(0, 1))
-    if fade and heard[0] <= 0.1 * heard[:near].max():
-        out[..., :fade] *= rising
-    if fade and heard[-1] <= 0.1 * heard[-near:].max():
-        out[..., -fade:] *= rising.flip(0)
-    return make_signal(out, take.sample_rate)
 
 
 def restore_loudness(

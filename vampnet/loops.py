@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vampnet.beats import BeatGrid
 
 CROSSFADE_SECONDS = 0.01
+SETTLE_SECONDS = 0.002
 NEIGHBOURHOOD_SECONDS = 0.05
 """How far from the seam the steps are looked at that a step across it is compared with."""
 WHOLE_TOLERANCE = 0.02
@@ -95,6 +96,24 @@ def _has_step(signal: AudioSignal) -> bool:
     across = float((audio[..., 0] - audio[..., -1]).abs().max())
     near = max(float(part.diff(dim=-1).abs().max()) for part in (audio[..., :reach], audio[..., -reach:]))
     return across > near
+
+
+def settle_ends(take: AudioSignal, source: AudioSignal) -> AudioSignal:
+    """The take (1, C, N) faded in and out over `SETTLE_SECONDS` where its source (1, C, N) begins and ends softly.
+
+    Nothing makes a decoded wave begin at zero, and a step there is a click. Where the source itself begins or ends in the midst
+    of a sound there is no fade.
+    """
+    out = take.audio_data.clone()
+    fade = min(round(SETTLE_SECONDS * take.sample_rate), out.shape[-1] // 2)
+    near = max(1, round(5 * SETTLE_SECONDS * source.sample_rate))
+    rising = 0.5 - 0.5 * torch.cos(torch.linspace(0, math.pi, fade + 2, dtype=out.dtype, device=out.device)[1:-1])
+    heard = source.audio_data.abs().amax(dim=(0, 1))
+    if fade and heard[0] <= 0.1 * heard[:near].max():
+        out[..., :fade] *= rising
+    if fade and heard[-1] <= 0.1 * heard[-near:].max():
+        out[..., -fade:] *= rising.flip(0)
+    return make_signal(out, take.sample_rate)
 
 
 def fit_ring(ring: AudioSignal, samples: int, seconds: float = CROSSFADE_SECONDS) -> AudioSignal:

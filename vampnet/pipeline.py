@@ -212,7 +212,7 @@ class VampNet(Stages):
             if across > inside:
                 take = loops.close_seam(take, always=True)
         else:
-            take = audio.settle_ends(take, clip.signal)
+            take = loops.settle_ends(take, clip.signal)
         return audio.restore_loudness(take, clip.lufs, loop=clip.loop, gain_db=gain_db)
 
     def kept_gain(self, clip: Clip, tokens: Tensor, mask: Tensor) -> float | None:

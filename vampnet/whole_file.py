@@ -10,7 +10,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 @contextlib.contextmanager
@@ -41,6 +41,24 @@ def whole_file(path: str | Path, alone: bool = False) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+class CheckedFile:
+    """A file to write to that remembers what went wrong: libsndfile does not tell of a disk that is full at the very end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.error = file, None
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+    def write(self, data: bytes) -> int:
+        """Writes all of `data`, or remembers why not; returns how many bytes were written."""
+        done, rest = 0, memoryview(data)
+        try:
+            while done < len(rest):
+                done += self.file.write(rest[done:])
+        except OSError as error:
+            self.error = error
+        return done
 
 
 def write_json(values: Any, path: str | Path) -> None:
