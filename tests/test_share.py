@@ -238,7 +238,7 @@ def test_settings_in_words(gallery: Gallery) -> None:
     }  # fmt: skip
     words = {term: value for term, value, _ in describe_settings(full, "en")}
     assert words["What stayed"].startswith(
-        "the 1 coarsest levels throughout; 75 ms from each beat on; everything outside 1 s to 2 s; less a random 25 % of it · "
+        "the 1 coarsest levels throughout; 75 ms at each beat; everything outside 1 s to 2 s; less a random 25 % of it · "
     )
     assert "top-p 0.9" in words["How the rest was filled"] and "3 rounds" in words["How the rest was filled"]
     assert "cut to whole bars (2)" in words["Length"]
