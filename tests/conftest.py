@@ -92,6 +92,25 @@ def synthesise_music(seconds: float = 4.0, seed: int = 0) -> np.ndarray:
     return (0.7 * out / max(np.abs(out).max(), 1e-9)).astype(np.float32)
 
 
+def without_length(flac: bytes) -> bytes:
+    """A FLAC file as an encoder leaves it that writes to a pipe: its header does not tell how long it is."""
+    data = bytearray(flac)
+    data[8 + 13] &= 0xF0  # STREAMINFO: the total of 36 bits, 0 = unknown
+    data[8 + 14 : 8 + 18] = bytes(4)
+    return bytes(data)
+
+
+def unspeakable(folder: Path) -> str:
+    """The path of a file whose name is bytes and no text; skips the test where the disk itself takes no such name."""
+    name = os.fsdecode(os.path.join(os.fsencode(folder), b"caf\xe9.wav"))
+    try:
+        open(name, "wb").close()
+    except OSError:
+        pytest.skip("this disk takes UTF-8 alone")
+    os.remove(name)
+    return name
+
+
 @pytest.fixture(scope="session")
 def make_music() -> Callable[..., np.ndarray]:
     """`make_music(seconds=4.0, seed=0)` -> (2, samples) float32 at 44.1 kHz; see `synthesise_music`."""

@@ -10,6 +10,7 @@ import pyloudnorm
 import pytest
 import soundfile
 import torch
+from conftest import unspeakable, without_length
 from scipy.signal import resample_poly
 
 from vampnet import audio, loops
@@ -219,12 +220,9 @@ def test_what_is_no_place_for_a_file_is_said(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="names are text there")
 def test_any_name_that_the_disk_takes(tmp_path):
-    path = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"caf\xe9.wav"))
+    path = unspeakable(tmp_path)
     signal = make_signal(torch.from_numpy(tone(0.2).T.copy())[None], RATE)
-    try:
-        save(signal, path)
-    except OSError:
-        pytest.skip("this disk takes UTF-8 alone")
+    save(signal, path)
     assert load(path).audio_data.shape == signal.audio_data.shape
 
 
@@ -232,10 +230,7 @@ def test_a_flac_whose_header_does_not_tell_its_length(tmp_path):
     """As an encoder leaves it that writes to a pipe."""
     samples = tone(1.0)
     soundfile.write(tmp_path / "a.flac", samples, RATE, "PCM_24")
-    data = bytearray((tmp_path / "a.flac").read_bytes())
-    data[8 + 13] &= 0xF0  # STREAMINFO: the total of 36 bits, 0 = unknown
-    data[8 + 14 : 8 + 18] = bytes(4)
-    (tmp_path / "b.flac").write_bytes(data)
+    (tmp_path / "b.flac").write_bytes(without_length((tmp_path / "a.flac").read_bytes()))
     wanted = load(tmp_path / "a.flac").audio_data
     assert torch.equal(load(tmp_path / "b.flac").audio_data, wanted)
     with pytest.raises(AudioError, match="at most 500 ms|at most 0.5 s"):

@@ -18,15 +18,16 @@ from studio_tools import run_vamp, short_clip, values
 from vampnet import audio, metadata
 from vampnet.bundle import read_bundle
 from vampnet.config import SAMPLE_RATE, Prompt, Sampling
-from vampnet.studio import journey_room
+from vampnet.studio import travels
 from vampnet.studio.comp_room import Comping
 from vampnet.studio.controls import NAMES, read_request
 from vampnet.studio.handlers import Handlers
-from vampnet.studio.journey_room import JourneyRoom, strip_value, travels_of
+from vampnet.studio.journey_room import JourneyRoom
 from vampnet.studio.recorder import Recorder, metronome, samples_of, whole_bars
 from vampnet.studio.restoring import Restoring, control_values
 from vampnet.studio.session import Session
 from vampnet.studio.shelf import Shape
+from vampnet.studio.travels import strip_value, travels_of
 from vampnet.studio.uploads import uploaded
 
 handlers, session, known_beats = studio_tools.handlers, studio_tools.session, studio_tools.known_beats
@@ -73,7 +74,7 @@ def test_rounds_follow_each_other_and_go_on_where_they_stopped(room: JourneyRoom
     assert [len(one["rounds"]) for one in journeys] == [1, 3] and [one["seed"] for one in journeys] == [5, 0]
     before = travels_of(source).all[1].journey.folder
     travel(room, source, 1, seed=6)
-    assert not before.exists() and len(travels_of(source).all) == journey_room.MAX_JOURNEYS
+    assert not before.exists() and len(travels_of(source).all) == travels.MAX_JOURNEYS
 
 
 def test_the_model_is_free_between_rounds(room: JourneyRoom, source: Session, handlers: Handlers, tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_going_back_branching_and_taking_away(room: JourneyRoom, source: Session
 def test_a_journey_steers_by_the_controls_and_ends_when_it_is_full(
     room: JourneyRoom, source: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journey_room, "MAX_ROUNDS", 2)
+    monkeypatch.setattr(travels, "MAX_ROUNDS", 2)
     room.begin(source, *values())
     list(room.round(source, event(ask=1), *values(periodic=3)))
     told = list(room.round(source, event(ask=2), *values(seed=None)))[-1]  # an emptied field: as before

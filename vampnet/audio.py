@@ -17,6 +17,7 @@ import torch
 from vampnet.config import SAMPLE_RATE
 from vampnet.limiter import limit_peaks, limiting_gain, true_peaks, with_gain
 from vampnet.loudness import Loudness
+from vampnet.samples import MAX_CHANNELS, MAX_FILE_RATE, MIN_FILE_RATE, AudioError, read_memory
 from vampnet.sentences import Sentence
 from vampnet.whole_file import CheckedFile, whole_file
 
@@ -25,10 +26,8 @@ if TYPE_CHECKING:
 
 MIN_SECONDS = 0.1
 MAX_SECONDS = 600.0
-MAX_CHANNELS = 8
 MAX_DECODED_SAMPLES = 10 * 60 * 192_000 * 2
 """Samples over all channels that a file may decode to: ten minutes of 192 kHz stereo."""
-MIN_FILE_RATE, MAX_FILE_RATE = 4_000, 384_000
 SILENCE_DBFS = -70.0
 
 CODEC_LUFS = -24.0
@@ -43,10 +42,6 @@ SUBTYPES = {"WAV": "PCM_24", "FLAC": "PCM_24", "OGG": "VORBIS"}
 _BLOCK_FRAMES = 1 << 16
 UNKNOWN_FRAMES = 1 << 62
 """libsndfile says that a file has more where its header does not tell: encoders that write to a pipe leave it open."""
-
-
-class AudioError(ValueError):
-    """Audio that cannot be used; its message is one sentence for the person who brought it."""
 
 
 def make_signal(audio: torch.Tensor, sample_rate: int) -> AudioSignal:
@@ -86,7 +81,7 @@ def load(source: Any, sample_rate: int = SAMPLE_RATE, max_seconds: float = MAX_S
         path = Path(source)
         samples, rate = _read_file(path, max_seconds)
     else:
-        samples, rate = _read_memory(source)
+        samples, rate = read_memory(source)
     _check_length(samples.shape[0], rate, max_seconds)
     samples = _at_most_stereo(samples)
     if not np.isfinite(samples).all():
@@ -162,70 +157,6 @@ def _decode(file: Any, max_seconds: float) -> np.ndarray:
         if frames > max_seconds * file.samplerate:
             _check_length(frames, file.samplerate, max_seconds)
         blocks.append(_at_most_stereo(block))
-
-
-def _read_memory(source: Any) -> tuple[np.ndarray, int]:
-    """(N, C) float32 and its rate in Hz, from an AudioSignal or a pair of samples and rate."""
-    if source is None:
-        raise AudioError(Sentence("There is no audio: upload, record or choose a clip first."))
-    if hasattr(source, "audio_data") and hasattr(source, "sample_rate"):
-        source = (source.audio_data, source.sample_rate)
-    if not (isinstance(source, (tuple, list)) and len(source) == 2):
-        raise AudioError(
-            f"Audio must be a path, an AudioSignal, (rate, array) or (tensor, rate), not {type(source).__name__}: "
-            "give the samples with their sample rate."
-        )
-    first, second = source
-    samples, rate = (second, first) if np.ndim(first) == 0 else (first, second)
-    if isinstance(rate, bool) or np.ndim(rate) != 0 or not isinstance(rate, (int, float, np.number)) or not math.isfinite(rate):
-        raise AudioError(f"The sample rate must be a number in Hz, not {rate!r}.")
-    if not MIN_FILE_RATE <= rate <= MAX_FILE_RATE or rate != int(rate):
-        raise AudioError(f"The sample rate must be a whole number from {MIN_FILE_RATE} to {MAX_FILE_RATE} Hz, not {rate}.")
-    if isinstance(samples, torch.Tensor):
-        samples = _tensor_to_frames(samples)
-    else:
-        samples = _array_to_frames(np.asarray(samples))
-    if samples.shape[1] > MAX_CHANNELS:
-        channels = samples.shape[1]
-        raise AudioError(Sentence(
-            "The audio has {channels} channels, and at most {most} can be read: mix it to stereo.", channels=channels,
-            most=MAX_CHANNELS,
-        ))  # fmt: skip
-    return samples, int(rate)
-
-
-def _tensor_to_frames(samples: torch.Tensor) -> np.ndarray:
-    samples = samples.detach().cpu()
-    if samples.is_floating_point():
-        samples = samples.float()
-    if samples.ndim == 3 and samples.shape[0] == 1:
-        samples = samples[0]
-    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[0] == 0):
-        shape = tuple(samples.shape)
-        raise AudioError(f"One clip (N,), (C, N) or (1, C, N) is needed, not the shape {shape}: give the clips one by one.")
-    return _to_float(np.atleast_2d(samples.numpy()).T)
-
-
-def _array_to_frames(samples: np.ndarray) -> np.ndarray:
-    if samples.ndim == 3 and samples.shape[0] == 1:
-        samples = samples[0].T
-    elif samples.ndim == 2 and samples.shape[0] <= MAX_CHANNELS and samples.shape[0] < samples.shape[1]:
-        samples = samples.T
-    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] == 0):
-        raise AudioError(f"One clip (N,) or (N, C) is needed, not the shape {samples.shape}: give the clips one by one.")
-    return _to_float(samples[:, None] if samples.ndim == 1 else samples)
-
-
-def _to_float(samples: np.ndarray) -> np.ndarray:
-    """Integers to [-1, 1) by their own width; floats as they are."""
-    kind = samples.dtype
-    if kind == np.uint8:
-        return (samples.astype(np.float32) - 128.0) / 128.0
-    if np.issubdtype(kind, np.signedinteger):
-        return (samples / -float(np.iinfo(kind).min)).astype(np.float32)
-    if np.issubdtype(kind, np.floating):
-        return samples.astype(np.float32, copy=False)
-    raise AudioError(f"Samples must be integers or floats, not {kind}: convert the array first.")
 
 
 def _check_length(samples: int, rate: int, max_seconds: float) -> None:

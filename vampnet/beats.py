@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from vampnet.attacks import at_attacks
 from vampnet.sentences import Sentence
 
 if TYPE_CHECKING:
@@ -36,13 +37,9 @@ N_FFT = 2048
 LEAD_IN_SECONDS = 0.25
 """Silence put before the audio, so that a hit on its very first sample is a rise like any other."""
 LATENCY_FRAMES = 1.8
-"""How long after an attack begins the spectral flux peaks: 21 ms at 44.1 kHz. It is 11 ms for clicks; in music the rise takes
-its time, and beats were 9 ms behind it (median of 513; 3 to 6 in dry drums, 10 to 15 in a band). Rather a little before an
-attack than behind it: what begins there keeps it whole."""
+"""How long after an attack begins the spectral flux peaks in music: 21 ms at 44.1 kHz (median of 513 beats; 11 ms for clicks).
+Around that moment its attack is looked for."""
 SILENCE = 10 ** (-70 / 20)
-ATTACK_REACH, ATTACK_SPAN, ATTACK_DB = 0.015, 0.006, 6.0
-"""How far a tracked moment may lie from its attack and how long the levels before and after it are, in seconds, and what rise
-is one."""
 EDGE_SECONDS = 0.04
 """A beat this close to the end of the clip belongs to what would come next; one this little before its start is put there."""
 CONNECT_SECONDS = 3.0
@@ -259,31 +256,9 @@ def _to_seconds(strength: np.ndarray, frames: np.ndarray, rate: int, samples: np
             if at > before and at >= after:
                 place = peak + 0.5 * float(before - after) / float(before - 2 * at + after)
         times.append((place - LATENCY_FRAMES) * HOP / rate - LEAD_IN_SECONDS)
-    times = _at_attacks(samples, rate, times)
+    times = at_attacks(samples, rate, times)
     end = len(samples) / rate - EDGE_SECONDS
     return tuple(sorted({max(0.0, t) for t in times if -EDGE_SECONDS < t < end}))
-
-
-def _at_attacks(samples: np.ndarray, rate: int, times: Sequence[float]) -> list[float]:
-    """Moments -> where the attack that each stands for begins, as far as there is one within `ATTACK_REACH` of it.
-
-    That is where the level of `ATTACK_SPAN` from there on exceeds that of as much before it the most.
-    """
-    hop = max(1, round(rate / 1000))
-    reach, span = (max(1, round(seconds * rate / hop)) for seconds in (ATTACK_REACH, ATTACK_SPAN))
-    padded = np.concatenate([np.zeros(span * hop, np.float32), samples, np.zeros(span * hop, np.float32)])
-    blocks = padded[: len(padded) // hop * hop].reshape(-1, hop)
-    total = np.concatenate([[0.0], np.cumsum(10 * np.log10(np.square(blocks, dtype=np.float64).mean(axis=1) + 1e-8))])
-    # rise[i]: of the block that begins i * hop samples into the audio.
-    rise = (total[2 * span :] - 2 * total[span:-span] + total[: -2 * span]) / span
-    found = []
-    for moment in times:
-        middle = round(moment * rate / hop)
-        first = max(0, middle - reach)
-        near = rise[first : max(0, middle + reach + 1)]
-        clear = len(near) > 0 and near.max() >= ATTACK_DB
-        found.append((first + int(near.argmax())) * hop / rate if clear else moment)
-    return found
 
 
 def _track_librosa(samples: np.ndarray, rate: int, note: str) -> BeatGrid:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vampnet.published import Published, read_published, write_published
+from vampnet.whole_file import write_json
 
 FILES = {"codec": "codec.pth", "coarse": "coarse.pth", "fine": "c2f.pth"}
 """Section of `config.json` -> name of the published file."""
@@ -49,7 +50,7 @@ def to_folder(codec: str | os.PathLike, coarse: str | os.PathLike, fine: str | o
     for section in FILES:
         _write_tensors(out / f"{section}.safetensors", parts.pop(section).state)
     # last, so that a folder whose weights are not all there is no checkpoint
-    (out / "config.json").write_text(json.dumps(sections, indent=2) + "\n", encoding="utf-8")
+    write_json(sections, out / "config.json")
     checkpoints.write_checksums(out)
     return out
 

@@ -285,23 +285,11 @@ class Journey:
         return self._comment(last.prompt, last.sampling, len(path), bundle.read_settings(last.folder)["model"])
 
     def _comment(self, prompt: Prompt, sampling: Sampling, rounds: int, model: str, mask: Tensor | None = None) -> str:
-        return metadata.write(
-            metadata.Origin(
-                prompt,
-                sampling,
-                self.seed,
-                1,
-                self.loop,
-                self.bars,
-                "journey",
-                rounds,
-                model,
-                self.name,
-                self._hash,
-                painted=mask is not None,
-                mask=None if mask is None else PackedMask.of(mask),
-            )  # fmt: skip
-        )
+        origin = metadata.Origin(
+            prompt, sampling, self.seed, 1, self.loop, self.bars, "journey", rounds, model, self.name, self._hash,
+            painted=mask is not None, mask=None if mask is None else PackedMask.of(mask),
+        )  # fmt: skip
+        return metadata.write(origin)
 
     def _bounds(self, vamp: Vamp) -> tuple[int, int]:
         """What of a round is joined, in samples."""

@@ -216,7 +216,8 @@ class VampNet(Stages):
         return audio.restore_loudness(take, clip.lufs, loop=clip.loop, gain_db=gain_db)
 
     def kept_gain(self, clip: Clip, tokens: Tensor, mask: Tensor) -> float | None:
-        """The gain for `render` under which what stays sounds as loud as it was; None where nothing stays in one piece.
+        """The gain for `render` under which what stays sounds as loud as it was; None where that is
+        the clip's own loudness: nothing stays in one piece, or everything.
 
         A take as a whole is as loud as its source. Where a second of it stays and the rest gets louder, that second would get
         softer, which is heard at once where the take is put in the place of its source.
@@ -226,6 +227,8 @@ class VampNet(Stages):
             tokens: (1, K, T) int64, as loud as the clip, of which the mask keeps some.
             mask: (1, K, T) bool, True = was made anew.
         """
+        if not bool(mask.any()):
+            return None  # all of it is as loud as it was
         runs = (~mask).all(dim=1)[0].tolist()
         longest = max((len(list(run)) for kept, run in itertools.groupby(runs) if kept), default=0)
         if longest < self.grid.seconds_to_tokens(KEPT_SECONDS):

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from vampnet.pipeline import Cancelled, OnStep
 
-AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
-
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
@@ -53,7 +51,7 @@ class Handlers:
         self.turns = Turns()
         self.shelf = model if isinstance(model, ModelShelf) else ModelShelf(model)
         found = sorted(examples.iterdir()) if examples.is_dir() else []
-        self.examples = [path for path in found if path.suffix.lower() in AUDIO_ENDINGS]
+        self.examples = [path for path in found if path.suffix.lower() in audio.SUFFIXES]
 
     # ---- model --------------------------------------------------------------------------------------------------------
 

@@ -6,17 +6,15 @@ is given back between rounds and others have their turn, and a journey ends by i
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from vampnet import audio
-from vampnet.journey import SOURCE, Journey, Round
+from vampnet.journey import Journey
 from vampnet.studio.controls import Request, read_request, whole_depth
 from vampnet.studio.handlers import Handlers, buttons_of
 from vampnet.studio.lanes import MODEL_LANE
@@ -24,65 +22,23 @@ from vampnet.studio.mask_picture import given_mask, pack_wave
 from vampnet.studio.notices import notice, progress
 from vampnet.studio.session import Session, Source, envelope, plain_name
 from vampnet.studio.shelf import Shape
-from vampnet.studio.text import label, say, tell, worded
+from vampnet.studio.text import label, say, tell
+from vampnet.studio.travels import (
+    MAX_JOURNEYS,
+    Travel,
+    Travels,
+    ground_of,
+    known_round,
+    on_ground,
+    strip_value,
+    travels_of,
+    way_of,
+)
 from vampnet.studio.work import Work
 
 ROOM = "journey"
-MAX_JOURNEYS = 2
-MAX_ROUNDS = 64
-MAX_SECONDS = 600.0
-"""Of all rounds of a journey together; with `MAX_JOURNEYS` this bounds what a session holds on the disk to some 300 MB."""
 REPEATS = (1, 2, 4, 8)
 WAVE_COLUMNS = 160
-
-
-@dataclass(eq=False)
-class Travel:
-    """A journey of a visitor.
-
-    Attributes:
-        current: number of the round that the next one is made from.
-        waves: {number: waveform of that round, for the page}.
-        file: the last export, for the page; None before the first.
-    """
-
-    journey: Journey
-    source: Source
-    request: Request
-    current: int = SOURCE
-    waves: dict[int, str] = field(default_factory=dict)
-    file: dict[str, Any] | None = None
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """(start, end) in seconds of what of the source is vamped."""
-        start, end = self.source.bounds(self.request.bars)
-        return start / self.source.rate, end / self.source.rate
-
-    @property
-    def most(self) -> int:
-        """How many rounds this journey may have."""
-        start, end = self.bounds
-        return max(2, min(MAX_ROUNDS, int(MAX_SECONDS / (end - start))))
-
-
-@dataclass(eq=False)
-class Travels:
-    """All journeys of a visitor, the newest first.
-
-    Attributes:
-        running: whether one goes on.
-        ask: counts what the browser is asked to start: a round for each new number.
-    """
-
-    all: list[Travel] = field(default_factory=list)
-    running: bool = False
-    ask: int = 0
-
-    @property
-    def sources(self) -> list[Source]:
-        """What their rounds are made from: as `Session.use` asks."""
-        return [travel.source for travel in self.all]
 
 
 class JourneyRoom:
@@ -140,7 +96,7 @@ class JourneyRoom:
         if at is not None:
             travel.current = at[1]
             # Of the journey's own clip, whatever has become the source meanwhile.
-            request = _on_ground(request, travel, session)
+            request = on_ground(request, travel, session)
             session.request = request, travel.source
         travels.all.remove(travel)
         travels.all.insert(0, travel)
@@ -155,7 +111,7 @@ class JourneyRoom:
     def _same(self, travels: Travels, request: Request, source: Source) -> Travel | None:
         """The journey that goes on if these are asked for: other settings are taken along, another loop is another journey."""
         for travel in travels.all:
-            if travel.source is source and _ground(travel.request) == _ground(request):
+            if travel.source is source and ground_of(travel.request) == ground_of(request):
                 return travel
         return None
 
@@ -197,7 +153,7 @@ class JourneyRoom:
             return nothing
         try:
             travel = self._find(session, getattr(event, "journey", None))
-            _known(travel.journey, number, source=do != "remove")
+            known_round(travel.journey, number, source=do != "remove")
         except ValueError as error:
             return [notice(tell(error, session.language), "error"), *nothing[1:]]
         if do == "back":
@@ -217,7 +173,7 @@ class JourneyRoom:
         if travels_of(session).running:
             return gr.skip()
         parent = travel.journey.rounds[number].parent
-        gone = {found.number for found in travel.journey.rounds.values() if number in _way(travel.journey, found.number)}
+        gone = {found.number for found in travel.journey.rounds.values() if number in way_of(travel.journey, found.number)}
         if session.source is not None and any(travel.journey.rounds[n].folder in session.source.path.parents for n in gone):
             return gr.skip()
         travel.journey.remove(number)
@@ -286,7 +242,7 @@ class JourneyRoom:
         shape = self.handlers.shelf.shape
         try:
             # Seed, loop and bars are those that it began with, whatever has been touched.
-            asked = _on_ground(read_request(whole_depth(values, shape.levels)), travel, session)
+            asked = on_ground(read_request(whole_depth(values, shape.levels)), travel, session)
             given_mask(asked, travel.source, shape)
         except ValueError:
             return travel.request
@@ -306,7 +262,7 @@ class JourneyRoom:
         try:
             travel = self._find(session, getattr(event, "journey", None))
             journey, number = travel.journey, getattr(event, "round", None)
-            _known(journey, number)
+            known_round(journey, number)
             repeats = getattr(event, "repeats", 1)
             if isinstance(repeats, bool) or repeats not in REPEATS:
                 raise ValueError(say("journey.lost", session.language))
@@ -327,7 +283,7 @@ class JourneyRoom:
         """A round becomes the source. Returns the message to show."""
         try:
             travel = self._find(session, getattr(event, "journey", None))
-            found = _known(travel.journey, getattr(event, "round", None), source=False)
+            found = known_round(travel.journey, getattr(event, "round", None), source=False)
         except ValueError as error:
             return notice(tell(error, session.language), "error")
         return self.handlers.choose(session, str(found.sound), found.sound.stem)
@@ -339,73 +295,5 @@ class JourneyRoom:
         raise ValueError(say("journey.lost", session.language))
 
 
-def travels_of(session: Session) -> Travels:
-    """The journeys of a visitor."""
-    return session.kept.setdefault("journeys", Travels())
-
-
-def _ground(request: Request) -> tuple[Any, ...]:
-    """What a journey cannot change on its way."""
-    return request.seed, request.loop, request.bars
-
-
-def _on_ground(request: Request, travel: Travel, session: Session) -> Request:
-    """A request of the same journey. What is painted on another clip is not its."""
-    seed, loop, bars = _ground(travel.request)
-    paint = request.paint if travel.source is session.source else None
-    return dataclasses.replace(request, seed=seed, loop=loop, bars=bars, paint=paint)
-
-
-def _known(journey: Journey, number: Any, source: bool = True) -> Round | None:
-    """Round `number`, None for the source. ValueError if there is none."""
-    if number == SOURCE and source and not isinstance(number, bool):
-        return None
-    if isinstance(number, bool) or not isinstance(number, int) or number not in journey.rounds:
-        raise ValueError(worded("journey.no_round"))
-    return journey.rounds[number]
-
-
-def _way(journey: Journey, number: int) -> set[int]:
-    return {found.number for found in journey.path(number)}
-
-
 def _off(session: Session) -> list[Any]:
     return [gr.update(interactive=True), strip_value(session)]
-
-
-def strip_value(session: Session) -> dict[str, Any] | None:
-    """The journeys for the page, as plain data; None before the first.
-
-    Returns:
-        dict: `running`, `ask`, and `journeys`: each `id`, `name`, `seed`, `current`, `seconds`, `most`, `source` (a track:
-        sound, start and end in seconds), `file` and `rounds`: each `number`, `parent`, `depth`, `here` (on the way to the
-        current one), `sound`, `file`, `wave`.
-    """
-    travels = travels_of(session)
-    if not travels.all:
-        return None
-    found = []
-    for travel in travels.all:
-        journey, (start, end) = travel.journey, travel.bounds
-        way = _way(journey, travel.current)
-        rounds = [
-            {
-                "number": one.number, "parent": one.parent, "depth": len(one.path), "here": one.number in way,
-                "sound": str(one.sound), "file": one.sound.name, "wave": travel.waves.get(one.number, ""),
-            }
-            for one in journey.rounds.values()
-        ]  # fmt: skip
-        found.append(
-            {
-                "id": journey.folder.name,
-                "name": travel.source.name,
-                "seed": journey.seed,
-                "current": travel.current,
-                "seconds": end - start,
-                "most": travel.most,
-                "rounds": rounds,
-                "file": travel.file,
-                "source": {"sound": str(travel.source.path), "start": start, "end": end},
-            }  # fmt: skip
-        )
-    return {"running": travels.running, "ask": travels.ask, "journeys": found}

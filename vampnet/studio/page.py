@@ -10,13 +10,14 @@ from typing import Any
 
 import gradio as gr
 
+from vampnet.audio import SUFFIXES
 from vampnet.gallery import Gallery
 from vampnet.pipeline import VampNet
 from vampnet.studio.chooser import Chooser
 from vampnet.studio.comp_room import Comping
 from vampnet.studio.controls import FOLLOWERS, LEVELS, NAMES
 from vampnet.studio.deck import Deck
-from vampnet.studio.handlers import AUDIO_ENDINGS, Handlers
+from vampnet.studio.handlers import Handlers
 from vampnet.studio.harp import Harp
 from vampnet.studio.journey_room import JourneyRoom
 from vampnet.studio.lanes import MODEL_LANE
@@ -122,7 +123,7 @@ def _source(handlers: Handlers) -> dict[str, Any]:
     with gr.Column(elem_id="source"):
         with gr.Tabs(elem_id="ways"):
             with gr.Tab(label("page.upload")):
-                types = ["audio", *AUDIO_ENDINGS]
+                types = ["audio", *SUFFIXES]
                 found["upload"] = gr.File(
                     label=label("page.file"), show_label=False, container=False, file_types=types, height=148, elem_id="upload"
                 )

@@ -204,10 +204,9 @@ class Session:
             ticket: what `ticket` gave when it was chosen; None = it is chosen now.
         """
         ticket = self.ticket() if ticket is None else ticket
+        self._sources.append(source)
         if ticket < self._used:
-            self._sources.append(source)
             return False
-        self._sources += [source] if self.source is None else [self.source, source]
         self.source, self._used = source, ticket
         self._tidy()
         return True

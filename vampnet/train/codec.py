@@ -13,7 +13,6 @@ import logging
 import math
 import statistics
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -37,82 +36,9 @@ from .loop import (
     step_seed,
 )
 from .schedule import cooldown, noam
-from .settings import read_fields
+from .settings import CodecTraining, read_fields
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CodecTraining:
-    """Settings of a codec training.
-
-    Attributes:
-        audio: folder of training audio.
-        held_out: folder of audio that is only measured.
-        minutes: budget of training time, over all resumed runs; the learning rate cools down over its last part.
-        batch: crops a step.
-        crop_tokens: time steps of a crop.
-        peak: learning rate after `warmup` steps; then it falls with the inverse square root (paper section 4).
-        average: decay of the moving average of the weights that is exported.
-        codebook_rate, projection_rate: factors on the learning rate of the codebooks and of the outer projections. Adam's steps
-            are as large as the rate whatever they move: codes as long as principal components would trail behind the encoder,
-            and a thousand inputs that move together make the projections' outputs jump.
-        cooldown_share: last share of the budget, over which the rate falls to zero.
-        mel_weight, commitment_weight, codebook_weight: of the losses beside the squared error. The latents have the scale of
-            principal components, a thousand times that of the mean squared error: with the usual 0.25 and 1 the quantizer's
-            losses would be all that the encoder hears.
-        fine_weight: of the squared error of the fine structure over frequency, beside that of everything.
-        quantizer_dropout: share of crops that are trained with fewer levels.
-        equalise_db: spread of the random equalisation of crops.
-        revive_every: steps between replacements of codes that nothing uses.
-        init_tokens: time steps that the start in closed form sees.
-        save_minutes: between checkpoints.
-        eval_minutes: between measurements on `held_out`.
-        bfloat16: matrix products of the blocks in bfloat16: true, false, or "auto" as in `loop.in_bfloat16`.
-        compile: compile encoder, decoder and the distances, where the device is a GPU of CUDA: half a minute, once.
-
-    Raises:
-        ValueError: a value is out of its range.
-    """
-
-    audio: str
-    held_out: str
-    minutes: float = 45.0
-    batch: int = 8
-    crop_tokens: int = 96
-    peak: float = 1e-3
-    warmup: int = 200
-    cooldown_share: float = 0.25
-    codebook_rate: float = 20.0
-    projection_rate: float = 0.2
-    weight_decay: float = 0.01
-    average: float = 0.999
-    mel_weight: float = 0.3
-    fine_weight: float = 0.0
-    commitment_weight: float = 0.004
-    codebook_weight: float = 0.02
-    quantizer_dropout: float = 0.2
-    equalise_db: float = 4.0
-    revive_every: int = 200
-    init_tokens: int = 24_000
-    save_minutes: float = 3.0
-    eval_minutes: float = 6.0
-    limit_hours: float = 24.0
-    bfloat16: bool | str = False
-    compile: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "crop_tokens", "warmup", "revive_every", "init_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("minutes", "peak", "save_minutes", "eval_minutes", "limit_hours"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must lie above 0, not {getattr(self, name)}.")
-        for name in ("cooldown_share", "average", "quantizer_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}.")
-        in_bfloat16(self.bfloat16, torch.device("cpu"))
 
 
 class CodecLoss:

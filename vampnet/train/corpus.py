@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +21,7 @@ from vampnet.train.sampler import HELD_OUT_SAMPLES, Sampler, find_samples
 from vampnet.train.score import Mix, Piece, Track
 from vampnet.train.tempo import beat_comment
 from vampnet.train.tones import render_tones
+from vampnet.whole_file import whole_file
 
 __all__ = ["HELD_OUT_SAMPLES", "HELD_OUT_SEEDS", "TRAIN_SEEDS", "Corpus", "CorpusConfig", "write"]
 
@@ -165,13 +165,14 @@ def _write_one(task: tuple[str, int, str]) -> float:
     piece = _corpus.compose(seed)
     audio = _corpus.render_piece(piece)
     # The name of an unfinished file does not end like a clip, so that nobody reads half a clip.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     options = {"compression_level": 0.3} if suffix == "flac" else {}
-    with soundfile.SoundFile(partial, "w", SAMPLE_RATE, 2, "PCM_16", format=suffix.upper(), **options) as file:
+    with (
+        whole_file(path) as part,
+        soundfile.SoundFile(part, "w", SAMPLE_RATE, 2, "PCM_16", format=suffix.upper(), **options) as file,
+    ):
         if piece.beat is not None:
             file.comment = beat_comment(*piece.beat)
         file.write(audio.T)
-    os.replace(partial, path)
     return audio.shape[1] / SAMPLE_RATE
 
 

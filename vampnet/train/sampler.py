@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from vampnet.audio import SUFFIXES
 from vampnet.train.score import Track
 
 SAMPLE_RATE = 44_100
 HELD_OUT_SAMPLES = frozenset({"loop_tabla", "loop_mika", "loop_garzul"})
 """Loops that are never used for training: the evaluation needs real music that no model has seen."""
-
-SUFFIXES = (".flac", ".wav", ".ogg", ".aif", ".aiff")
 
 
 def find_samples(folder: str | Path) -> dict[str, tuple[Path, ...]]:

@@ -1,9 +1,9 @@
-"""Settings of a stage-2 run, with their checks."""
+"""Settings of the two stages of training, with their checks."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,12 +84,11 @@ class TrainConfig:
         for name in ("train", "run"):
             if not getattr(self, name):
                 raise ValueError(f"The configuration must name the folder {name!r}.")
-        for name in ("batch", "warmup", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("context_share", "prompt_share", "hidden_share", "cooldown_share", "label_smoothing", "predict_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}.")
+        _check_ranges(
+            self,
+            counts=("batch", "warmup", "log_every"),
+            shares=("context_share", "prompt_share", "hidden_share", "cooldown_share", "label_smoothing", "predict_share"),
+        )
         if self.predict_share == 0:
             raise ValueError("predict_share must lie above 0: the loss needs tokens to look at.")
 
@@ -98,6 +97,89 @@ class TrainConfig:
         """From a configuration file's content; ValueError names what does not exist or is of another kind."""
         values = read_fields(cls, config)
         return cls(**{**values, "model": read_fields(TransformerConfig, values.get("model") or {}, "model.")})
+
+
+@dataclass(frozen=True)
+class CodecTraining:
+    """Settings of a codec training.
+
+    Attributes:
+        audio: folder of training audio.
+        held_out: folder of audio that is only measured.
+        minutes: budget of training time, over all resumed runs; the learning rate cools down over its last part.
+        batch: crops a step.
+        crop_tokens: time steps of a crop.
+        peak: learning rate after `warmup` steps; then it falls with the inverse square root (paper section 4).
+        average: decay of the moving average of the weights that is exported.
+        codebook_rate, projection_rate: factors on the learning rate of the codebooks and of the outer projections. Adam's steps
+            are as large as the rate whatever they move: codes as long as principal components would trail behind the encoder,
+            and a thousand inputs that move together make the projections' outputs jump.
+        cooldown_share: last share of the budget, over which the rate falls to zero.
+        mel_weight, commitment_weight, codebook_weight: of the losses beside the squared error. The latents have the scale of
+            principal components, a thousand times that of the mean squared error: with the usual 0.25 and 1 the quantizer's
+            losses would be all that the encoder hears.
+        fine_weight: of the squared error of the fine structure over frequency, beside that of everything.
+        quantizer_dropout: share of crops that are trained with fewer levels.
+        equalise_db: spread of the random equalisation of crops.
+        revive_every: steps between replacements of codes that nothing uses.
+        init_tokens: time steps that the start in closed form sees.
+        save_minutes: between checkpoints.
+        eval_minutes: between measurements on `held_out`.
+        bfloat16: matrix products of the blocks in bfloat16: true, false, or "auto" as in `loop.in_bfloat16`.
+        compile: compile encoder, decoder and the distances, where the device is a GPU of CUDA: half a minute, once.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    audio: str
+    held_out: str
+    minutes: float = 45.0
+    batch: int = 8
+    crop_tokens: int = 96
+    peak: float = 1e-3
+    warmup: int = 200
+    cooldown_share: float = 0.25
+    codebook_rate: float = 20.0
+    projection_rate: float = 0.2
+    weight_decay: float = 0.01
+    average: float = 0.999
+    mel_weight: float = 0.3
+    fine_weight: float = 0.0
+    commitment_weight: float = 0.004
+    codebook_weight: float = 0.02
+    quantizer_dropout: float = 0.2
+    equalise_db: float = 4.0
+    revive_every: int = 200
+    init_tokens: int = 24_000
+    save_minutes: float = 3.0
+    eval_minutes: float = 6.0
+    limit_hours: float = 24.0
+    bfloat16: bool | str = False
+    compile: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_ranges(
+            self,
+            counts=("batch", "crop_tokens", "warmup", "revive_every", "init_tokens"),
+            shares=("cooldown_share", "average", "quantizer_dropout"),
+        )
+        for name in ("minutes", "peak", "save_minutes", "eval_minutes", "limit_hours"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must lie above 0, not {getattr(self, name)}.")
+        if self.bfloat16 not in (True, False, "auto"):
+            raise ValueError(f"bfloat16 must be true, false or auto, not {self.bfloat16!r}.")
+
+
+def _check_ranges(settings: Any, counts: Sequence[str], shares: Sequence[str]) -> None:
+    """ValueError for a count below 1 or a share outside of 0..1 among some attributes; it is named."""
+    for name in counts:
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(settings, name)}.")
+    for name in shares:
+        if not 0 <= getattr(settings, name) <= 1:
+            raise ValueError(f"{name} is a share from 0 to 1, not {getattr(settings, name)}.")
 
 
 def read_fields(kind: type, given: Mapping[str, Any], where: str = "") -> dict[str, Any]:
