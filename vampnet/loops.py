@@ -99,21 +99,21 @@ def _has_step(signal: AudioSignal) -> bool:
 
 
 def settle_ends(take: AudioSignal, source: AudioSignal) -> AudioSignal:
-    """The take (1, C, N) faded in and out over `SETTLE_SECONDS` where its source (1, C, N) begins and ends softly.
+    """The take (1, C, N), changed in place, faded in and out over `SETTLE_SECONDS` where its source (1, C, N) is soft there.
 
     Nothing makes a decoded wave begin at zero, and a step there is a click. Where the source itself begins or ends in the midst
     of a sound there is no fade.
     """
-    out = take.audio_data.clone()
+    out = take.audio_data  # a copy for the sake of some milliseconds would be as large as the clip
     fade = min(round(SETTLE_SECONDS * take.sample_rate), out.shape[-1] // 2)
     near = max(1, round(5 * SETTLE_SECONDS * source.sample_rate))
     rising = 0.5 - 0.5 * torch.cos(torch.linspace(0, math.pi, fade + 2, dtype=out.dtype, device=out.device)[1:-1])
-    heard = source.audio_data.abs().amax(dim=(0, 1))
-    if fade and heard[0] <= 0.1 * heard[:near].max():
+    start, end = (source.audio_data[..., part].abs() for part in (slice(near), slice(-near, None)))
+    if fade and start[..., 0].max() <= 0.1 * start.max():
         out[..., :fade] *= rising
-    if fade and heard[-1] <= 0.1 * heard[-near:].max():
+    if fade and end[..., -1].max() <= 0.1 * end.max():
         out[..., -fade:] *= rising.flip(0)
-    return make_signal(out, take.sample_rate)
+    return take
 
 
 def fit_ring(ring: AudioSignal, samples: int, seconds: float = CROSSFADE_SECONDS) -> AudioSignal:
