@@ -17,12 +17,11 @@ from torch import Tensor
 
 from .extras import need
 from .metrics import mel_distance, partials
+from .tempo import pulse, tempo_drift
 
 ONSET_WINDOW = 0.05
 BEAT_WINDOW = 0.07
 """Seconds that a beat may lie beside one of the source, the usual tolerance of mir_eval."""
-WORST_TEMPO = 100 * (math.sqrt(2) - 1)
-"""Percent: as far as a tempo can lie from another where half and double count as the same."""
 BANDS_HZ = 1000 * 2.0 ** (np.arange(-13, 13) / 3)
 """Centres of the third octaves from 50 Hz to 16 kHz (IEC 61260, base 2)."""
 AUDIBLE_DB = 60.0
@@ -32,7 +31,7 @@ FIGURES = {
     "mel": "multi-scale mel distance, 0 = the same",
     "partials": "the same partials, 1 = all, 0 = noise in their place",
     "beat_f": "beats on those of the source, 1 = all (F-measure, 70 ms)",
-    "tempo_drift": "local tempo off the source's, percent",
+    "tempo_drift": "local tempo off the source's, percent; 19 = another rhythm",
     "onset_f": "attacks on those of the source, 1 = all (F-measure, 50 ms)",
     "chroma": "likeness of the harmony, 1 = the same, 0 = unrelated",
     "loudness": "louder than the source, dB",
@@ -54,6 +53,7 @@ class Heard:
     Attributes:
         audio: (N,) float32 at `rate` Hz.
         beats, onsets: seconds, rising.
+        pulse: (frames,) see `tempo.pulse`.
         chroma: (12, frames), each less its mean over the twelve.
         energy: (frames,) of the same frames.
         bands: (26,) level of the third octaves in dB, relative to their sum.
@@ -64,6 +64,7 @@ class Heard:
     rate: int
     beats: tuple[float, ...]
     onsets: tuple[float, ...]
+    pulse: np.ndarray
     chroma: np.ndarray
     energy: np.ndarray
     bands: np.ndarray
@@ -79,7 +80,8 @@ def hear(audio: Tensor, rate: int, engine: str = "auto") -> Heard:
     signal = make_signal(audio[None, None], rate)
     chroma, energy, bands = _spectrum(audio, rate)
     grid = beats.track(signal, engine=engine)
-    return Heard(audio, rate, grid.beats, beats.onsets(signal), chroma, energy, bands, measure_loudness(signal))
+    attacks, loudness = beats.onsets(signal), measure_loudness(signal)
+    return Heard(audio, rate, grid.beats, attacks, pulse(audio, rate), chroma, energy, bands, loudness)
 
 
 def compare(source: Heard, take: Heard) -> dict[str, float]:
@@ -92,7 +94,7 @@ def compare(source: Heard, take: Heard) -> dict[str, float]:
         "mel": mel_distance(source.audio[None], take.audio[None], source.rate),
         "partials": partials(source.audio, take.audio) if len(take.audio) >= 4096 else math.nan,
         "beat_f": beat_f(source.beats, take.beats),
-        "tempo_drift": tempo_drift(source.beats, take.beats),
+        "tempo_drift": tempo_drift(source.pulse, take.pulse),
         "onset_f": onset_f(source.onsets, take.onsets),
         "chroma": chroma_similarity(source, take),
         "loudness": take.lufs - source.lufs if math.isfinite(take.lufs - source.lufs) else math.nan,
@@ -119,27 +121,6 @@ def onset_f(reference: Sequence[float], estimate: Sequence[float]) -> float:
     if not len(estimate):
         return 0.0
     return float(need("mir_eval.onset").f_measure(np.array(reference), np.array(estimate), window=ONSET_WINDOW)[0])
-
-
-def tempo_drift(reference: Sequence[float], estimate: Sequence[float]) -> float:
-    """How far the local tempo lies from the reference's, in percent, the mean over time.
-
-    The local tempo is that of the two nearest beats. Half and double tempo count as the same, so the farthest is 41 %, which is
-    also what a take without a pulse gets; nan if the reference has none.
-    """
-    if len(reference) < 2:
-        return math.nan
-    if len(estimate) < 2:
-        return WORST_TEMPO
-    times = np.arange(reference[0], reference[-1], 0.05)
-    octaves = np.log2(_gaps(reference, times) / _gaps(estimate, times))
-    return float(np.mean(100 * (2 ** np.abs(octaves - np.round(octaves)) - 1)))
-
-
-def _gaps(beats: Sequence[float], times: np.ndarray) -> np.ndarray:
-    """Seconds from beat to beat, at `times`, straight between the middles of the gaps."""
-    beats = np.asarray(beats, np.float64)
-    return np.interp(times, (beats[1:] + beats[:-1]) / 2, np.maximum(np.diff(beats), 1e-3))
 
 
 # ---------------------------------------------------------------------------------------------------- harmony and balance

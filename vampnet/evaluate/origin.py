@@ -18,7 +18,7 @@ SIGN = "claims.csv"
 """Of all files of a report the one that nothing else in a folder is called by."""
 WORDS = {
     "weights": "weights", "precision": "precision", "codec": "precision of the codec", "beats": "beat tracker", "seed": "seed",
-    "version": "version of the measuring",
+    "version": "version of the making",
 }  # fmt: skip
 
 
@@ -32,7 +32,7 @@ class Origin:
         codec: precision of the codec, which is that of the machine's faster arithmetic beside fast transformers.
         beats: the beat tracker.
         seed: of all that is drawn.
-        version: of the measuring.
+        version: of the making; figures are measured again where theirs is another, see `runner.HEARING`.
     """
 
     weights: str

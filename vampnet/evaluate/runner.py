@@ -23,7 +23,9 @@ from .recipes import Recipe
 from .store import Result, Store
 
 VERSION = 2
-"""Of the measuring: a change of it makes results on disk those of another run."""
+"""Of the making: a change of it makes results on disk those of another run."""
+HEARING = 3
+"""Of the figures: results that were measured by another version are decoded and measured again, not made again."""
 SOURCE = "source"
 HEARING_COST = 2.0
 """As `Recipe.cost`, of a take that is there and only heard again."""
@@ -48,8 +50,12 @@ class Judge:
         """The embeddings that a result does not hold yet."""
         return [embedding for embedding in self.embeddings if key_of(embedding) not in result.embeddings]
 
+    def whole(self, result: Result) -> bool:
+        """Whether nothing of a result has to be measured any more; of a source there are no figures."""
+        return not self.lacking(result) and (result.hearing == HEARING or not result.figures)
+
     def named(self, result: Result) -> Result:
-        """A result that lacks nothing, with the embeddings of this judge by their names, and without tokens."""
+        """A whole result, with the embeddings of this judge by their names, and without tokens."""
         return Result(result.figures, {one.name: result.embeddings[key_of(one)] for one in self.embeddings})
 
     def origin(self, model: VampNet) -> Origin:
@@ -99,6 +105,11 @@ def mask_of(source: Source, recipe: Recipe, seed: int) -> Tensor:
     return model.mask(tokens, prompt, None, *times, seed)
 
 
+def own_seed(source: Source, seed: int) -> int:
+    """A clip's own: otherwise the chance of one draw would be in all of them."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {source.clip.id}".encode()).digest()[:6], "little")
+
+
 def make(source: Source, recipes: Sequence[Recipe], seed: int = 0, batch: int = 1) -> list[tuple[Tensor, Tensor]]:
     """Tokens (takes, K, T) int64 and the mask (1, K, T) bool, True = was made, for each of some recipes.
 
@@ -107,8 +118,7 @@ def make(source: Source, recipes: Sequence[Recipe], seed: int = 0, batch: int = 
         seed: of all that is drawn.
         batch: takes that the models see at a time; see `VampNet.generate`.
     """
-    # Another clip has other random numbers: otherwise the chance of one draw would be in all of them.
-    own = int.from_bytes(hashlib.sha256(f"{seed} {source.clip.id}".encode()).digest()[:6], "little")
+    own = own_seed(source, seed)
     model, first, masks = source.model, recipes[0], [mask_of(source, recipe, own) for recipe in recipes]
     if first.kind == "vamp":
         takes = [recipe.takes for recipe in recipes]
@@ -139,24 +149,41 @@ def measure(source: Source, recipe: Recipe, judge: Judge, made: tuple[Tensor, Te
         made: of `make`.
         seconds: that it took to make it.
     """
-    from ..prompt import kept_kbps
-
     (tokens, mask), start, rate = made, time.perf_counter(), source.clip.rate
     takes = sound(source, tokens)
     spent = seconds + time.perf_counter() - start
+    figures = figures_of(source, judge, takes, tokens, mask) | {"seconds": spent / len(takes)}
+    return with_embeddings(Result(figures, {}, tokens.numpy().astype(np.int16), HEARING), judge, takes, rate)
+
+
+def measure_again(source: Source, recipe: Recipe, judge: Judge, result: Result) -> Result:
+    """A result with what it lacks: embeddings, and figures where they were measured by another version."""
+    tokens = torch.from_numpy(result.tokens.astype(np.int64))
+    takes = sound(source, tokens)
+    if result.hearing != HEARING:
+        figures = figures_of(source, judge, takes, tokens, mask_of(source, recipe, own_seed(source, judge.seed)))
+        kept = {name: result.figures[name] for name in ("seconds",) if name in result.figures}
+        result = Result(figures | kept, result.embeddings, result.tokens, HEARING)
+    return with_embeddings(result, judge, takes, source.clip.rate)
+
+
+def figures_of(source: Source, judge: Judge, takes: Sequence[Tensor], tokens: Tensor, mask: Tensor) -> dict[str, float]:
+    """All figures but the seconds: means over takes (N,) of tokens (takes, K, T), with a mask (1, K, T), True = was made."""
+    from ..prompt import kept_kbps
+
+    rate = source.clip.rate
     each = [compare(source.heard, hear(take, rate, judge.engine)) for take in takes]
     if source.loop:
         each = [figures | seam(take, rate) for figures, take in zip(each, takes, strict=True)]
     figures = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
     figures |= takes_differ(takes, tokens, mask, rate)
-    figures |= {"kbps": kept_kbps(mask, source.model.grid), "seconds": spent / len(takes)}
-    return with_embeddings(Result(figures, {}, tokens.numpy().astype(np.int16)), judge, takes, rate)
+    return figures | {"kbps": kept_kbps(mask, source.model.grid)}
 
 
 def with_embeddings(result: Result, judge: Judge, takes: Sequence[Tensor], rate: int) -> Result:
     """A result with those embeddings of its takes that it lacks."""
     more = {key_of(one): np.concatenate([one(take, rate) for take in takes]) for one in judge.lacking(result)}
-    return Result(result.figures, {**result.embeddings, **more}, result.tokens)
+    return Result(result.figures, {**result.embeddings, **more}, result.tokens, result.hearing)
 
 
 def groups(recipes: Sequence[Recipe], batch: int) -> list[list[Recipe]]:
@@ -227,7 +254,7 @@ def run(
         recipes: what to make; the same one twice is made once.
         judge: what measures.
         store: results that are there are taken from it, and each new one is put there as soon as it is done. One that lacks
-            an embedding is decoded and heard, not made again.
+            an embedding, or was measured by another version, is decoded and heard, not made again.
         progress: told of every piece of work.
         keep: called with each clip, such as to collect tokens.
         batch: takes that the models see at a time.
@@ -242,7 +269,7 @@ def run(
     number = done = 0
     for number, clip in enumerate(clips, start=1):
         found = {name: store.read(_place(name, loop), clip.id) if store is not None else None for name in results}
-        if not compute and any(result is None or judge.lacking(result) for result in found.values()):
+        if not compute and any(result is None or not judge.whole(result) for result in found.values()):
             continue
         done += 1
         source = _source(model, clip, judge, loop, found[SOURCE])
@@ -293,7 +320,7 @@ def _finish(
         known = Result({}, {} if first is None else first.embeddings, source.tokens.numpy().astype(np.int16))
         put(SOURCE, with_embeddings(known, judge, [clip.audio], clip.rate))
     unmade = [recipe for recipe in recipes if found[recipe.id] is None or found[recipe.id].tokens is None]
-    unheard = [recipe for recipe in recipes if recipe not in unmade and judge.lacking(found[recipe.id])]
+    unheard = [recipe for recipe in recipes if recipe not in unmade and not judge.whole(found[recipe.id])]
     left = sum(recipe.cost for recipe in unmade) + HEARING_COST * sum(recipe.takes for recipe in unheard)
     for group in groups(unmade, batch):
         start = time.perf_counter()
@@ -305,11 +332,10 @@ def _finish(
             left -= recipe.cost
             yield recipe.kind, recipe.cost, each + time.perf_counter() - start, left
     for recipe in unheard:
-        start, result = time.perf_counter(), found[recipe.id]
-        takes = sound(source, torch.from_numpy(result.tokens.astype(np.int64)))
-        put(recipe.id, with_embeddings(result, judge, takes, clip.rate))
+        start = time.perf_counter()
+        put(recipe.id, measure_again(source, recipe, judge, found[recipe.id]))
         left -= HEARING_COST * recipe.takes
-        yield "embedding", HEARING_COST * recipe.takes, time.perf_counter() - start, left
+        yield "heard again", HEARING_COST * recipe.takes, time.perf_counter() - start, left
 
 
 def stored(store: Store, judge: Judge, recipes: Sequence[Recipe], clips: Sequence[str]) -> Results | None:
@@ -317,7 +343,7 @@ def stored(store: Store, judge: Judge, recipes: Sequence[Recipe], clips: Sequenc
     results: Results = {}
     for recipe in recipes:
         found = [store.read(recipe.id, clip) for clip in clips]
-        if any(result is None or judge.lacking(result) for result in found):
+        if any(result is None or not judge.whole(result) for result in found):
             return None
         results[recipe.id] = [judge.named(result) for result in found]
     return results

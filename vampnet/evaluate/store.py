@@ -21,11 +21,13 @@ class Result:
         figures: by name, see `musical.FIGURES`.
         embeddings: {key of the embedding (`embeddings.key_of`), in what `runner.run` returns its name: (frames, D) float32}.
         tokens: (takes, K, T) int16, what was made: another embedding needs no more than to hear it. None where nobody needs it.
+        hearing: version of what the figures were measured by, see `runner.HEARING`.
     """
 
     figures: dict[str, float]
     embeddings: dict[str, np.ndarray]
     tokens: np.ndarray | None = None
+    hearing: int = 0
 
 
 def write(path: Path, content: str) -> None:
@@ -59,7 +61,8 @@ class Store:
             with np.load(self.path(recipe, clip), allow_pickle=False) as file:
                 figures = {name: float(value) for name, value in json.loads(str(file["figures"])).items()}
                 embeddings = {name[4:]: file[name] for name in file.files if name.startswith("emb_")}
-                return Result(figures, embeddings, file["tokens"] if "tokens" in file.files else None)
+                tokens = file["tokens"] if "tokens" in file.files else None
+                return Result(figures, embeddings, tokens, int(file["hearing"]) if "hearing" in file.files else 0)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
             return None
 
@@ -71,7 +74,8 @@ class Store:
         if result.tokens is not None:
             arrays["tokens"] = result.tokens.astype(np.int16)
         with whole_file(path) as part, open(part, "wb") as file:
-            np.savez_compressed(file, figures=np.array(json.dumps(result.figures)), **arrays)
+            figures = np.array(json.dumps(result.figures))
+            np.savez_compressed(file, figures=figures, hearing=np.array(result.hearing), **arrays)
 
     def read_values(self, name: str) -> Any:
         """Plain values that `write_values` kept; None where there are none or their file is damaged."""
