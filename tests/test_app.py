@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 from tiny import tiny_checkpoint
 
 import app
+from vampnet.program import prepare
 from vampnet.studio import page
 from vampnet.studio.shelf import ModelShelf
 
@@ -42,3 +44,12 @@ def test_the_app_loads_a_checkpoint_by_its_folder(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("vampnet.studio.warm_up.warm_up", lambda shelf: None)
     app.main(["--model", str(tiny_checkpoint(tmp_path / "tiny")), "--device", "cpu", "--no-share-links"])
     assert made[0].title == "tiny on cpu"
+
+
+def test_headers_of_this_computer_are_not_believed_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, wanted in ((None, ""), ("10.0.0.1", "10.0.0.1")):
+        monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
+        if given:
+            monkeypatch.setenv("FORWARDED_ALLOW_IPS", given)
+        prepare()
+        assert os.environ["FORWARDED_ALLOW_IPS"] == wanted

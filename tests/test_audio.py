@@ -4,6 +4,7 @@ import math
 import os
 import pickle
 import time
+import tracemalloc
 
 import numpy as np
 import pyloudnorm
@@ -235,6 +236,45 @@ def test_a_flac_whose_header_does_not_tell_its_length(tmp_path):
     assert torch.equal(load(tmp_path / "b.flac").audio_data, wanted)
     with pytest.raises(AudioError, match="at most 500 ms|at most 0.5 s"):
         load(tmp_path / "b.flac", max_seconds=0.5)
+
+
+def test_what_a_header_hides_is_counted_too(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.flac", tone(3.0), RATE, "PCM_24")
+    (tmp_path / "b.flac").write_bytes(without_length((tmp_path / "a.flac").read_bytes()))
+    monkeypatch.setattr(audio, "MAX_DECODED_SAMPLES", 2 * 2 * RATE)
+    for name in ("a.flac", "b.flac"):
+        with pytest.raises(AudioError, match="too large"):
+            load(tmp_path / name)
+
+
+def test_memory_follows_what_is_kept_and_not_the_rate_of_the_file(tmp_path):
+    rate, seconds = 384_000, 20
+    soundfile.write(tmp_path / "a.flac", np.full((rate * seconds, 2), 0.25, np.float32), rate, "PCM_16")
+    load(tmp_path / "a.flac")
+    tracemalloc.start()
+    signal = load(tmp_path / "a.flac")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert signal.audio_data.shape == (1, 2, seconds * RATE)
+    assert peak < 4 * signal.audio_data.numel() * 4, "the file itself has nine times as many samples"
+
+
+def test_what_is_given_stays_the_callers(tmp_path):
+    given = torch.from_numpy(tone(0.5).T.copy())
+    one = np.ascontiguousarray(tone(0.5, channels=1)[:, 0])
+    for source, memory in (((given, RATE), given), (make_signal(given[None], RATE), given), ((RATE, one), one)):
+        signal = load(source)
+        before = signal.audio_data.clone()
+        memory[...] = 0.5
+        assert torch.equal(signal.audio_data, before)
+
+
+def test_own_files_are_read_however_soft_or_short(tmp_path):
+    for name, samples in (("soft", 1e-5 * tone(0.5)), ("short", tone(0.003))):
+        save(make_signal(torch.from_numpy(samples.T.copy())[None], RATE), tmp_path / f"{name}.wav", subtype="FLOAT")
+        with pytest.raises(AudioError):
+            load(tmp_path / f"{name}.wav")
+        assert load(tmp_path / f"{name}.wav", own=True).audio_data.shape[-1] == len(samples)
 
 
 def test_ends_are_faded_only_where_the_source_is_soft_there():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import tiny_vampnet
 
 from vampnet import audio
@@ -60,3 +62,41 @@ def test_names_and_formats_are_checked(made: Vamp, tmp_path: Path) -> None:
         write_bundle(made, tmp_path, names=["a"])
     with pytest.raises(ValueError, match="not as 'mp3'"):
         write_bundle(made, tmp_path, "mp3")
+
+
+def test_a_take_that_is_all_but_silent_comes_back(made: Vamp, tmp_path: Path) -> None:
+    soft = audio.make_signal(1e-5 * made.takes[0].audio_data, 44_100)
+    write_bundle(dataclasses.replace(made, takes=[soft, made.takes[1]]), tmp_path)
+    assert read_bundle(tmp_path).takes[0].audio_data.shape == soft.audio_data.shape
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"beats": 5}, {"prompt": []}, {"seed": "x"}, {"seed": -5}, {"extend": "ab"}, {"extend": 5}, {"sample_rate": 10**9},
+        {"grid": {"sample_rate": 44_100, "hop": 100}}, {"grid": {"sample_rate": 44_100, "hop": 0}}, {"sampling": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_no_vamp_has(made: Vamp, tmp_path: Path, spoil: dict) -> None:
+    write_bundle(made, tmp_path)
+    (tmp_path / SETTINGS).write_text(json.dumps({**read_settings(tmp_path), **spoil}))
+    with pytest.raises(ValueError, match="damaged"):
+        read_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("spoil", ["high", "float", "flat", "short", "deep"])
+def test_tokens_that_no_vamp_has(made: Vamp, tmp_path: Path, spoil: str) -> None:
+    write_bundle(made, tmp_path)
+    found = load_file(tmp_path / TOKENS)
+    if spoil == "deep":
+        (tmp_path / SETTINGS).write_text("[" * 100_000)
+    elif spoil == "flat":
+        found["source_tokens"] = found["source_tokens"][0, 0].clone()
+    else:
+        change = {"high": lambda x: x + 4000, "float": lambda x: x.float() * float("nan"), "short": lambda x: x[..., :7]}[spoil]
+        names = found if spoil == "short" else ("tokens",)
+        found |= {name: change(found[name]).contiguous() for name in names}
+    save_file(found, tmp_path / TOKENS)
+    with pytest.raises(ValueError, match="damaged"):
+        read_bundle(tmp_path)

@@ -357,3 +357,10 @@ def test_tokens_that_cannot_be_written():
     for tokens in (torch.full((1, 14, 9), 1024), torch.zeros(2, 14, 9, dtype=torch.int64), torch.zeros(1, 14, 9)):
         with pytest.raises(ValueError, match="Tokens must"):
             tokens_file.to_bytes(made_file(tokens=tokens))
+
+
+def test_a_name_that_the_terminal_cannot_show_is_no_failure(wav, model, tmp_path):
+    command = [sys.executable, "-m", "vampnet", "vamp", str(wav), "-o", str(tmp_path / "\uac00"), "--model", str(model)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    done = subprocess.run([*command, "--steps", "1", "--device", "cpu"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "\\uac00" in done.stdout and list((tmp_path / "\uac00").glob("*.wav"))

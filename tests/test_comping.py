@@ -121,3 +121,20 @@ def test_one_take_throughout_comes_out_as_it_was(vn, made):
     assert torch.allclose(sound.audio_data, vamp.takes[1].audio_data, atol=1e-5)
     with pytest.raises(ValueError, match="do not fit the clip"):
         comp(vn, clip, vamp.tokens[..., :-1], [1], [0, 10])
+
+
+def test_every_part_is_as_loud_as_in_its_take(vn, make_music):
+    """Where half of a soft clip is made anew, its takes keep their level and are not as loud as the clip."""
+    source = 0.5 * torch.from_numpy(make_music(2.0))[:, :88_200]
+    source[:, 44_100:] *= 0.2
+    vamp = vn.vamp((source, RATE), Prompt(periodic=0, region=(0.0, 1.0)), QUICK, 2, 5)
+    clip, steps = vn.listen((source, RATE)), vamp.tokens.shape[-1]
+
+    def level(sound, start: float, end: float) -> float:
+        return 10 * float(sound.audio_data[..., round(start * RATE) : round(end * RATE)].square().mean().log10())
+
+    alone = comp(vn, clip, vamp.tokens, [0, 0], [0, steps // 2, steps], QUICK, takes=vamp.takes)[0]
+    assert torch.allclose(alone.audio_data, vamp.takes[0].audio_data, atol=2e-3)
+    mixed = comp(vn, clip, vamp.tokens, [0, 1], [0, steps // 2, steps], QUICK, takes=vamp.takes)[0]
+    assert abs(level(mixed, 1.3, 1.9) - level(vamp.takes[1], 1.3, 1.9)) < 0.3
+    assert abs(level(mixed, 0.1, 0.7) - level(vamp.takes[0], 0.1, 0.7)) < 0.3

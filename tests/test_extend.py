@@ -126,3 +126,24 @@ def test_the_command_line_extends(tmp_path, make_music):
     assert cli.main(["vamp", str(tmp_path / "in.wav"), "-o", str(tmp_path), "--model", str(model), *options]) == 0
     made = soundfile.info(tmp_path / "in-take-1.wav")
     assert made.frames == round(0.1 * RATE / HOP) * HOP + round(0.6 * RATE) + round(0.25 * RATE)
+
+
+def test_what_is_rounded_counts_too():
+    with pytest.raises(ValueError, match="longer than 10 minutes"):
+        plan(round(599.5 * 44_100), (0.5, 0), TokenGrid())
+    none = plan(88_200, (0.005, 0.0), TokenGrid())
+    assert none.before == 0 and none.samples == 88_200 and not none.made().any(), "nothing is added, so nothing joins it"
+    for given in (2.0, (1,), (1, 2, 3), None, "ab"):
+        with pytest.raises(ValueError, match="two numbers of seconds"):
+            plan(88_200, given, TokenGrid())
+
+
+def test_what_stays_is_as_loud_as_it_was_beside_what_is_added(vn, make_music):
+    source = torch.from_numpy(make_music(2.0))[:, : round(0.7 * 44_100)], 44_100
+    alone = vn.vamp(source, Prompt(periodic=1), QUICK)
+    for extend in ((0, 3), (2, 3)):
+        take = vn.vamp(source, Prompt(periodic=1), QUICK, extend=extend).takes[0].audio_data
+        first = vn.grid.tokens_to_samples(vn.grid.seconds_to_tokens(extend[0]))
+        heard, wanted = take[..., first : first + 22_050], alone.takes[0].audio_data[..., :22_050]
+        levels = [float(x[..., 4410:-4410].square().mean().log10()) * 10 for x in (heard, wanted)]
+        assert abs(levels[0] - levels[1]) < 1.0, "it was 2 dB louder"

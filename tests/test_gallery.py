@@ -283,3 +283,30 @@ def test_many_threads_at_once(tmp_path: Path) -> None:
     gallery.index.close()
     assert gallery.index.totals() == (len(there), sum(gallery.get(id).bytes for id in there))
     assert not list((tmp_path / ".gone").iterdir()) and not list((tmp_path / ".new").iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders have no such modes there")
+def test_nobody_else_on_the_computer_reads_the_ids(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir(mode=0o755)
+    for name in ("old", "new/gallery"):
+        gallery = Gallery(tmp_path / name)
+        assert gallery.root.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("when", ["totals", "add"])
+def test_a_disk_that_is_full_for_the_index_is_a_sentence_or_nothing(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def full(*given: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(gallery.index, when, full)
+    if when == "totals":
+        with pytest.raises(GalleryError, match="could not be stored"):
+            gallery.add(make_vamp())
+        assert not list(gallery.vamps.iterdir())
+        return
+    shared, secret = gallery.add(make_vamp())
+    monkeypatch.undo()
+    assert gallery.index.totals()[0] == 1, "the index finds the folder later"
+    gallery.delete(shared.id, secret=secret)

@@ -59,9 +59,15 @@ class Scheduler:
         shutil.copytree(self.options["folder_path"], self.hub.folder / self.options["path_in_repo"], dirs_exist_ok=True)
 
 
+def started(gallery: Gallery, hub: Hub) -> HubCopy:
+    copy = HubCopy(gallery, "me/vamps", scheduler=Scheduler, api=hub)
+    copy.start()
+    return copy
+
+
 def test_the_hubs_copy_fills_a_new_disk(tmp_path: Path) -> None:
     hub, gallery = Hub(tmp_path / "hub"), Gallery(tmp_path / "one")
-    copy = HubCopy(gallery, "me/vamps", scheduler=Scheduler, api=hub)
+    copy = started(gallery, hub)
     assert hub.made == [("me/vamps", "dataset", True, True)]
     options = copy.scheduler.options
     assert options["private"] and options["repo_type"] == "dataset" and options["folder_path"] == gallery.vamps
@@ -73,14 +79,14 @@ def test_the_hubs_copy_fills_a_new_disk(tmp_path: Path) -> None:
     (hub.folder / "vamps" / "..evil").mkdir()
     (hub.folder / "vamps" / "..evil" / "share.json").write_text("{}")
     again = Gallery(tmp_path / "two")
-    HubCopy(again, "me/vamps", scheduler=Scheduler, api=hub)
+    started(again, hub)
     assert {path.name for path in again.vamps.iterdir()} == {first.id, second.id}
     assert again.get(first.id) == first and again.read(second.id).seed == 7
     assert {shared.id for shared in again.of_owner("me")} == {first.id, second.id}
     # What is deleted goes from the copy and its history too, whoever deletes it.
     again.delete(first.id, owner="me")
     assert not (hub.folder / "vamps" / first.id).exists() and hub.squashed == 1
-    assert HubCopy(Gallery(tmp_path / "three"), "me/vamps", scheduler=Scheduler, api=hub).fetch() == 0
+    assert started(Gallery(tmp_path / "three"), hub).fetch() == 0
     with pytest.raises(NotShared):
         Gallery(tmp_path / "three").get(first.id)
     # One that was never copied is deleted all the same.
@@ -90,8 +96,29 @@ def test_the_hubs_copy_fills_a_new_disk(tmp_path: Path) -> None:
 
 
 def test_a_hub_that_cannot_be_reached_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    gallery_place._copy_quietly(Gallery(tmp_path), "me/vamps")  # offline: tests have no network
+    gallery_place._copy_quietly(HubCopy(Gallery(tmp_path), "me/vamps"))  # offline: tests have no network
     assert "no copy in me/vamps" in caplog.text
+
+
+def test_what_was_deleted_never_comes_back_from_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, gallery = Hub(tmp_path / "hub"), Gallery(tmp_path / "one")
+    copy = started(gallery, hub)
+    ids = [gallery.add(make_vamp(1, 0.1), owner="me")[0].id for _ in range(3)]
+    copy.scheduler.push()
+    # The hub fails while one is deleted.
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "delete_folder", lambda **_: (_ for _ in ()).throw(OSError("no network")))
+        gallery.delete(ids[0], owner="me")
+    assert (hub.folder / "vamps" / ids[0]).exists()
+    # Another is deleted before the copy has begun, or where it never begins.
+    later = Gallery(tmp_path / "one")
+    unstarted = HubCopy(later, "me/vamps", scheduler=Scheduler, api=hub)
+    later.delete(ids[1], owner="me")
+    assert (hub.folder / "vamps" / ids[1]).exists()
+    unstarted.start()
+    assert {path.name for path in later.vamps.iterdir()} == {ids[2]}
+    assert {path.name for path in (hub.folder / "vamps").iterdir()} == {ids[2]}
+    assert not list(unstarted.forgotten.iterdir()), "both were confirmed"
 
 
 def read(*arguments: str) -> argparse.Namespace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -229,3 +230,48 @@ def test_the_export_tells_what_made_it(there: Journey, tmp_path: Path) -> None:
     assert (told.kind, told.take, told.seed, told.source) == ("journey", 2, 3, "loop")
     assert (told.prompt, told.sampling) == (PROMPT, QUICK)
     assert told.loop and told.source_hash == metadata.hash_of(audio.load(there.source))
+
+
+def test_what_stays_in_every_round_stays_at_its_level(vn: VampNet, clip: tuple[torch.Tensor, int], tmp_path: Path) -> None:
+    sound = clip[0].clone()
+    sound[:, SAMPLES // 2 :] *= 0.15
+    journey = Journey(tmp_path, (sound, RATE), loop=False)
+    parent, levels = SOURCE, []
+    for end in (0.7, 0.3, 0.5):
+        parent = journey.make(vn, parent, Prompt(periodic=0, region=(0.0, end)), QUICK).number
+        kept = journey.read(parent).takes[0].audio_data[..., round(0.9 * RATE) : round(1.4 * RATE)]
+        levels.append(10 * float(kept.square().mean().log10()))
+    assert max(levels) - min(levels) < 0.5, "they jumped by up to 16 dB"
+
+
+def test_rounds_that_are_not_there_get_a_sentence(there: Journey) -> None:
+    for number in (SOURCE, 77):
+        for work in (there.remove, there.read, there.comment):
+            with pytest.raises(ValueError, match="There is no round"):
+                work(number)
+    assert len(there.rounds) == 3
+
+
+def test_a_name_that_is_too_long_is_cut_and_what_fails_leaves_no_folder(
+    vn: VampNet, clip: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journey = travel(vn, clip, tmp_path, (0,), name="\uac00" * 85)
+    assert journey.rounds[1].sound.is_file() and journey.rounds[1].sound.name.startswith("\uac00" * 60)
+    monkeypatch.setattr("vampnet.bundle.write_bundle", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        journey.make(vn, 1, PROMPT, QUICK)
+    assert [path.name for path in tmp_path.iterdir()] == ["round-1"] and list(journey.rounds) == [1]
+
+
+def test_bars_that_begin_at_once_are_joined_without_a_click(vn: VampNet, tmp_path: Path) -> None:
+    t = torch.arange(2 * RATE) / RATE
+    sine = (0.3 * torch.sin(2 * torch.pi * 97 * t)).repeat(2, 1)
+    for first in (5, 44):
+        beats = make_grid([first / RATE + 0.25 * beat for beat in range(7)], [first / RATE], "metronome", "")
+        journey = Journey(tmp_path / str(first), (sine, RATE), loop=False, beats=beats)
+        journey.make(vn, SOURCE, Prompt(periodic=1), QUICK)
+        # The tiny model's sound has clicks of its own.
+        round = dataclasses.replace(journey.read(1), takes=[audio.make_signal(sine[None], RATE)])
+        journey.read = lambda number, round=round: round
+        step = journey.export(1, repeats=2).audio_data.diff(dim=-1).abs().max()
+        assert step < 0.02, "a fade over five samples is a click"

@@ -215,6 +215,14 @@ def test_taps_give_tempo_and_while_it_plays_the_place() -> None:
             tempo.tapped(EVEN, 8, bad)
 
 
+def test_doubled_beats_go_on_to_the_end_and_taps_that_are_none_get_a_sentence() -> None:
+    assert len(tempo.edit(tempo.regular(60, 0, 8), 8, "double").beats) == 16
+    for taps, at in ((None, None), (5, None), ([1e308] * 4, 0), ("abcd", None), ([0, 500, 1000, 1500], 7)):
+        with pytest.raises(ValueError, match="[a-z]") as found:
+            tempo.tapped(EVEN, 8, taps, at)
+        assert "object" not in str(found.value)
+
+
 def test_the_page_sets_the_beats_of_its_source(handlers: Handlers, session: Session, music_file: Path) -> None:
     assert "no clip yet" in handlers.set_tempo(session, SimpleNamespace(act="half"))
     handlers.choose(session, str(music_file))

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 
@@ -172,3 +174,10 @@ def test_masks_of_one_shape_do_not_share_memory():
 def test_bad_shapes(shape):
     with pytest.raises(ValueError, match="shape"):
         masks.periodic(shape, 2)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_width_without_end_costs_no_more_than_the_clip(loop):
+    start = time.monotonic()
+    mask = masks.around_times((14, 575), [0.5 * beat for beat in range(20)], 2e9, TokenGrid(), lead=10**9, loop=loop)
+    assert not mask.any() and time.monotonic() - start < 5, "all of it stays"

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -316,6 +317,23 @@ def test_what_stays_in_one_piece_keeps_its_level(vn, make_music, monkeypatch):
     assert heard[0] is None is heard[3] and heard[1] == heard[2] and math.isfinite(heard[1])
     levels = [take.audio_data[..., : RATE // 2].square().mean().sqrt() for take in (part, whole)]
     assert abs(20 * math.log10(levels[0] / levels[1])) < 0.1
+
+
+def test_a_piece_around_the_seam_of_a_ring_is_one(vn, make_music):
+    heard = vn.listen(clip(make_music, 2 * RATE), loop=True)
+    steps = heard.tokens.shape[-1]
+    mask = torch.ones_like(heard.tokens, dtype=torch.bool)
+    mask[..., :20] = mask[..., -20:] = False
+    there = torch.roll(mask, 20, dims=-1)
+    assert steps > 80 and vn.kept_gain(heard, heard.tokens, mask) == vn.kept_gain(heard, heard.tokens, there) is not None
+    flat = dataclasses.replace(heard, loop=False)
+    assert vn.kept_gain(flat, heard.tokens, mask) is None
+
+
+@pytest.mark.parametrize("takes", [0, 1001, True, 2.0])
+def test_so_many_takes_are_not_made(vn, make_music, takes):
+    with pytest.raises(ValueError, match="from 1 to 1000"):
+        vn.vamp(clip(make_music, RATE), takes=takes)
 
 
 def test_a_vamp_is_saved_with_its_settings(vn, make_music, tmp_path):

@@ -236,11 +236,18 @@ def test_progress_is_told_and_cancelling_ends_a_vamp(client: Client, clip: Any, 
     assert len(takes) == 1 and time.monotonic() - start < 20
 
 
-def test_programs_and_people_wait_in_one_line(tmp_path: Path) -> None:
+def test_one_call_asks_for_no_more_than_some_minutes(client: Client, clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vampnet.studio.endpoints.MOST_WORK", 100)
+    with pytest.raises(Exception, match="as much work as one call may ask for"):
+        client.predict(clip, steps=72, takes=8, api_name="/vamp")
+    assert client.predict(clip, **QUICK, takes=1, api_name="/vamp")[0]
+
+
+def test_programs_wait_in_a_line_of_their_own(tmp_path: Path) -> None:
     blocks, _ = page.build(tiny_vampnet(), tmp_path)
-    line = [fn.api_name for fn in blocks.fns.values() if fn.concurrency_id == "model"]
-    assert len(line) >= 5 and {"vamp", "encode", "decode", "process"} < set(line)
-    assert {fn.concurrency_limit for fn in blocks.fns.values() if fn.concurrency_id == "model"} == {AT_ONCE}
+    programs, people = ([fn for fn in blocks.fns.values() if fn.concurrency_id == name] for name in ("programs", "model"))
+    assert {fn.api_name for fn in programs} == {"vamp", "encode", "decode", "process"} and len(people) >= 3
+    assert {fn.concurrency_limit for fn in people} == {AT_ONCE} and {fn.concurrency_limit for fn in programs} == {2}
     public = {fn.api_name for fn in blocks.fns.values() if fn.api_visibility == "public"}
     assert public == {"vamp", "mask", "encode", "decode"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,6 +166,7 @@ def test_deleting_wants_the_secret_or_the_owner_and_a_token(client: TestClient, 
         gallery.get(shared.id)
     assert mine.post(address, data={"token": token}).status_code == 404
     again, secret = add(gallery)
+    assert client.post(f"/v/{again.id}/delete", content="a=1&" * 11).status_code == 403, "more fields than any form has"
     assert client.post(f"/v/{again.id}/delete", data={"secret": secret}).status_code == 200
     assert client.get(f"/v/{again.id}").status_code == 404 and gallery.get(other.id)
 
@@ -391,3 +393,20 @@ def test_a_link_that_is_dead_leaves_the_studio_as_it_is(sharing: Sharing, sessio
     assert "There is no vamp here" in message and all(other.get("__type__") == "update" for other in others)
     assert session.source is None and session.vamps == []
     assert all(other.get("__type__") == "update" for other in sharing.restore(session, asked()))
+
+
+def test_opening_links_leaves_room_on_the_disk(
+    sharing: Sharing, session: Session, handlers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, _ = sharing.gallery.add(make_vamp(), owner=OWNER, private=True)
+    request = SimpleNamespace(query_params={"vamp": shared.id}, cookies={}, headers={})
+    usage = shutil.disk_usage(handlers.files.root)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=10_000))
+        assert "disk is full" in sharing.restore(session, request)[0] and not session.vamps
+    assert "disk" not in sharing.restore(session, request)[0]
+    names = [one["file"] for one in session.vamps[0]["takes"]]
+    # Another name of the gallery's file, which stays when that is deleted.
+    before = [Path(name).read_bytes() for name in names]
+    sharing.gallery._remove(shared.id)
+    assert names and [Path(name).read_bytes() for name in names] == before

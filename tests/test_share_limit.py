@@ -56,6 +56,29 @@ def test_an_address_shares_more_and_made_up_cookies_do_not_help() -> None:
     assert not share(limit, asked()) and share(limit, asked("198.51.100.1")) and share(limit, asked(None))
 
 
+def test_nobody_fills_the_gallery_with_few_large_vamps() -> None:
+    clock = Clock()
+    limit = ShareLimit(20, clock=clock, bytes=1_000_000)
+
+    def give(request: Any, owner: str, size: int) -> str:
+        try:
+            with limit.counted(request, owner) as weigh:
+                weigh(size)
+        except GalleryError as error:
+            for language in LANGUAGES:
+                assert str(error.values["minutes"]) in say(f"share.{error.reason}", language, **error.values)
+            return error.reason
+        return ""
+
+    assert [give(asked(), "me", 60_000) for _ in range(3)] == ["", "", "too_much"]
+    # Other cookies at the same address, as anybody can make them up.
+    given = [give(asked(), f"cookie {n}", 60_000) for n in range(20)]
+    assert given.count("") == 7 and given[7:] == ["too_much"] * 13, "half of the gallery is what an address may fill"
+    assert give(asked("198.51.100.1"), "you", 60_000) == ""
+    clock.now += 3600
+    assert give(asked(), "me", 60_000) == ""
+
+
 def test_what_fails_is_not_counted_and_zero_is_no_limit() -> None:
     limit = ShareLimit(1)
     for _ in range(3):

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import soundfile
@@ -79,7 +80,7 @@ def test_rounds_follow_each_other_and_go_on_where_they_stopped(room: JourneyRoom
 
 def test_the_model_is_free_between_rounds(room: JourneyRoom, source: Session, handlers: Handlers, tmp_path: Path) -> None:
     room.begin(source, *values())
-    assert list(room.round(source, event(ask=7), *values())) == [], "nobody has asked for that one"
+    assert list(room.round(source, event(ask=7), *values())) == [[gr.skip()] * 5], "nobody has asked for that one"
     told = list(room.round(source, event(ask=1), *values()))[-1]
     assert told[4]["running"] and told[4]["ask"] == 2 and not source.running
     stranger = Session(handlers.files)
@@ -191,7 +192,7 @@ def test_what_was_stopped_in_line_takes_no_other_request(
         comping.begin(source, event(vamp=kept["id"], choice=[1] * parts))
         handlers.stop(source)
         handlers.begin(source, *values())
-        assert list(comping.make(source)) == [] and source.request is not None
+        assert list(comping.make(source)) == [[gr.skip()] * 4] and source.request is not None
         list(handlers.vamp(source))
     assert source.request is None
 
@@ -261,7 +262,11 @@ def test_what_cannot_be_comped_gets_a_sentence(handlers: Handlers, source: Sessi
     source.vamps[0]["settings"]["model"] = "another"
     comping.begin(source, event(vamp=name, choice=good))
     assert "made by the model another" in list(comping.make(source))[-1][0] and len(source.vamps) == 1
-    assert list(comping.make(source)) == []
+    # A generator without a value would empty the deck and the buttons.
+    assert list(comping.make(source)) == [[gr.skip()] * 4]
+    # As where it waits in line and a vamp was begun meanwhile, or its vamp is gone.
+    handlers.begin(source, *values())
+    assert list(comping.make(source)) == [[gr.skip()] * 4] and source.request is not None
 
 
 # -------------------------------------------------------------------------------------------------------------- recording

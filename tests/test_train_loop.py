@@ -90,3 +90,22 @@ def test_shipped_configurations_fit_the_bundle(run):
         assert (model.config.n_conditioning > 0) == (which == "fine")
         numbers += sum(p.numel() for p in model.parameters())
     assert 2 * numbers < 59e6
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"peak": -1.0}, {"peak": float("nan")}, {"average": 2.0}, {"clip": 0.0}, {"crop": -5}, {"micro_batch": -2},
+        {"minutes": -1.0}, {"steps": -1}, {"valid_crops": -3}, {"bfloat16": "x"}, {"weight_decay": -1.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_out_of_their_range_are_named(setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        TrainConfig(train="a", run="b", **setting)
+
+
+def test_settings_that_are_no_numbers_are_named():
+    for given, words in (({"steps": 10**400}, "steps must be a number"), ({1: 2, "x": 3}, "There is no setting")):
+        with pytest.raises(ValueError, match=words):
+            TrainConfig.from_dict({"train": "a", "run": "b", **given})

@@ -59,7 +59,7 @@ def make_signal(audio: torch.Tensor, sample_rate: int) -> AudioSignal:
 # ---------------------------------------------------------------------------------------------------------------- loading
 
 
-def load(source: Any, sample_rate: int = SAMPLE_RATE, max_seconds: float = MAX_SECONDS) -> AudioSignal:
+def load(source: Any, sample_rate: int = SAMPLE_RATE, max_seconds: float = MAX_SECONDS, *, own: bool = False) -> AudioSignal:
     """Any audio -> AudioSignal (1, C, N) float32 at `sample_rate`, C = 1 or 2, checked to be worth vamping.
 
     Args:
@@ -68,6 +68,7 @@ def load(source: Any, sample_rate: int = SAMPLE_RATE, max_seconds: float = MAX_S
             rows is read as (C, N)); or `(tensor, rate)` with a tensor (N,), (C, N) or (1, C, N).
         sample_rate: Hz of the result; N = round(samples * sample_rate / rate).
         max_seconds: refuse what is longer. A file's header is looked at first, so that nothing is decoded in vain.
+        own: a file that this program wrote: a take of a very soft or short clip is read too.
 
     More than two channels are mixed to stereo (centre and surrounds at -3 dB, the low-frequency channel left out). Float
     samples beyond full scale are kept.
@@ -79,26 +80,25 @@ def load(source: Any, sample_rate: int = SAMPLE_RATE, max_seconds: float = MAX_S
     path = None
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        samples, rate = _read_file(path, max_seconds)
+        kept = _read_file(path, max_seconds, sample_rate, 0.0 if own else MIN_SECONDS)
     else:
         samples, rate = read_memory(source)
-    _check_length(samples.shape[0], rate, max_seconds)
-    samples = _at_most_stereo(samples)
-    if not np.isfinite(samples).all():
-        raise AudioError(Sentence("The audio holds NaN or infinite samples: export it again from the program that made it."))
-    peak = float(np.abs(samples).max())
-    if peak < 10 ** (SILENCE_DBFS / 20):
+        _check_length(len(samples), rate, max_seconds)
+        kept = _Kept(rate, sample_rate, min(samples.shape[1], 2))
+        for start in range(0, len(samples), _BLOCK_FRAMES):
+            kept.add(samples[start : start + _BLOCK_FRAMES])
+    _check_length(kept.frames, kept.rate, max_seconds, 0.0 if own else MIN_SECONDS)
+    if kept.peak < 10 ** (SILENCE_DBFS / 20) and not own:
         raise AudioError(Sentence(
             "The audio is silent (its peak lies below {floor:.0f} dBFS): use a clip with sound in it.", floor=SILENCE_DBFS,
         ))  # fmt: skip
-    samples = _resample(samples, rate, sample_rate)
-    signal = make_signal(torch.from_numpy(np.ascontiguousarray(samples.T)).unsqueeze(0), sample_rate)
+    signal = make_signal(torch.from_numpy(kept.finish()).unsqueeze(0), sample_rate)
     signal.path_to_file = path
     return signal
 
 
-def _read_file(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
-    """(N, C) float32 with C <= 2, and its rate in Hz."""
+def _read_file(path: Path, max_seconds: float, sample_rate: int, least: float) -> _Kept:
+    """What is kept of a file at `sample_rate`."""
     import soundfile
 
     if not path.exists():
@@ -111,8 +111,8 @@ def _read_file(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
         # A handle without a name: the content decides what the file is, and not how its name ends.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         with os.fdopen(descriptor, "rb") as handle, soundfile.SoundFile(handle) as file:
-            _check_header(file, path.name, max_seconds)
-            return _decode(file, max_seconds), file.samplerate
+            _check_header(file, path.name, max_seconds, least)
+            return _decode(file, path.name, max_seconds, sample_rate)
     except (soundfile.SoundFileError, TypeError) as error:
         raise AudioError(
             Sentence("'{file}' cannot be read as audio: use a sound WAV, FLAC, OGG or MP3 file.", file=path.name)
@@ -123,7 +123,7 @@ def _read_file(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
         ) from error
 
 
-def _check_header(file: Any, name: str, max_seconds: float) -> None:
+def _check_header(file: Any, name: str, max_seconds: float, least: float) -> None:
     if not MIN_FILE_RATE <= file.samplerate <= MAX_FILE_RATE:
         raise AudioError(Sentence(
             "'{name}' has a sample rate of {rate} Hz, and {low} to {high} Hz can be read: convert it first.", name=name,
@@ -134,36 +134,78 @@ def _check_header(file: Any, name: str, max_seconds: float) -> None:
             "'{name}' has {channels} channels, and at most {most} can be read: mix it to stereo.", name=name,
             channels=file.channels, most=MAX_CHANNELS,
         ))  # fmt: skip
-    if file.frames <= 0 or file.frames >= UNKNOWN_FRAMES:
-        return
-    _check_length(file.frames, file.samplerate, max_seconds)
-    if file.frames * file.channels > MAX_DECODED_SAMPLES * max(1.0, max_seconds / MAX_SECONDS):
+    if 0 < file.frames < UNKNOWN_FRAMES:
+        _check_size(file, name, file.frames, max_seconds, least)
+
+
+def _check_size(file: Any, name: str, frames: int, max_seconds: float, least: float = 0.0) -> None:
+    _check_length(frames, file.samplerate, max_seconds, least)
+    if frames * file.channels > MAX_DECODED_SAMPLES * max(1.0, max_seconds / MAX_SECONDS):
         raise AudioError(Sentence(
             "'{name}' is too large ({samples:,} samples): convert it to stereo at 44.1 kHz or cut it first.", name=name,
-            samples=file.frames * file.channels,
+            samples=frames * file.channels,
         ))  # fmt: skip
 
 
-def _decode(file: Any, max_seconds: float) -> np.ndarray:
-    """Reads block by block and mixes each at once, so that memory follows what is kept and not what the header claims."""
-    blocks, frames = [np.zeros((0, min(file.channels, 2)), np.float32)], 0
+def _decode(file: Any, name: str, max_seconds: float, sample_rate: int) -> _Kept:
+    """Reads block by block, and believes no header: what there really is counts."""
+    kept = _Kept(file.samplerate, sample_rate, min(file.channels, 2))
     if file.frames >= UNKNOWN_FRAMES:
         file.seekable = lambda: False  # else soundfile asks where it is, which libsndfile cannot say of such a file
-    while True:
-        block = file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
-        if len(block) == 0:
-            return np.concatenate(blocks)
-        frames += len(block)
-        if frames > max_seconds * file.samplerate:
-            _check_length(frames, file.samplerate, max_seconds)
-        blocks.append(_at_most_stereo(block))
+    while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+        _check_size(file, name, kept.frames + len(block), max_seconds)
+        kept.add(block)
+    return kept
 
 
-def _check_length(samples: int, rate: int, max_seconds: float) -> None:
+class _Kept:
+    """Samples as they come, block by block: mixed and resampled at once, so that memory follows what is kept.
+
+    Args:
+        rate, target: Hz of what comes and of what is kept.
+        channels: 1 or 2, that are kept.
+    """
+
+    def __init__(self, rate: int, target: int, channels: int) -> None:
+        self.rate, self.target, self.channels = rate, target, channels
+        self.frames, self.peak = 0, 0.0
+        self.blocks: list[np.ndarray] = []
+        self.resampler = None
+        if rate != target:
+            import soxr
+
+            self.resampler = soxr.ResampleStream(rate, target, channels, dtype="float32", quality="HQ")
+
+    def add(self, block: np.ndarray) -> None:
+        """(n, C) float32, n > 0. AudioError for samples that are no numbers."""
+        block = _at_most_stereo(block)
+        peak = float(np.abs(block).max())
+        if not math.isfinite(peak):
+            raise AudioError(
+                Sentence("The audio holds NaN or infinite samples: export it again from the program that made it.")
+            )
+        self.frames, self.peak = self.frames + len(block), max(self.peak, peak)
+        self.blocks.append(block if self.resampler is None else self.resampler.resample_chunk(np.ascontiguousarray(block)))
+
+    def finish(self) -> np.ndarray:
+        """(C, round(frames * target / rate)) float32: all that came."""
+        wanted, at = self.frames, 0
+        if self.resampler is not None:
+            wanted = max(1, round(self.frames * self.target / self.rate))
+            self.blocks.append(self.resampler.resample_chunk(np.zeros((0, self.channels), np.float32), last=True))
+        out = np.zeros((self.channels, wanted), np.float32)
+        for block in self.blocks:
+            part = block[: wanted - at]
+            out[:, at : at + len(part)] = part.T
+            at += len(part)
+        return out
+
+
+def _check_length(samples: int, rate: int, max_seconds: float, least: float = MIN_SECONDS) -> None:
     seconds = samples / rate
     if samples == 0:
         raise AudioError(Sentence("The audio is empty (0 samples): use a clip with sound in it."))
-    if seconds < MIN_SECONDS:
+    if seconds < least:
         raise AudioError(Sentence(
             "The audio lasts {ms:.0f} ms, and at least {least:.0f} ms are needed: use a longer clip.", ms=seconds * 1000,
             least=MIN_SECONDS * 1000,
@@ -193,17 +235,6 @@ def _at_most_stereo(samples: np.ndarray) -> np.ndarray:
     gains = {"C": (half, half), "L": (half, 0.0), "R": (0.0, half), "-": (0.0, 0.0)}
     rest = {3: "C", 4: "LR", 5: "CLR", 6: "C-LR", 7: "C-CLR", 8: "C-LRLR"}[channels]
     return samples @ np.array([(1.0, 0.0), (0.0, 1.0), *(gains[role] for role in rest)], np.float32)
-
-
-def _resample(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
-    """(N, C) at `rate` -> (round(N * target / rate), C) at `target`."""
-    if rate == target:
-        return samples
-    import soxr
-
-    wanted = max(1, round(len(samples) * target / rate))
-    out = soxr.resample(samples, rate, target, quality="HQ")
-    return np.pad(out, ((0, max(0, wanted - len(out))), (0, 0)))[:wanted]
 
 
 # ----------------------------------------------------------------------------------------------------------------- saving

@@ -88,7 +88,7 @@ class BeatGrid:
 
 def make_grid(beats: Sequence[float], downbeats: Sequence[float], engine: str, note: str) -> BeatGrid:
     """A BeatGrid from times in seconds in any order, with its tempo."""
-    beats = tuple(sorted(float(t) for t in beats))
+    beats = tuple(sorted({float(t) for t in beats}))
     tempo = 60.0 / float(np.median(np.diff(beats))) if len(beats) > 1 else 0.0
     return BeatGrid(beats, tuple(sorted(float(t) for t in downbeats)), tempo, engine, note)
 

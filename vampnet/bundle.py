@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from vampnet import audio
 from vampnet.beats import BeatGrid
-from vampnet.config import Prompt, Sampling, TokenGrid
+from vampnet.config import CODEBOOK_SIZE, Prompt, Sampling, TokenGrid, whole_seed
 from vampnet.sentences import Sentence
 from vampnet.vamp import FORMATS, Vamp
 from vampnet.whole_file import whole_file, write_json
@@ -97,7 +98,7 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
         settings = json.loads(path.read_text(encoding="utf-8"))
         source = settings["source_file"]
         names = [*([] if source is None else [source]), *settings["files"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(Sentence("There is no vamp here, or its settings are damaged.")) from error
     if any(not isinstance(name, str) or Path(name).name != name or name.startswith(".") for name in names):
         raise ValueError(Sentence("The settings of this vamp name files outside its folder: it is not used."))
@@ -114,25 +115,43 @@ def read_bundle(folder: str | Path) -> Vamp:
     if settings["source_file"] is None:
         raise ValueError(Sentence("The source of this vamp was kept private: there are its takes and settings, and no more."))
     try:
-        tensors = load_file(folder / TOKENS)
-        tokens, source_tokens = (tensors[name].long() for name in ("tokens", "source_tokens"))
-        mask = tensors["mask"].bool()
-        grid = TokenGrid(**settings["grid"])
-        rate = settings["sample_rate"]
-        source, *takes = (audio.load(folder / name, rate) for name in (settings["source_file"], *settings["files"]))
+        tokens, source_tokens, mask = _tensors(folder / TOKENS)
+        grid, rate = TokenGrid(**settings["grid"]), settings["sample_rate"]
+        if not audio.MIN_FILE_RATE <= rate <= audio.MAX_FILE_RATE or rate != grid.sample_rate or grid.hop < 1:
+            raise ValueError("a rate that no model has")
+        # What was made longer may be longer than what can be brought.
+        most = 2 * audio.MAX_SECONDS
+        names = (settings["source_file"], *settings["files"])
+        source, *takes = (audio.load(folder / name, rate, most, own=True) for name in names)
         beats = settings["beats"]
         vamp = Vamp(
             source, takes, tokens, source_tokens, mask, Prompt(**_tuples(settings["prompt"])), Sampling(**settings["sampling"]),
-            settings["seed"], settings["loop"], settings["model"], grid, settings["bars"],
+            whole_seed(settings["seed"]), bool(settings["loop"]), str(settings["model"]), grid, settings["bars"],
             None if beats is None else BeatGrid(**_tuples(beats)), bool(settings.get("painted", False)),
-            tuple(settings.get("extend", (0.0, 0.0))), str(settings.get("precision", "float32")),
+            tuple(float(value) for value in settings.get("extend", (0.0, 0.0))), str(settings.get("precision", "float32")),
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ValueError(Sentence("The vamp in this folder is damaged ({kind}).", kind=type(error).__name__)) from error
-    steps, levels = source_tokens.shape[-1], source_tokens.shape[-2]
-    if tokens.shape != (len(takes), levels, steps) or mask.shape != (1, levels, steps) or source_tokens.shape[0] != 1:
+    levels, steps = source_tokens.shape[1:]
+    # A ring is the nearest number of whole steps, another clip as many as hold it.
+    length = source.audio_data.shape[-1] / grid.hop
+    fits = tokens.shape == (len(takes), levels, steps) and mask.shape == (1, levels, steps) and abs(length - steps) <= 2
+    if not fits:
         raise ValueError(Sentence("The vamp in this folder is damaged: its tokens do not fit its takes."))
     return vamp
+
+
+def _tensors(path: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens (takes, K, T), those of the source (1, K, T), both int64, and the mask (1, K, T) bool. ValueError for others."""
+    found = load_file(path)
+    tokens, source_tokens, mask = (found[name] for name in ("tokens", "source_tokens", "mask"))
+    for codes in (tokens, source_tokens):
+        whole = not codes.is_floating_point() and codes.dim() == 3 and codes.numel() > 0
+        if not whole or int(codes.min()) < 0 or int(codes.max()) >= CODEBOOK_SIZE:
+            raise ValueError("tokens that no model has")
+    if len(source_tokens) != 1:
+        raise ValueError("a vamp has one source")
+    return tokens.long(), source_tokens.long(), mask.bool()
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

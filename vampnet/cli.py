@@ -7,6 +7,8 @@ Heavy modules are imported once it is clear that they are needed, so that help c
 from __future__ import annotations
 
 import argparse
+import codecs
+import contextlib
 import dataclasses
 import importlib
 import sys
@@ -310,6 +312,14 @@ def _pass_on(arguments: Sequence[str]) -> int | None:
     return None
 
 
+def _name(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What cannot be encoded, as the bytes that it was read from or, if it was read from none, as escapes."""
+    for name in ("surrogateescape", "backslashreplace"):
+        with contextlib.suppress(UnicodeError):
+            return codecs.lookup_error(name)(error)
+    raise error
+
+
 def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"'{error.filename}': {error.strerror}." if error.filename else f"{error.strerror}."
@@ -321,7 +331,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     prepare()
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name may be any bytes, and is said as it is
+        # A file's name may be any bytes, and is said as it is, unless that cannot be written at all.
+        codecs.register_error("name", _name)
+        sys.stdout.reconfigure(errors="name")
     try:
         status = _pass_on(arguments) if arguments else None
         if status is not None:

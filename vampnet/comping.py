@@ -6,13 +6,15 @@ else as its surroundings, and the whole is rendered like any take.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from vampnet import loops
+from vampnet import audio, loops
 from vampnet.beats import BeatGrid
 from vampnet.config import Sampling, TokenGrid
 from vampnet.ring import whole_steps
@@ -117,8 +119,8 @@ def joins(
     """The mask of what is made anew: around every bound where the take changes; in a ring also where its end meets its start.
 
     Args:
-        seconds: how wide, half of it before the bound and half after; at least one time step on each side, and at most a third
-            of the part there, so that no part that was chosen is made anew as a whole.
+        seconds: how wide, half of it before the bound and half after; on each side at most a third of the part there, so that
+            no part that was chosen is made anew as a whole.
 
     Returns:
         (1, levels, T) bool, True = regenerate; all False where one take plays throughout.
@@ -126,7 +128,7 @@ def joins(
     steps, lengths = bounds[-1], [end - start for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
     mask = torch.zeros(1, levels, steps, dtype=torch.bool)
     reach = max(1, round(seconds * grid.tokens_per_second / 2))
-    sides = [min(reach, max(1, length // 3)) for length in lengths]
+    sides = [min(reach, length // 3) for length in lengths]
     for part, place in enumerate(bounds[1:-1]):
         if choice[part] != choice[part + 1]:
             mask[..., place - sides[part] : place + sides[part + 1]] = True
@@ -146,6 +148,7 @@ def comp(
     seed: int = 0,
     *,
     seconds: float = JOIN_SECONDS,
+    takes: Sequence[AudioSignal] | None = None,
     on_step: OnStep | None = None,
     cancelled: Cancelled | None = None,
 ) -> tuple[AudioSignal, Tensor, Tensor]:
@@ -159,6 +162,8 @@ def comp(
         sampling: how the joins are made.
         seed: of the joins.
         seconds: width of a join.
+        takes: how each of them sounds, (1, C, N): then every part is as loud as it is there. None = the whole is as loud as the
+            clip.
         on_step, cancelled: as in `VampNet.generate`.
 
     Returns:
@@ -181,4 +186,37 @@ def comp(
         laid = model.generate(laid, mask, sampling, [(seed, 0)], loop=clip.loop, on_step=on_step, cancelled=cancelled)
     if on_step is not None:
         on_step("decode", 0, 1)
-    return model.render(clip, laid), laid, mask
+    levels = None if takes is None else _levels(model, clip, tokens, choice, takes)
+    if levels is None:
+        return model.render(clip, laid), laid, mask
+    sound = model.unlevelled(clip, laid)
+    sound.audio_data *= _gains(levels, bounds, mask, sound.audio_data.shape[-1])
+    return audio.restore_loudness(sound, clip.lufs, loop=clip.loop, gain_db=0.0), laid, mask
+
+
+def _levels(
+    model: VampNet, clip: Clip, tokens: Tensor, choice: Sequence[int], takes: Sequence[AudioSignal]
+) -> list[float] | None:
+    """By how many dB each part was turned up in its take; None where that cannot be told, as of silence."""
+    found = {}
+    for number in set(choice):
+        plain = audio.measure_loudness(model.unlevelled(clip, tokens[number : number + 1]))
+        found[number] = audio.measure_loudness(takes[number]) - plain
+    return [found[number] for number in choice] if all(map(math.isfinite, found.values())) else None
+
+
+def _gains(levels: Sequence[float], bounds: Sequence[int], mask: Tensor, samples: int) -> Tensor:
+    """(samples,) float32: linear gain of each part, going over into the next one's where the join was made anew."""
+    steps = bounds[-1]
+    made = mask.any(dim=1)[0].tolist()
+    at, gain = [], []
+    for level, start, end in zip(levels, bounds[:-1], bounds[1:], strict=True):
+        kept = [step for step in range(start, end) if not made[step]]
+        first, last = (kept[0], kept[-1] + 1) if kept else ((start + end) / 2, (start + end) / 2)
+        at += [first, last]
+        gain += [level, level]
+    # Before the first and behind the last: on a ring these meet in the middle of their join.
+    if made[0] and made[-1]:
+        at, gain = [at[-1] - steps, *at, at[0] + steps], [gain[-1], *gain, gain[0]]
+    place = (torch.arange(samples, dtype=torch.float64) * (steps / samples)).numpy()
+    return torch.from_numpy(10 ** (np.interp(place, at, gain) / 20)).float()

@@ -42,6 +42,7 @@ class Extension:
         before, after: time steps added.
         offset: samples before the clip.
         length: samples N of the whole.
+        samples: N of the clip itself.
     """
 
     seconds: tuple[float, float]
@@ -50,6 +51,7 @@ class Extension:
     after: int
     offset: int
     length: int
+    samples: int
 
     @property
     def total(self) -> int:
@@ -61,7 +63,7 @@ class Extension:
         join = min(JOIN_STEPS, self.steps // 4)
         made = torch.ones(self.total, dtype=torch.bool)
         first, last = self.before, self.before + self.steps
-        made[first + (join if self.seconds[0] > 0 else 0) : last - (join if self.seconds[1] > 0 else 0)] = False
+        made[first + (join if self.before else 0) : last - (join if self.after else 0)] = False
         return made
 
     def mask(self, mask: Tensor) -> Tensor:
@@ -80,25 +82,43 @@ def plan(samples: int, seconds: tuple[float, float], grid: TokenGrid, loop: bool
     Raises:
         ValueError: negative or no numbers, or the whole would be longer than `audio.MAX_SECONDS`.
     """
-    before, after = (float(value) for value in seconds)
+    try:
+        before, after = (float(value) for value in seconds)
+    except (TypeError, ValueError):
+        raise ValueError(
+            Sentence("What is added must be two numbers of seconds, before and after, not {given}.", given=repr(seconds))
+        ) from None
     if not (math.isfinite(before) and math.isfinite(after)) or before < 0 or after < 0:
         raise ValueError(Sentence(
             "What is added before and after must be seconds of at least 0, not {before:g} and {after:g}.", before=before,
             after=after,
         ))  # fmt: skip
-    if samples / grid.sample_rate + before + after > MAX_SECONDS and before + after > 0:
-        raise ValueError(Sentence(
-            "With what is added the clip would be longer than {minutes:g} minutes: add less.", minutes=MAX_SECONDS / 60,
-        ))  # fmt: skip
+    if not before + after <= MAX_SECONDS:
+        raise _too_long()
+    found = _planned(samples, before, after, grid, loop)
+    if found.length > MAX_SECONDS * grid.sample_rate and before + after > 0:
+        raise _too_long()
+    return found
+
+
+def _too_long() -> ValueError:
+    return ValueError(Sentence(
+        "With what is added the clip would be longer than {minutes:g} minutes: add less.", minutes=MAX_SECONDS / 60,
+    ))  # fmt: skip
+
+
+def _planned(samples: int, before: float, after: float, grid: TokenGrid, loop: bool) -> Extension:
     if loop:
         steps = whole_steps(samples, grid.hop) // grid.hop
         step = samples / steps  # samples of the clip a time step of the ring
         first, last = (round(value * grid.sample_rate / step) for value in (before, after))
-        return Extension((before, after), steps, first, last, round(first * step), round((steps + first + last) * step))
+        return Extension(
+            (before, after), steps, first, last, round(first * step), round((steps + first + last) * step), samples
+        )
     steps, first = grid.samples_to_tokens(samples), grid.seconds_to_tokens(before)
     whole = samples + grid.seconds_to_samples(after)
     offset = grid.tokens_to_samples(first)
-    return Extension((before, after), steps, first, grid.samples_to_tokens(whole) - steps, offset, offset + whole)
+    return Extension((before, after), steps, first, grid.samples_to_tokens(whole) - steps, offset, offset + whole, samples)
 
 
 def longer(clip: Clip, seconds: tuple[float, float], codec: Codec) -> Clip:

@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 import shutil
+import sqlite3
 import sys
 import threading
 import time
@@ -105,8 +106,12 @@ class Gallery:
         self.root = Path(folder).expanduser().resolve()
         self.limits, self.on_delete, self._clock = limits or Limits(), on_delete, clock
         self.vamps, self._new, self._gone = (self.root / name for name in ("vamps", ".new", ".gone"))
-        for path in (self.vamps, self._new, self._gone):
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        for path in (self.root, self.vamps, self._new, self._gone):
+            path.mkdir(exist_ok=True, mode=0o700)
+        with contextlib.suppress(OSError):
+            # Who else is on this computer could read the ids: also where an older program has made it, or the user.
+            self.root.chmod(self.root.stat().st_mode & ~0o077)
         self._lock = threading.RLock()
         self.index = Index(self.root / "index.sqlite", self.vamps, self._stamps, self._row)
         self.sweep()
@@ -159,8 +164,9 @@ class Gallery:
             )  # fmt: skip
             shared = self._record(begun, shared)
             self._publish(begun, shared)
-        except OSError as error:
-            raise GalleryError("disk", f"The vamp could not be stored ({error.strerror or type(error).__name__}).") from error
+        except (OSError, sqlite3.Error) as error:
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            raise GalleryError("disk", f"The vamp could not be stored ({reason}).") from error
         finally:
             shutil.rmtree(begun, ignore_errors=True)
         return shared, secret
@@ -189,7 +195,8 @@ class Gallery:
             _flush(self.vamps)
             row = self._row(shared.id)
             if row is not None:
-                self.index.add(row)
+                with contextlib.suppress(sqlite3.Error):  # a full disk: the folder is there, and the index finds it later
+                    self.index.add(row)
 
     def _make_room(self, size: int) -> None:
         self.prune()

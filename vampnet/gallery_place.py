@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import shutil
@@ -91,52 +92,66 @@ def open_gallery(options: argparse.Namespace) -> Gallery | None:
         log.warning("Vamps cannot be shared: the folder %s cannot be used (%s).", folder, error.strerror)
         return None
     if options.gallery_repo:
-        threading.Thread(target=_copy_quietly, args=(gallery, options.gallery_repo), daemon=True, name="gallery-copy").start()
+        copy = HubCopy(gallery, options.gallery_repo)
+        threading.Thread(target=_copy_quietly, args=(copy,), daemon=True, name="gallery-copy").start()
     return gallery
 
 
-def _copy_quietly(gallery: Gallery, repo: str) -> None:
+def _copy_quietly(copy: HubCopy) -> None:
     try:
-        HubCopy(gallery, repo)
+        copy.start()
     except Exception as error:  # of a network or an account: links work without the copy
-        log.warning("The gallery has no copy in %s (%s: %s).", repo, type(error).__name__, error)
+        log.warning("The gallery has no copy in %s (%s: %s).", copy.repo, type(error).__name__, error)
 
 
 class HubCopy:
     """A copy of a gallery in a private dataset repository, which a new disk is filled from.
 
+    What is deleted from the gallery is written down in `forgotten` until the repository has confirmed that it is gone there
+    too: no failure of a network brings a deleted vamp back.
+
     Args:
-        gallery: what is copied.
+        gallery: what is copied; from now on this hears of what is deleted.
         repo: "owner/name", made if it is missing.
         every: minutes between two commits.
         scheduler: `huggingface_hub.CommitScheduler`, or what stands in for it.
         api: `huggingface_hub.HfApi()`, or what stands in for it.
-
-    Raises:
-        Exception: what the hub's client raises where there is no network or no permission.
     """
 
     def __init__(
         self, gallery: Gallery, repo: str, every: float = EVERY_MINUTES, scheduler: Any = None, api: Any = None
     ) -> None:
-        if scheduler is None or api is None:
+        self.gallery, self.repo, self.every = gallery, repo, every
+        self.scheduler, self.api = scheduler, api
+        self.forgotten = gallery.root / ".forgotten"
+        self.forgotten.mkdir(exist_ok=True, mode=0o700)
+        self._started = False
+        gallery.on_delete = self.forget
+
+    def start(self) -> None:
+        """Brings what only the repository has, and begins to copy.
+
+        Raises:
+            Exception: what the hub's client raises where there is no network or no permission.
+        """
+        if self.scheduler is None or self.api is None:
             import huggingface_hub
 
-            scheduler, api = scheduler or huggingface_hub.CommitScheduler, api or huggingface_hub.HfApi()
-        self.gallery, self.repo, self.api = gallery, repo, api
-        api.create_repo(repo_id=repo, repo_type="dataset", private=True, exist_ok=True)
+            self.scheduler = self.scheduler or huggingface_hub.CommitScheduler
+            self.api = self.api or huggingface_hub.HfApi()
+        self.api.create_repo(repo_id=self.repo, repo_type="dataset", private=True, exist_ok=True)
         self.fetch()
-        gallery.on_delete = self.forget
-        self.scheduler = scheduler(
-            repo_id=repo, repo_type="dataset", private=True, folder_path=gallery.vamps, path_in_repo="vamps", every=every,
-            hf_api=api,
+        self.scheduler = self.scheduler(
+            repo_id=self.repo, repo_type="dataset", private=True, folder_path=self.gallery.vamps, path_in_repo="vamps",
+            every=self.every, hf_api=self.api,
         )  # fmt: skip
+        self._started = True
+        for id in self._pending():
+            self.api.run_as_future(self._forget, id)
 
     def fetch(self) -> int:
         """Brings the vamps that only the repository has; returns how many. One that is not whole is left out."""
-        names = (path.split("/") for path in self.api.list_repo_files(repo_id=self.repo, repo_type="dataset"))
-        there = {parts[1] for parts in names if len(parts) == 3 and parts[0] == "vamps" and ID.fullmatch(parts[1])}
-        missing = sorted(id for id in there if not (self.gallery.vamps / id).exists())
+        missing = sorted(id for id in self._copied() - self._pending() if not (self.gallery.vamps / id).exists())
         if not missing:
             return 0
         begun, count = self.gallery.root / ".new" / "from-the-hub", 0
@@ -153,11 +168,25 @@ class HubCopy:
 
     def forget(self, id: str) -> None:
         """Deletes a vamp from the repository and its history, in the background and after the commit that may be under way."""
-        self.api.run_as_future(self._forget, id)
+        with contextlib.suppress(OSError):  # a full disk: then this run at least tries
+            (self.forgotten / id).touch()
+        if self._started:
+            self.api.run_as_future(self._forget, id)
 
     def _forget(self, id: str) -> None:
         try:
-            self.api.delete_folder(path_in_repo=f"vamps/{id}", repo_id=self.repo, repo_type="dataset")
-            self.api.super_squash_history(repo_id=self.repo, repo_type="dataset")
-        except Exception as error:  # it may not have been copied yet
-            log.info("%s was not deleted from %s (%s).", id, self.repo, type(error).__name__)
+            if id in self._copied():  # it may not have been copied yet
+                self.api.delete_folder(path_in_repo=f"vamps/{id}", repo_id=self.repo, repo_type="dataset")
+                self.api.super_squash_history(repo_id=self.repo, repo_type="dataset")
+            (self.forgotten / id).unlink(missing_ok=True)
+        except Exception as error:
+            log.warning("%s is deleted from %s when it can next be reached (%s).", id, self.repo, type(error).__name__)
+
+    def _copied(self) -> set[str]:
+        """Ids of which the repository has anything."""
+        names = (path.split("/") for path in self.api.list_repo_files(repo_id=self.repo, repo_type="dataset"))
+        return {parts[1] for parts in names if len(parts) == 3 and parts[0] == "vamps" and ID.fullmatch(parts[1])}
+
+    def _pending(self) -> set[str]:
+        """Ids that were deleted here, which the repository has not confirmed yet."""
+        return {path.name for path in self.forgotten.iterdir() if ID.fullmatch(path.name)}

@@ -26,6 +26,7 @@ from vampnet.config import MOST, Prompt, Sampling, whole_seed
 from vampnet.packed_mask import PackedMask
 from vampnet.sentences import Sentence
 from vampnet.vamp import Clip, Vamp
+from vampnet.whole_file import fitting
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -145,14 +146,22 @@ class Journey:
         return [found for found in self.rounds.values() if found.parent == number]
 
     def remove(self, number: int) -> None:
-        """Deletes a round, all that was made from it, and their files."""
+        """Deletes a round, all that was made from it, and their files. ValueError if there is no such round."""
+        self._one(number)
         for child in self.children(number):
             self.remove(child.number)
         shutil.rmtree(self.rounds.pop(number).folder, ignore_errors=True)
 
     def read(self, number: int) -> Vamp:
         """The bundle of a round: its take, and its parent's as the source. ValueError if there is none or it is damaged."""
-        return bundle.read_bundle(self.path(number)[-1].folder)
+        return bundle.read_bundle(self._one(number).folder)
+
+    def _one(self, number: int) -> Round:
+        """A round itself. ValueError if there is none, as of `SOURCE`."""
+        path = self.path(number)
+        if not path:
+            raise ValueError(Sentence("There is no round {number} in this journey.", number=number))
+        return path[-1]
 
     def rest(self) -> None:
         """Lets go of what is kept in memory between rounds; the next round listens to the source again."""
@@ -195,24 +204,40 @@ class Journey:
         made = model.generate(tokens, mask, sampling, [(seed, 0)], loop=self.loop, on_step=on_step, cancelled=cancelled)
         if on_step is not None:
             on_step("decode", 0, 1)
-        take = model.render(clip, made, model.kept_gain(clip, tokens, mask))
+        # As loud as the parent is: one that kept a gain of its own need not be as loud as the source.
+        heard = dataclasses.replace(clip, lufs=audio.measure_loudness(given))
+        take = model.render(clip, made, model.kept_gain(heard, tokens, mask))
         vamp = Vamp(
             given, [take], made, tokens, mask, asked, sampling, seed, self.loop, model.name, model.grid, None, clip.beats,
             painted, precision=model.precision,
         )  # fmt: skip
-        number = max(self._made, *_rounds_in(self.folder)) + 1
-        folder = self.folder / f"round-{number}"
+        number, folder = self._new_folder()
         extra = {
             "title": f"Round {number}", "source_name": self.name, "codec": model.codec_id, "number": number, "parent": parent,
         }  # fmt: skip
         comment = self._comment(prompt, sampling, len(path), model.name, mask if painted else None)
-        names = [f"{re.sub(NO_NAME, '-', self.name).lstrip('.')}-round{number}-seed{self.seed}"]
-        told = bundle.write_bundle(vamp, folder, "flac", names, extra, comments=[comment])
+        names = [f"{fitting(re.sub(NO_NAME, '-', self.name).lstrip('.'))}-round{number}-seed{self.seed}"]
+        try:
+            told = bundle.write_bundle(vamp, folder, "flac", names, extra, comments=[comment])
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         self._made = number
         self.rounds[number] = Round(number, parent, path, seed, prompt, sampling, folder, folder / told["files"][0])
         if on_step is not None:
             on_step("decode", 1, 1)
         return self.rounds[number]
+
+    def _new_folder(self) -> tuple[int, Path]:
+        """The number of the next round, and its folder, which nobody else has."""
+        number = max(self._made, *_rounds_in(self.folder)) + 1
+        while True:
+            folder = self.folder / f"round-{number}"
+            try:
+                folder.mkdir(parents=True)
+                return number, folder
+            except FileExistsError:  # of another journey that began it just now
+                number += 1
 
     def _listen(self, model: VampNet, track: bool, on_step: OnStep | None, cancelled: Cancelled | None) -> Clip:
         """The source as the model hears it; kept, since it is the same for all rounds."""
@@ -279,9 +304,12 @@ class Journey:
         return audio.limit(audio.make_signal(torch.cat(joined, dim=-1), rate), loop=self.loop)
 
     def comment(self, to: int) -> str:
-        """What travels in the exported file: what its last round was asked for, and the seed of the journey."""
-        path = self.path(to)
-        last = path[-1]
+        """What travels in the exported file: what its last round was asked for, and the seed of the journey.
+
+        Raises:
+            ValueError: there is no such round.
+        """
+        last, path = self._one(to), self.path(to)
         return self._comment(last.prompt, last.sampling, len(path), bundle.read_settings(last.folder)["model"])
 
     def _comment(self, prompt: Prompt, sampling: Sampling, rounds: int, model: str, mask: Tensor | None = None) -> str:
@@ -304,7 +332,8 @@ class Journey:
 
 def _join(sound: Tensor, lead_in: Tensor, rate: int) -> Tensor:
     """`sound` with its end faded into what leads into the next one; where nothing does, faded out."""
-    if lead_in.shape[-1]:
+    # A fade over the few samples of a bar that begins at once would be a click.
+    if lead_in.shape[-1] >= FADE_SECONDS * rate:
         return loops.close_seam(audio.make_signal(sound, rate), lead_in, JOINT_SECONDS, always=True).audio_data
     fade = min(round(FADE_SECONDS * rate), sound.shape[-1])
     return torch.cat([sound[..., :-fade], sound[..., -fade:] * torch.linspace(1, 0, fade + 1)[1:]], dim=-1)

@@ -158,7 +158,8 @@ def around_times(
         raise ValueError(f"The width around beats or onsets must be positive, not {width_ms} ms.")
     if lead < 0:
         raise ValueError(f"The steps before a moment must not be fewer than none, and they are {lead}.")
-    width = max(1, grid.seconds_to_tokens(width_ms / 1000))
+    # No more of it than there is: around a ring it would go, as often as it can.
+    width, lead = (min(steps, shape[-1]) for steps in (max(1, grid.seconds_to_tokens(width_ms / 1000)), lead))
     kept = torch.zeros(shape[-1], dtype=torch.bool, device=device)
     for time in times:
         if not math.isfinite(time):

@@ -28,6 +28,7 @@ from vampnet.vamp import Clip, Vamp
 if TYPE_CHECKING:
     from audiotools import AudioSignal
 
+MOST_TAKES = 1000
 KEPT_SECONDS = 0.5
 """What stays of a clip in one piece of this length keeps its level: see `VampNet.kept_gain`."""
 
@@ -121,8 +122,10 @@ class VampNet(Stages):
             CancelledError: `cancelled()` was True.
         """
         prompt, sampling, watch = prompt or Prompt(), sampling or Sampling(), Watch(on_step, cancelled)
-        if isinstance(takes, bool) or not isinstance(takes, int) or takes < 1:
-            raise ValueError(Sentence("takes must be a whole number of at least 1, not {takes!r}.", takes=takes))
+        if isinstance(takes, bool) or not isinstance(takes, int) or not 1 <= takes <= MOST_TAKES:
+            raise ValueError(
+                Sentence("takes must be a whole number from 1 to {most}, not {takes!r}.", takes=takes, most=MOST_TAKES)
+            )
         seed = whole_seed(seed)
         track = prompt.needs_beats and mask is None
         clip = self.listen(source, loop=loop, bars=bars, beats=beats, track=track, on_step=on_step, cancelled=cancelled)
@@ -205,7 +208,11 @@ class VampNet(Stages):
         Raises:
             ValueError: as `decode`.
         """
-        take = stereo.apply(self.decode(tokens, clip.loop, clip.image.length), clip.image, clip.loop)
+        return audio.restore_loudness(self.unlevelled(clip, tokens), clip.lufs, loop=clip.loop, gain_db=gain_db)
+
+    def unlevelled(self, clip: Clip, tokens: Tensor) -> AudioSignal:
+        """`render` without its last step: with its ends, its seam and its stereo image, at the codec's level."""
+        take = self._in_image(clip, tokens)
         if clip.loop:
             # All steps are made around the ring, so this is for a chance in ten thousand: no larger step may lie at the seam.
             across, inside = loops.seam_step(take)
@@ -213,7 +220,10 @@ class VampNet(Stages):
                 take = loops.close_seam(take, always=True)
         else:
             take = loops.settle_ends(take, clip.signal)
-        return audio.restore_loudness(take, clip.lufs, loop=clip.loop, gain_db=gain_db)
+        return take
+
+    def _in_image(self, clip: Clip, tokens: Tensor) -> AudioSignal:
+        return stereo.apply(self.decode(tokens, clip.loop, clip.image.length), clip.image, clip.loop)
 
     def kept_gain(self, clip: Clip, tokens: Tensor, mask: Tensor) -> float | None:
         """The gain for `render` under which what stays sounds as loud as it was; None where that is
@@ -230,10 +240,16 @@ class VampNet(Stages):
         if not bool(mask.any()):
             return None  # all of it is as loud as it was
         runs = (~mask).all(dim=1)[0].tolist()
-        longest = max((len(list(run)) for kept, run in itertools.groupby(runs) if kept), default=0)
+        # Around the seam of a ring a piece goes on.
+        around = itertools.groupby(runs * 2 if clip.loop else runs)
+        longest = min(len(runs), max((len(list(run)) for kept, run in around if kept), default=0))
         if longest < self.grid.seconds_to_tokens(KEPT_SECONDS):
             return None
-        own = stereo.apply(self.decode(tokens, clip.loop, clip.image.length), clip.image, clip.loop)
+        own = self._in_image(clip, tokens)
+        if clip.extension is not None:
+            # The clip's loudness is that of the clip alone.
+            first = clip.extension.offset
+            own = audio.make_signal(own.audio_data[..., first : first + clip.extension.samples], own.sample_rate)
         gain = clip.lufs - audio.measure_loudness(own)
         return gain if math.isfinite(gain) else None
 

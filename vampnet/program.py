@@ -16,6 +16,8 @@ def prepare() -> None:
     """Call it before anything imports torch."""
     wait_shortly()
     keep_freed_memory()
+    # The server's own default believes what anybody on this computer writes of who asks; `--gallery-proxies` says whom.
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
 
 
 def wait_shortly() -> bool:

@@ -1,4 +1,4 @@
-"""Tokens in a small file, so that the codec can be used as one: 10 bits a token and 60 bytes around them.
+"""Tokens in a small file, so that the codec can be used as one: 10 bits a token and some 40 bytes around them.
 
 Layout, little-endian: the header (`_HEADER`), the model's name in UTF-8, the tokens as 10-bit numbers, first bit first, step by
 step and in each from level 0 on, zero bits up to a whole byte, and the CRC-32 of all that. Nothing in it is executed or
@@ -94,12 +94,15 @@ def expand(model: VampNet, file: TokenFile) -> AudioSignal:
     """Tokens -> audio of one channel, (1, 1, samples), as long and as loud as it was.
 
     Raises:
-        TokenFileError: the tokens are those of another codec.
+        TokenFileError: the tokens are those of another codec, or the file says that they last longer or shorter than they do.
     """
     if file.codec_id != model.codec_id:
         raise TokenFileError(
             f"These tokens were made by the model '{file.model}', and '{model.name}' has another codec: choose that model."
         )
+    if (file.sample_rate, file.hop) != (model.grid.sample_rate, model.grid.hop):
+        # A length that is checked by another clock than the one that it is decoded by is none.
+        raise TokenFileError("The file of tokens does not have the time steps of its codec: encode the audio again.")
     return audio.restore_loudness(model.decode(file.tokens, file.loop, file.samples), file.lufs, loop=file.loop)
 
 

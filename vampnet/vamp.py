@@ -13,7 +13,7 @@ from vampnet import audio, metadata
 from vampnet.beats import BeatGrid
 from vampnet.config import Prompt, Sampling, TokenGrid
 from vampnet.prompt import kept_kbps, kept_share
-from vampnet.whole_file import write_json
+from vampnet.whole_file import fitting, write_json
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -138,7 +138,8 @@ class Vamp:
         Args:
             folder: made if missing; files of the same names are replaced.
             format: "wav", "flac" (both 24 bit) or "ogg".
-            name: put before the names, with a hyphen: "choir" gives choir-take-1.wav and choir-vamp.json.
+            name: put before the names, with a hyphen: "choir" gives choir-take-1.wav and choir-vamp.json. It is cut to what a
+                disk takes.
 
         Returns:
             The paths of the takes, in order.
@@ -150,7 +151,7 @@ class Vamp:
         format = format.lower().lstrip(".")
         if format not in FORMATS:
             raise ValueError(f"Takes are written as {', '.join(FORMATS)}, not as '{format}'.")
-        folder, prefix = Path(folder), f"{name}-" if name else ""
+        folder, prefix = Path(folder), f"{fitting(name)}-" if name else ""
         folder.mkdir(parents=True, exist_ok=True)
         comments = self.comments()
         paths = [

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +26,8 @@ def whole_file(path: str | Path, alone: bool = False) -> Iterator[Path]:
         OSError: it cannot be written, or `path` is there and no plain file: a device would be replaced by it. It names `path`.
     """
     path = Path(path)
+    if path.is_symlink():
+        path = path.resolve()  # what it points to is meant, and the link stays
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists() and not path.is_file():
@@ -32,6 +35,8 @@ def whole_file(path: str | Path, alone: bool = False) -> Iterator[Path]:
     part = path.with_name(f".{path.name if alone else secrets.token_hex(8)}.part")
     try:
         yield part
+        with contextlib.suppress(OSError):
+            shutil.copymode(path, part)  # of the file that was there
         os.replace(part, path)
     except OSError as error:
         # Nobody has heard of the file beside it.
@@ -41,6 +46,11 @@ def whole_file(path: str | Path, alone: bool = False) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def fitting(name: str, most: int = 200) -> str:
+    """A file's name cut to so many bytes, of which disks take 255: there is to be room for what comes behind it."""
+    return os.fsencode(name)[:most].decode("utf-8", "ignore") if len(os.fsencode(name)) > most else name
 
 
 class CheckedFile:

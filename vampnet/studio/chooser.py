@@ -115,6 +115,8 @@ class Chooser:
             async for told in self._progress(session.language):
                 yield told
             yield self._outcome(name, session.language)
+        else:
+            yield (gr.skip(),) * 4  # Gradio empties what a generator that yields nothing should have filled
 
     async def watch_quietly(self, request: gr.Request) -> AsyncIterator[tuple[Any, ...]]:
         """The same for a page that opens while something goes on. The model that the program starts with comes silently."""
@@ -132,8 +134,8 @@ class Chooser:
     def _outcome(self, name: str, language: str, quiet: bool = False) -> tuple[Any, ...]:
         stopped = self.shelf.stopped
         well = "" if quiet else say("models.loaded", language, title=tell(self.shelf.title, language))
-        # Whoever stopped it was told; a page that opens later need not hear of it.
-        problem = "" if stopped and quiet else self.handlers.model_problem(language)
+        # Whoever asked for it was told; a page that opens later need not hear of it, as long as there is a model.
+        problem = "" if quiet and (stopped or self.shelf.loaded) else self.handlers.model_problem(language)
         line = notice(problem, "ready" if stopped else "error") if problem else notice(well, "ready") if well else ""
         if self.shelf.known:
             self.shelf.entries(online=False)

@@ -96,7 +96,8 @@ class Comping:
 
     def make(self, session: Session) -> Iterator[list[Any]]:
         """Makes the comp that `begin` was asked for: [progress, Vamp, Stop, takes], again and again."""
-        if session.request is None or session.running or session.room != ROOM:
+        if session.request is None or session.running or session.room != ROOM or "comp" not in session.kept:
+            yield [gr.skip()] * 4  # Gradio empties what a generator that yields nothing should have filled
             return
         shown, choice = session.kept.pop("comp")
         request = session.request[0]
@@ -128,7 +129,8 @@ class Comping:
         bounds = part_steps(part_times(samples, rate, _beats_of(shown)), samples, model.grid, rate, vamp.loop)
         tokens = torch.cat([vamp.source_tokens, vamp.tokens])
         sound, made, mask = comp(
-            model, clip, tokens, choice, bounds, request.sampling, request.seed, on_step=on_step, cancelled=cancelled
+            model, clip, tokens, choice, bounds, request.sampling, request.seed, takes=[vamp.source, *vamp.takes],
+            on_step=on_step, cancelled=cancelled,
         )  # fmt: skip
         result = Vamp(
             vamp.source, [sound], made, vamp.source_tokens, mask, vamp.prompt, vamp.sampling, vamp.seed, vamp.loop, model.name,

@@ -27,6 +27,8 @@ from vampnet.studio.text import say
 from vampnet.vamp import FORMATS
 
 log = logging.getLogger(__name__)
+MOST_WORK = 200_000
+"""Seconds of music times takes, steps and rounds of feedback of one call: some twenty minutes of two CPU cores."""
 
 
 def uploaded(given: Any) -> Path:
@@ -73,6 +75,15 @@ def _clean(field: Field[Any], value: Any) -> Any:
         return tuple(value)
     whole = isinstance(field.default, int) and isinstance(value, float) and math.isfinite(value) and value == int(value)
     return int(value) if whole else value
+
+
+def check_work(request: Request, seconds: float) -> None:
+    """ValueError if a vamp of a clip of so many seconds is more work than one call may ask for: nobody can stop another's."""
+    sampling = request.sampling
+    whole = seconds + sum(request.extend)
+    asked = whole * request.takes * (sampling.steps + sampling.fine_steps) * max(1, sampling.feedback)
+    if asked > MOST_WORK:
+        raise ValueError(say("programs.work", times=f"{asked / MOST_WORK:.1f}"))
 
 
 def check_format(format: Any) -> None:

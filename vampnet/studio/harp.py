@@ -16,8 +16,8 @@ from gradio import FileData
 from vampnet import audio
 from vampnet.pipeline import VampNet
 from vampnet.studio.controls import CONTROLS, DEFAULTS, NAMES, Control, info_of
-from vampnet.studio.endpoints import add_endpoint, file_of, plain_errors, read_options
-from vampnet.studio.lanes import MODEL_LANE
+from vampnet.studio.endpoints import add_endpoint, check_work, file_of, plain_errors, read_options
+from vampnet.studio.lanes import PROGRAM_LANE
 from vampnet.studio.programs import Programs
 from vampnet.studio.running import Running
 from vampnet.studio.text import say
@@ -42,7 +42,7 @@ class Harp:
     def add(self) -> None:
         """Adds the endpoints."""
         add_endpoint(self.controls, "controls", concurrency_limit=None, **HIDDEN)
-        add_endpoint(self.process, "process", controls=self.controls_asked, **MODEL_LANE, **HIDDEN)
+        add_endpoint(self.process, "process", controls=self.controls_asked, **PROGRAM_LANE, **HIDDEN)
         add_endpoint(self.cancel, "cancel", queue=False, **HIDDEN)
 
     def controls(self) -> dict[str, Any]:
@@ -77,6 +77,7 @@ class Harp:
         who, programs = _sender(request), self.programs
         with plain_errors(source), programs.source(source) as (_, clip):
             asked = read_options({**values, "takes": 1}, programs.levels)
+            check_work(asked, clip.seconds)
 
             def work(model: VampNet, on_step: Any, stopped: Any) -> Any:
                 beats = clip.track() if asked.prompt.needs_beats else None

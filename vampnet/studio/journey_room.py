@@ -81,7 +81,7 @@ class JourneyRoom:
             at: id of a journey and number of the round to go on from; by default where the journey of this source stands.
         """
         if session.request is not None:
-            return [gr.skip()] * 5
+            return [notice(say("comp.busy", session.language), "error"), *[gr.skip()] * 4]
         told = self.handlers.begin(session, *values, room=ROOM)
         if session.request is None:
             return [*told, gr.skip(), gr.skip()]
@@ -195,6 +195,7 @@ class JourneyRoom:
             yield [self._end(session), *buttons_of(False), *_off(session)]
             return
         if session.running or not travels.running or getattr(event, "ask", None) != travels.ask:
+            yield [gr.skip()] * 5  # Gradio empties what a generator that yields nothing should have filled
             return
         travel = travels.all[0]
         travel.request = self._steered(session, travel, values)

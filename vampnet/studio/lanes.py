@@ -9,6 +9,10 @@ AT_ONCE = 4
 slow each of them becomes."""
 
 MODEL_LANE: dict[str, Any] = {"concurrency_limit": AT_ONCE, "concurrency_id": "model"}
-"""Whatever takes long: vamps, rounds and comps of the page, and what programs ask for."""
+"""Whatever takes long on the page: vamps, rounds and comps."""
+PROGRAM_LANE: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "programs"}
+"""What programs ask for: however much that is, visitors of the page do not stand behind it."""
+LONGEST_QUEUE = 256
+"""Events that may wait; what comes beyond them is told so."""
 PREVIEW_LANE: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "preview"}
 """What is short and waited for, such as hearing what is kept: it stands behind no vamp."""

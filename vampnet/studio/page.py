@@ -20,7 +20,7 @@ from vampnet.studio.deck import Deck
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.harp import Harp
 from vampnet.studio.journey_room import JourneyRoom
-from vampnet.studio.lanes import MODEL_LANE
+from vampnet.studio.lanes import LONGEST_QUEUE, MODEL_LANE
 from vampnet.studio.programs import Programs
 from vampnet.studio.prompts import Prompts
 from vampnet.studio.recorder import Recorder
@@ -73,7 +73,7 @@ def build(
                 deck = Deck(handlers)
                 comping = Comping(handlers)
             # One for people and programs.
-            limit = ShareLimit(gallery.limits.hourly, gallery.limits.proxies) if gallery is not None else None
+            limit = ShareLimit.of(gallery.limits) if gallery is not None else None
             sharing = Sharing(handlers, gallery, limit) if gallery is not None else None
         # Before the page's own events, which would take the names of the endpoints.
         programs = Programs(handlers, gallery, limit)
@@ -84,7 +84,7 @@ def build(
         )
         if chooser is not None:
             chooser.wire(page, session, tell_of_model)
-    page.queue(default_concurrency_limit=4)
+    page.queue(default_concurrency_limit=4, max_size=LONGEST_QUEUE)
     keep_tidy(page)
     return page, {**launch_options(handlers), **(sharing.launch_options() if sharing is not None else {})}
 

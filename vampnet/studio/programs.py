@@ -1,7 +1,7 @@
 """Named endpoints for other programs: `/vamp`, `/mask`, `/encode`, `/decode`, `/share`.
 
 They are described on the page behind "Use via API" and for MCP. They ask for the same things as the page, say the same
-sentences when something is wrong, and wait in the same line.
+sentences when something is wrong, and wait in a line of their own.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from vampnet.prompt import build_mask, kept_kbps, kept_share
 from vampnet.ring import whole_steps
 from vampnet.serving import batch_for
 from vampnet.studio.controls import Request
-from vampnet.studio.endpoints import add_endpoint, check_format, file_of, plain_errors, read_options, uploaded
+from vampnet.studio.endpoints import add_endpoint, check_format, check_work, file_of, plain_errors, read_options, uploaded
 from vampnet.studio.handlers import Handlers
-from vampnet.studio.lanes import MODEL_LANE
+from vampnet.studio.lanes import PROGRAM_LANE
 from vampnet.studio.mask_picture import describe, mask_of
 from vampnet.studio.results import Results
 from vampnet.studio.running import Running
@@ -56,15 +56,15 @@ class Programs:
     def __init__(self, handlers: Handlers, gallery: Gallery | None = None, limit: ShareLimit | None = None) -> None:
         self.handlers, self.gallery = handlers, gallery
         if gallery is not None:
-            self.limit = limit or ShareLimit(gallery.limits.hourly, gallery.limits.proxies)
+            self.limit = limit or ShareLimit.of(gallery.limits)
         self.results = Results(handlers.files)
 
     def add(self) -> None:
         """Adds the endpoints."""
-        add_endpoint(self.vamp, "vamp", (Prompt, Sampling), **MODEL_LANE)
+        add_endpoint(self.vamp, "vamp", (Prompt, Sampling), **PROGRAM_LANE)
         add_endpoint(self.mask, "mask", (Prompt,), concurrency_limit=4)
-        add_endpoint(self.encode, "encode", **MODEL_LANE)
-        add_endpoint(self.decode, "decode", **MODEL_LANE)
+        add_endpoint(self.encode, "encode", **PROGRAM_LANE)
+        add_endpoint(self.decode, "decode", **PROGRAM_LANE)
         if self.gallery is not None:
             add_endpoint(self.share, "share", concurrency_limit=2)
 
@@ -105,6 +105,7 @@ class Programs:
             given = {**options, "takes": takes, "seed": seed, "loop": loop, "bars": bars}
             request = read_options({**given, "extend_before": extend_before, "extend_after": extend_after}, self.levels)
             check_format(format)
+            check_work(request, clip.seconds)
 
             def work(model: VampNet, on_step: Steps, stopped: Callable[[], bool]) -> Any:
                 beats = clip.track() if request.prompt.needs_beats or request.bars is not None else None
@@ -210,8 +211,9 @@ class Programs:
             if folder is None:
                 raise ValueError(say("programs.unknown"))
             vamp, name = read_bundle(folder), str(read_settings(folder)["extra"]["source_name"])
-            with self.limit.counted(request):
+            with self.limit.counted(request) as weigh:
                 shared, secret = publish(self.gallery, vamp, title=title, note=note, private=private, source_name=name)
+                weigh(shared.bytes)
             link = f"{_address(request)}/v/{shared.id}"
             return {"link": link, "delete": f"{link}/delete#{secret}"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from vampnet.studio.session import Files
 
@@ -74,7 +76,15 @@ class FilesOnly(set):
 
 
 def keep_tidy(page: gr.Blocks) -> None:
-    """Without this, a request that names the folder of an upload as its file would end the hourly deletion for everybody."""
+    """Keeps Gradio's own folder for files private and tidy.
+
+    Others on this computer could list it and read what programs were given. And a request that names the folder of an upload as
+    its file would end the hourly deletion for everybody.
+    """
+    cache = Path(get_upload_folder())
+    with contextlib.suppress(OSError):  # somebody else's, which Gradio will say something about itself
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        cache.chmod(0o700)
     guarded = {id(block.temp_files): FilesOnly(block.temp_files) for block in page.blocks.values()}
     for block in page.blocks.values():
         block.temp_files = guarded[id(block.temp_files)]

@@ -211,7 +211,10 @@ class SharePages:
             body += chunk
             if len(body) > LONGEST_FORM:
                 break
-        form = parse_qs(body[:LONGEST_FORM].decode("utf-8", "replace"), max_num_fields=10) if body else {}
+        try:
+            form = parse_qs(body[:LONGEST_FORM].decode("utf-8", "replace"), max_num_fields=10)
+        except ValueError:  # more fields than any form of ours has
+            form = {}
         return await self._safely(lambda asked: self._delete(asked, form), 1)(request)
 
     def _delete(self, request: Request, form: dict[str, list[str]]) -> Response:

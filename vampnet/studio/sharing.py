@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import secrets
+import shutil
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -26,6 +29,10 @@ from vampnet.studio.text import say
 from vampnet.studio.titles import NAMED, say_title, shared_title
 
 PARAMETER = "vamp"
+OPENING: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "links"}
+"""Links that are opened at once: each copies a whole vamp."""
+ROOM = 1 << 30
+"""Bytes of the disk that opening links leaves free."""
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 log = logging.getLogger(__name__)
 
@@ -41,7 +48,7 @@ class Sharing:
 
     def __init__(self, handlers: Handlers, gallery: Gallery, limit: ShareLimit | None = None) -> None:
         self.handlers, self.gallery = handlers, gallery
-        self.limit = limit or ShareLimit(gallery.limits.hourly, gallery.limits.proxies)
+        self.limit = limit or ShareLimit.of(gallery.limits)
         self.dialog = gr.HTML(
             {}, html_template='<div class="vs-share"></div>', js_on_load="VampStudio.share(element, props, watch, trigger)",
             elem_id="share", apply_default_css=False,
@@ -66,7 +73,7 @@ class Sharing:
         """
         deck.takes.select(self.ask, session, self.dialog, concurrency_limit=None, **QUIET)
         self.dialog.select(self.act, session, self.dialog, concurrency_limit=2, **QUIET)
-        brought = opened.then(self.restore, session, [message, deck.takes, *controls.values()], queue=False, **QUIET)
+        brought = opened.then(self.restore, session, [message, deck.takes, *controls.values()], **OPENING, **QUIET)
         brought.then(**drawing).then(self.track, session, None, concurrency_limit=4, **QUIET).then(**drawing)
 
     # ---- dialog -------------------------------------------------------------------------------------------------------
@@ -116,11 +123,12 @@ class Sharing:
         # Left as the studio has put it there, it is told to everybody in their own language.
         named = shown.get(NAMED) if title == shown["title"] else None
         owner = owner_of(request.cookies)
-        with self.limit.counted(request, owner):
+        with self.limit.counted(request, owner) as weigh:
             shared, secret = publish(
                 self.gallery, vamp, title=str(title), note=str(note), private=private is True, parent=self._parent_of(shown),
                 owner=owner, source_name=shown["source"], named=named,
             )  # fmt: skip
+            weigh(shared.bytes)
         shown["shared"] = shared.id
         return self._shown(session, request, stage="done", id=shared.id, secret=secret, title=shared.title, known=bool(owner))
 
@@ -149,6 +157,8 @@ class Sharing:
             return nothing
         try:
             shared = self.gallery.get(id)
+            if shutil.disk_usage(self.handlers.files.root).free < ROOM + shared.bytes:
+                return [notice(say("share.full", session.language), "error"), *nothing[1:]]
             settings = self.gallery.settings(id)
             bring = self._bring_takes if shared.private else self._bring_all
             values = self._values(settings, bring(session, shared, settings))
@@ -197,11 +207,19 @@ class Sharing:
         folder = session.new_folder()
         shown = page_vamp(shared, settings, session.language, lambda name: str(folder / name))
         for name in (*settings["files"], *(one["file"] for one in shown["files"])):
-            # Not linked: the one may be deleted while the other is heard.
-            (folder / name).write_bytes(self.gallery.path_of(shared.id, name).read_bytes())
+            bring_file(self.gallery.path_of(shared.id, name), folder / name)
         shown |= {"id": folder.name, "folder": str(folder), "shared": shared.id}
         _name(shown, shared, session)
         session.add_vamp(shown)
+
+
+def bring_file(path: Path, place: Path) -> None:
+    """A file of the gallery in a session's folder: one more name of it where the disk can do that, which stays when the first
+    is deleted, and a copy elsewhere."""
+    try:
+        os.link(path, place)
+    except OSError:
+        shutil.copyfile(path, place)
 
 
 def _name(shown: dict[str, Any], shared: Shared, session: Session) -> None:

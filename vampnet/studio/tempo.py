@@ -45,14 +45,19 @@ def edit(grid: BeatGrid | None, seconds: float, act: str) -> BeatGrid:
         return regular(grid.tempo + (1 if act == "faster" else -1), _anchor(grid), seconds, grid.beats_per_bar)
     if act in ("half", "double"):
         _check(grid.tempo * (2 if act == "double" else 0.5))
-        return _every_second(grid) if act == "half" else _between(grid)
+        return _every_second(grid) if act == "half" else _filled(_between(grid), seconds)
     if act in ("earlier", "later"):
         return _with_bars(grid.beats, _phase(grid) + (1 if act == "later" else -1), grid.beats_per_bar)
     by = NUDGE_SECONDS if act == "right" else -NUDGE_SECONDS
     beats, downbeats = (
         tuple(time + by for time in times if 0 <= time + by < seconds - EDGE_SECONDS) for times in (grid.beats, grid.downbeats)
     )
-    filled = longer_beats(BeatGrid(beats, downbeats, grid.tempo), 0.0, seconds)
+    return _filled(BeatGrid(beats, downbeats, grid.tempo), seconds)
+
+
+def _filled(grid: BeatGrid, seconds: float) -> BeatGrid:
+    """With beats to the end of the clip."""
+    filled = longer_beats(grid, 0.0, seconds)
     return _made(filled.beats, filled.downbeats)
 
 
@@ -68,6 +73,8 @@ def tapped(grid: BeatGrid | None, seconds: float, taps: Sequence[float], at: Seq
     Raises:
         ValueError: too few or no usable taps, a tempo outside of `LOW` to `HIGH`.
     """
+    if not isinstance(taps, (list, tuple)) or not isinstance(at, (list, tuple, type(None))):
+        raise ValueError(worded("map.tempo.unreadable"))
     if len(taps) < MIN_TAPS or len(taps) > MAX_TAPS or (at is not None and len(at) != len(taps)):
         raise ValueError(worded("map.tempo.few", least=MIN_TAPS))
     given = [*taps, *(at or ())]

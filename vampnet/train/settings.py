@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,8 +88,23 @@ class TrainConfig:
         _check_ranges(
             self,
             counts=("batch", "warmup", "log_every"),
-            shares=("context_share", "prompt_share", "hidden_share", "cooldown_share", "label_smoothing", "predict_share"),
+            shares=(
+                "context_share",
+                "prompt_share",
+                "hidden_share",
+                "cooldown_share",
+                "label_smoothing",
+                "predict_share",
+                "average",
+            ),
+            positive=("peak", "clip", "save_minutes", "valid_minutes"),
+            least_zero=("crop", "micro_batch", "weight_decay", "valid_crops", "threads"),
         )
+        for name in ("minutes", "session_minutes", "steps"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} must be at least 0, not {value}.")
+        _check_bfloat16(self.bfloat16)
         if self.predict_share == 0:
             raise ValueError("predict_share must lie above 0: the loss needs tokens to look at.")
 
@@ -164,16 +180,35 @@ class CodecTraining:
             self,
             counts=("batch", "crop_tokens", "warmup", "revive_every", "init_tokens"),
             shares=("cooldown_share", "average", "quantizer_dropout"),
+            positive=("minutes", "peak", "save_minutes", "eval_minutes", "limit_hours", "codebook_rate", "projection_rate"),
+            least_zero=(
+                "weight_decay",
+                "mel_weight",
+                "fine_weight",
+                "commitment_weight",
+                "codebook_weight",
+                "equalise_db",
+            ),  # fmt: skip
         )
-        for name in ("minutes", "peak", "save_minutes", "eval_minutes", "limit_hours"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must lie above 0, not {getattr(self, name)}.")
-        if self.bfloat16 not in (True, False, "auto"):
-            raise ValueError(f"bfloat16 must be true, false or auto, not {self.bfloat16!r}.")
+        _check_bfloat16(self.bfloat16)
 
 
-def _check_ranges(settings: Any, counts: Sequence[str], shares: Sequence[str]) -> None:
-    """ValueError for a count below 1 or a share outside of 0..1 among some attributes; it is named."""
+def _check_bfloat16(value: Any) -> None:
+    if value not in (True, False, "auto"):
+        raise ValueError(f"bfloat16 must be true, false or auto, not {value!r}.")
+
+
+def _check_ranges(
+    settings: Any, counts: Sequence[str], shares: Sequence[str], positive: Sequence[str], least_zero: Sequence[str]
+) -> None:
+    """ValueError for a count below 1, a share outside of 0..1, and numbers that are not above 0, or not at least 0 and finite,
+    among some attributes; it is named."""
+    for name in positive:
+        if not getattr(settings, name) > 0:
+            raise ValueError(f"{name} must lie above 0, not {getattr(settings, name)}.")
+    for name in least_zero:
+        if not 0 <= getattr(settings, name) < math.inf:
+            raise ValueError(f"{name} must be at least 0, not {getattr(settings, name)}.")
     for name in counts:
         if getattr(settings, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(settings, name)}.")
@@ -196,7 +231,7 @@ def read_fields(kind: type, given: Mapping[str, Any], where: str = "") -> dict[s
     if not isinstance(given, Mapping):
         raise ValueError(f"{where.rstrip('.') or 'The configuration'} must be a list of `key: value` settings, not {given!r}.")
     known = {field.name: str(field.type) for field in dataclasses.fields(kind)}
-    unknown = sorted(set(given) - set(known))
+    unknown = sorted(map(str, set(given) - set(known)))
     if unknown:
         raise ValueError(f"There is no setting {where}{unknown[0]}; see the attributes of {kind.__name__}.")
     for one in dataclasses.fields(kind):
@@ -214,7 +249,7 @@ def _of_kind(value: Any, kinds: str, name: str) -> Any:
         try:
             # YAML reads 1e-3, without a point, as text.
             number = float("" if isinstance(value, bool) else value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"{name} must be a number, not {value!r}.") from None
         if "float" in wanted:
             return number

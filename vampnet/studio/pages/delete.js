@@ -2,8 +2,12 @@
 (() => {
   "use strict";
   const field = document.getElementById("secret");
-  if (field && location.hash.length > 1) {
+  const take = () => {
+    if (!field || location.hash.length < 2) return;
     field.value = decodeURIComponent(location.hash.slice(1));
     history.replaceState(null, "", location.pathname + location.search);
-  }
+  };
+  take();
+  // The link was put into the address of a page that is open already.
+  window.addEventListener("hashchange", take);
 })();

@@ -102,6 +102,7 @@
       for (const [key, what] of Object.entries(keys)) {
         if (key === "F" && this.readOnly) continue;
         const hint = make("span");
+        if (what === "source") this.sourceHint = hint;
         hint.append(make("kbd", "", key), ` ${say(`key.${what}`)}`);
         hints.append(hint);
       }
@@ -314,12 +315,13 @@
 
     drawActions() {
       const { shown, readOnly } = this;
+      this.sourceHint.hidden = Boolean(shown) && !shown.source_track;
       const added = (action, ...given) => {
         const run = () => this.attempt(() => action.run(...given));
         return button("vs-flat", textOf(action, ...given), run, { "data-action": action.name, title: action.title || "" });
       };
       const all = button("vs-flat", say("all"), () => this.downloadAll(all), { title: say("all.hint") });
-      this.vampBar.replaceChildren(all, ...vampActions.filter((one) => !one.source || shown.source_track).map((one) => added(one, shown)));
+      this.vampBar.replaceChildren(all, ...[...vampActions].sort((a, b) => (a.name < b.name ? -1 : 1)).filter((one) => !one.source || shown.source_track).map((one) => added(one, shown)));
       const { take } = this.rows[this.chosen];
       const name = nameOf(take);
       const href = studio.player.address(take.sound);

@@ -176,6 +176,10 @@
     // A new round is heard; the next one is asked for, unless there have been enough.
     function follow(journey, value) {
       if (!journey) return;
+      // A round that was taken away while it is heard would play on, with no button left to stop it.
+      const { owner, playing } = player.state();
+      const own = value.journeys.find((one) => ownerOf(one) === owner);
+      if (playing && own && player.state().tracks.some(({ sound }) => known.has(sound) && !tracksOf(own).some((one) => one.sound === sound))) player.stop();
       const fresh = journey.rounds.filter(({ sound }) => !known.has(sound));
       known = new Set(value.journeys.flatMap(({ rounds }) => rounds.map(({ sound }) => sound)));
       const newest = fresh[fresh.length - 1];

@@ -91,7 +91,14 @@
       }
       for (const name of value.lost || []) hold(name, null);
       if ((value.lost || []).includes("region")) this.region.take(null);
-      if (value.dropped) this.note.textContent = value.dropped;
+      if (value.dropped) {
+        this.note.textContent = this.dropped = value.dropped;
+        this.droppedAt = performance.now();
+      } else if (this.dropped && performance.now() - this.droppedAt > 3000) {
+        // Later than the redrawing that it brings about itself: by now it is about what was.
+        if (this.note.textContent === this.dropped) this.note.textContent = "";
+        this.dropped = "";
+      }
       this.forgetKept();
       this.askForGround();
       this.sentence.textContent = (value.problem || value.sentence) + (value.waiting ? ` ${studio.say("map.beats.finding")}` : "");

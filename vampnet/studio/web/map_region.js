@@ -12,7 +12,8 @@
 
     const length = () => map.data.inner[1] - map.data.inner[0];
     const bounded = (time) => Math.min(length(), Math.max(0, time));
-    const ends = () => region.value || [0, length()];
+    // A clip that whole bars have cut may end before the region does.
+    const ends = () => (region.value ? region.value.map(bounded) : [0, length()]);
 
     function timeAt(event) {
       const box = strip.getBoundingClientRect();

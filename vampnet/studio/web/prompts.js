@@ -7,6 +7,8 @@
 
   studio.presets = (element, trigger) => {
     studio.fill(element);
+    // Gradio gives a group of radio buttons no name.
+    document.getElementById("control-bars")?.setAttribute("aria-label", studio.say("map.bars"));
     element.addEventListener("click", (event) => {
       const button = event.target.closest("button");
       if (button) trigger("select", { name: button.dataset.name });

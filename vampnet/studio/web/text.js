@@ -16,6 +16,8 @@
     return sentence.replace(/\{(\w+)\}/g, (_, name) => values[name]);
   };
 
+  if (studio.sentences) document.title = document.title === studio.sentences.en["page.title"] ? studio.say("page.title") : document.title;
+
   // Fills elements that carry data-say="key" (their text), data-say-title or data-say-label (title, aria-label).
   studio.fill = (root) => {
     for (const [name, attribute] of [["say", ""], ["sayTitle", "title"], ["sayLabel", "aria-label"]]) {
