@@ -398,14 +398,14 @@ def test_a_link_that_is_dead_leaves_the_studio_as_it_is(sharing: Sharing, sessio
 def test_opening_links_leaves_room_on_the_disk(
     sharing: Sharing, session: Session, handlers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared, _ = sharing.gallery.add(make_vamp(), owner=OWNER, private=True)
+    shared, _ = publish(sharing.gallery, make_vamp(), title="", note="", private=True, source_name="x", owner=OWNER)
     request = SimpleNamespace(query_params={"vamp": shared.id}, cookies={}, headers={})
     usage = shutil.disk_usage(handlers.files.root)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=10_000))
         assert "disk is full" in sharing.restore(session, request)[0] and not session.vamps
     assert "disk" not in sharing.restore(session, request)[0]
-    names = [one["file"] for one in session.vamps[0]["takes"]]
+    names = [one["sound"] for one in session.vamps[0]["takes"]]
     # Another name of the gallery's file, which stays when that is deleted.
     before = [Path(name).read_bytes() for name in names]
     sharing.gallery._remove(shared.id)
