@@ -23,11 +23,12 @@ elif ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
   exit 2
 fi
 tests=0
-"$PYTHON" -m pytest -q tests/test_device_steps.py | tee "$out/tests.txt" || tests=$?  # what follows tells more
+# Whatever fails, what follows tells more.
+"$PYTHON" -m pytest -q -m gpu tests | tee "$out/tests.txt" || tests=$?
 "$PYTHON" scripts/measure_paper_size.py "$out/files" "${original[@]}" --device "$device" --precision bfloat16 --shape "$shape" \
-  --stages all --repeats 3 --markdown "$out/paper-size.md" --json "$out/paper-size.json"
+  --stages all --repeats 3 --markdown "$out/paper-size.md" --json "$out/paper-size.json" || tests=$?
 weights=()
 if [ "$model" = paper ]; then weights=(--weights "$out/files"); fi
 "$PYTHON" -m vampnet bench --model "$model" --device "$device" --precision bfloat16 --stages "encode,coarse step,fine step,decode,coarse,fine" \
-  --lengths "$lengths" --takes 1,16 --steps 36 --repeats 3 "${weights[@]}" --out "$out/bench"
+  --lengths "$lengths" --takes 1,16 --steps 36 --repeats 3 "${weights[@]}" --out "$out/bench" || tests=$?
 exit $tests

@@ -4,39 +4,64 @@
 #   scripts/train_mini.sh OUT
 #
 # Every stage resumes where it was stopped: call it again. Settings come from the environment:
-#   SOUNDFONTS       SoundFont files, separated by colons (default: those of Debian's FluidR3Mono and MuseScore packages)
+#   SOUNDFONTS       SoundFont files, separated by colons (default: those of Debian's FluidR3Mono and MuseScore packages; empty =
+#                    the built-in synthesizer alone, whose music is another one)
 #   SAMPLES          folder of CC0 one-shots and loops (default: none)
 #   HOURS            of composed music (default 18; with 8 the coarse model learned its clips by heart)
 #   CODEC_MINUTES, COARSE_MINUTES, FINE_MINUTES    training time of each stage (defaults 180, 180, 90)
 #   SESSION_MINUTES  stop after about so long and exit with 3 (default: no limit)
+#   CORPUS_MINUTES   compose for no longer than this, and go on with the music that there is (default: all HOURS of it)
 #   CONFIGS          prefix of the configurations (default configs/mini)
 #   DEVICE, WORKERS, PYTHON
 #   SMOKE=1          seconds instead of hours, to see that every stage works
 set -euo pipefail
+mkdir -p "${1:?usage: scripts/train_mini.sh OUT}"
+out=$(realpath "$1")
 cd "$(dirname "$0")/.."
-out=${1:?usage: scripts/train_mini.sh OUT}
-mkdir -p "$out"
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}  # threads that spin while another process works cost half the speed
 default_fonts=
 for font in FluidR3Mono_GM MuseScore_General_Full; do
-  [ -f "/usr/share/sounds/sf3/$font.sf3" ] && default_fonts="${default_fonts:+$default_fonts:}/usr/share/sounds/sf3/$font.sf3"
+  file=${FONT_FOLDER:-/usr/share/sounds/sf3}/$font.sf3
+  [ ! -f "$file" ] || default_fonts="${default_fonts:+$default_fonts:}$file"
 done
+no_fonts_meant=0
+[ -z "${SOUNDFONTS-x}" ] && no_fonts_meant=1  # it was set, and to nothing
 SOUNDFONTS=${SOUNDFONTS-$default_fonts}
 PYTHON=${PYTHON:-python3} DEVICE=${DEVICE:-cpu} CONFIGS=${CONFIGS:-configs/mini} WORKERS=${WORKERS:-2}
 HOURS=${HOURS:-18} CODEC_MINUTES=${CODEC_MINUTES:-180} COARSE_MINUTES=${COARSE_MINUTES:-180} FINE_MINUTES=${FINE_MINUTES:-90}
+CORPUS_MINUTES=${CORPUS_MINUTES:-}
 clip_seconds=20 held_out_minutes=17
 codec_extra=() coarse_extra=() fine_extra=()
 if [ "${SMOKE:-0}" = 1 ]; then
   SOUNDFONTS= HOURS=0.02 CODEC_MINUTES=0.01 COARSE_MINUTES=0.01 FINE_MINUTES=0.01 clip_seconds=11 held_out_minutes=0.3
   codec_extra=(model.dim=32 model.encoder_layers=1 model.decoder_layers=1 model.rounds=2
-    training.batch=2 training.crop_tokens=32 training.init_tokens=4096)
+    training.batch=2 training.crop_tokens=32 training.init_tokens=4096 "training.start=''")
   coarse_extra=(model.dim=32 model.layers=1 model.heads=2 batch=2 valid_crops=1)
   fine_extra=(model.dim=32 model.layers=1 model.heads=2 batch=2 valid_crops=1)
 fi
+if [ -z "$SOUNDFONTS" ] && [ "${SMOKE:-0}" != 1 ] && [ "$no_fonts_meant" != 1 ]; then
+  echo "There are no SoundFonts here, and the music would be another one: name some in SOUNDFONTS, or set it to nothing." >&2
+  exit 2
+fi
+missing=$("$PYTHON" - <<'END'
+import importlib
+for name in ("audiotools", "dac", "librosa", "safetensors", "scipy", "soundfile", "soxr", "tinysoundfont", "torch", "tqdm", "yaml"):
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        print(error.name or name)
+END
+)
+if [ -n "$missing" ]; then
+  echo "These are not installed: $(echo $missing). See requirements/train.txt." >&2
+  exit 2
+fi
+# A stage's start, its last measurement and its export come on top of the time that it trains.
+reserve=$([ -n "${SESSION_MINUTES:-}" ] && [ "${SMOKE:-0}" != 1 ] && echo 45 || echo 0)
 deadline=$((SECONDS + $(awk -v m="${SESSION_MINUTES:-1000000}" 'BEGIN {printf "%d", m * 60}')))
 
-left() {  # minutes of this session that are left; ends the session where it is under a quarter of a minute
-  local seconds=$((deadline - SECONDS))
+left() {  # minutes of this session that are left but for what a stage needs at its end; ends the session where there are none
+  local seconds=$((deadline - SECONDS - reserve))
   [ $seconds -gt 15 ] || { echo "This session's time is used up: run the script again to go on." >&2; exit 3; }
   awk -v s=$seconds 'BEGIN {printf "%.2f", s / 60}'
 }
@@ -44,11 +69,17 @@ left() {  # minutes of this session that are left; ends the session where it is 
 corpus() {  # folder, minutes of music, clip length, options
   local folder=$1 minutes=$2 seconds=$3
   shift 3
-  local arguments=(--out "$folder" --minutes "$minutes" --seconds "$seconds" --workers "$WORKERS" "$@") fonts font
+  [ -f "$folder.done" ] && return 0
+  local arguments=(--out "$folder" --minutes "$minutes" --seconds "$seconds" --workers "$WORKERS" "$@") fonts font status=0
+  local most=${CORPUS_MINUTES:-1000000} now
+  now=$(left)
+  arguments+=(--stop-after "$(awk -v a="$most" -v b="$now" 'BEGIN {print a < b ? a : b}')")
   IFS=: read -ra fonts <<<"$SOUNDFONTS"
   for font in "${fonts[@]}"; do arguments+=(--soundfont "$font"); done
   [ -z "${SAMPLES:-}" ] || arguments+=(--samples "$SAMPLES")
-  [ -f "$folder.done" ] || { "$PYTHON" -m vampnet.train.corpus "${arguments[@]}" && touch "$folder.done"; }
+  "$PYTHON" -m vampnet.train.corpus "${arguments[@]}" || status=$?
+  # With a time of its own the music is what there is by then.
+  if [ $status = 0 ] || { [ $status = 3 ] && [ -n "$CORPUS_MINUTES" ]; }; then touch "$folder.done"; else exit $status; fi
 }
 
 stage() {  # name, command...: run once; 3 = go on in another session
@@ -67,8 +98,9 @@ stage codec "$PYTHON" -m vampnet.train.codec --config "$CONFIGS-codec.yaml" --ru
   --session-minutes "$minutes" --export "$out/mini" \
   --set training.audio="$out/audio/train" training.held_out="$out/audio/held-out" training.minutes="$CODEC_MINUTES" "${codec_extra[@]}"
 for part in train held-out; do
+  minutes=$(left)
   stage "tokens-$part" "$PYTHON" -m vampnet.train.tokens --codec "$out/mini" --audio "$out/audio/$part" \
-    --out "$out/tokens/$part" --device "$DEVICE"
+    --out "$out/tokens/$part" --device "$DEVICE" --stop-after "$minutes"
 done
 for which in coarse fine; do
   budget=$COARSE_MINUTES extra=("${coarse_extra[@]}")

@@ -4,8 +4,11 @@
 #   scripts/train_mini_gpu.sh OUT            one session; exits with 3 while there is more to do: call it again
 #   SMOKE=1 scripts/train_mini_gpu.sh OUT    every stage in seconds, on the CPU where there is no GPU
 #
-# The same stages and settings as scripts/train_mini.sh, with a larger codec and budgets that fit a data-centre GPU.
+# The same stages as scripts/train_mini.sh, with a codec that begins with the bundled one, and budgets that fit a data-centre
+# GPU: composing takes as long as CORPUS_MINUTES says.
 set -euo pipefail
+mkdir -p "${1:?usage: scripts/train_mini_gpu.sh OUT}"
+set -- "$(realpath "$1")"
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 export PYTHON SESSION_MINUTES=${SESSION_MINUTES:-9} CONFIGS=${CONFIGS:-configs/mini-gpu}
@@ -14,6 +17,6 @@ if [ "$DEVICE" = cpu ] && [ "${SMOKE:-0}" != 1 ]; then
   echo "There is no GPU here: scripts/train_mini.sh is the run for a CPU." >&2
   exit 2
 fi
-export WORKERS=${WORKERS:-$(nproc)} HOURS=${HOURS:-56}
-export CODEC_MINUTES=${CODEC_MINUTES:-14} COARSE_MINUTES=${COARSE_MINUTES:-4} FINE_MINUTES=${FINE_MINUTES:-4}
+export WORKERS=${WORKERS:-$(nproc)} HOURS=${HOURS:-56} CORPUS_MINUTES=${CORPUS_MINUTES-3}
+export CODEC_MINUTES=${CODEC_MINUTES:-4} COARSE_MINUTES=${COARSE_MINUTES:-4} FINE_MINUTES=${FINE_MINUTES:-4}
 exec scripts/train_mini.sh "$@"

@@ -84,6 +84,7 @@ def test_on_images_the_layers_compute_the_same(codec, exact, monkeypatch):
         assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA")
 @pytest.mark.parametrize("loop", [False, True])
 def test_a_gpu_gives_the_same_at_once_and_recorded(codec, loop):

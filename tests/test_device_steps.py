@@ -18,7 +18,11 @@ from vampnet.config import CancelledError, Sampling
 from vampnet.model.fast import in_precision
 from vampnet.sampling import take_generator
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA")
+
+def cuda(test):
+    """For tests that need a GPU, and are then run by `-m gpu`."""
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA")(test))
+
 
 WAITING = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "unique", "bincount")
 """Operations that a GPU cannot do without the computer waiting for it."""

@@ -18,7 +18,11 @@ from vampnet.model import fast
 from vampnet.model.fast import in_precision
 from vampnet.sampling import TRIES, choose
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA")
+
+def cuda(test):
+    """For tests that need a GPU, and are then run by `-m gpu`."""
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA")(test))
+
 
 BESIDE = """
 import torch

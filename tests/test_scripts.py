@@ -36,3 +36,27 @@ def test_without_a_gpu_the_gpu_run_says_which_script_to_use(tmp_path):
     command = [str(ROOT / "scripts" / "train_mini_gpu.sh"), str(tmp_path)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert run.returncode == 2 and "scripts/train_mini.sh" in run.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the scripts are for a Unix shell")
+def test_the_run_says_what_is_missing_before_it_begins(tmp_path):
+    plain = {name: value for name, value in os.environ.items() if name != "SOUNDFONTS"}
+    environment = plain | {"PYTHON": sys.executable, "FONT_FOLDER": str(tmp_path)}
+    command = [str(ROOT / "scripts" / "train_mini.sh"), "run"]
+    run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 2 and "SoundFonts" in run.stderr
+    assert (tmp_path / "run").is_dir(), "OUT is a path from where one stands"
+
+
+def test_composing_and_encoding_stop_in_time_and_go_on(tmp_path):
+    from tiny import tiny_checkpoint
+
+    from vampnet.train import corpus, tokens
+
+    compose = ["--out", str(tmp_path / "audio"), "--minutes", "0.04", "--seconds", "1.2"]
+    assert corpus.main([*compose, "--stop-after", "0"]) == 3 and not list((tmp_path / "audio").glob("*.flac"))
+    assert corpus.main(compose) == 0
+    encode = ["--codec", str(tiny_checkpoint(tmp_path / "tiny")), "--audio", str(tmp_path / "audio")]
+    encode += ["--out", str(tmp_path / "tokens"), "--device", "cpu"]
+    assert tokens.main([*encode, "--stop-after", "0"]) == 3 and not list((tmp_path / "tokens").glob("tokens-*"))
+    assert tokens.main(encode) == 0 and list((tmp_path / "tokens").glob("tokens-*"))

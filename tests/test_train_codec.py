@@ -10,7 +10,7 @@ import pytest
 import soundfile as sf
 import torch
 
-from vampnet.codec import SpectralCodec, SpectralCodecConfig, load_codec
+from vampnet.codec import SpectralCodec, SpectralCodecConfig, load_codec, save_codec
 from vampnet.train import codec as stage
 from vampnet.train.audio_pool import AudioPool, loudness_gain
 from vampnet.train.codec_init import initialise, principal_axes, set_weight, spherical_kmeans
@@ -231,3 +231,89 @@ def test_command_line_trains_exports_and_says_when_it_is_done(folder, tmp_path):
     assert load_codec(tmp_path / "out").encode(torch.zeros(1, 1, 7680)).shape == (1, 14, 10)
     with pytest.raises(SystemExit):
         stage.main([*arguments, "--set", "training.nonsense=1"])
+
+
+def test_a_run_begins_with_a_codec_that_is_there_and_grows(folder, tmp_path):
+    first = stage.CodecTrainer(MODEL, settings(folder), tmp_path / "first")
+    save_codec(first.codec, tmp_path / "codec")
+    known = load_codec(tmp_path / "codec")
+    larger = dataclasses.replace(MODEL, encoder_layers=3, decoder_layers=2, rounds=4)
+    grown = stage.CodecTrainer(larger, settings(folder, start=str(tmp_path / "codec")), tmp_path / "grown")
+    assert torch.equal(grown.codec.encode(grown.probe[:, None]), known.encode(grown.probe[:, None]))
+    codes = known.encode(grown.probe[:1, None])
+    latents = known.quantizer.from_codes(codes)[0]
+    with torch.no_grad():
+        assert torch.equal(grown.codec.decode_latents(latents), known.decode_latents(latents))
+    before = [block.scale.clone() for block in grown.codec.encoder[1:]]
+    for _ in range(3):
+        grown.update(0.0)
+    assert all(not torch.equal(block.scale, old) for block, old in zip(grown.codec.encoder[1:], before, strict=True))
+    for change, name in (({"dim": 32}, "dim"), ({"encoder_layers": 0}, "encoder_layers")):
+        with pytest.raises(ValueError, match=name):
+            other = dataclasses.replace(MODEL, **change)
+            stage.CodecTrainer(other, settings(folder, start=str(tmp_path / "codec")), tmp_path / "other")
+
+
+def test_a_gradient_that_is_no_number_reaches_no_file(folder, tmp_path, monkeypatch):
+    trainer = stage.CodecTrainer(MODEL, settings(folder), tmp_path)
+    trainer.update(0.0)
+    trainer.save(1.0)
+    good = (tmp_path / "last.pt").read_bytes()
+    monkeypatch.setattr(stage, "equalise", lambda audio, *_: audio * float("nan"))
+    trainer.update(0.0)
+    for work in (trainer.check, lambda: trainer.save(2.0)):
+        with pytest.raises(ValueError, match="no number"):
+            work()
+    assert (tmp_path / "last.pt").read_bytes() == good
+
+
+def test_a_code_that_is_replaced_begins_anew_in_every_respect(folder, tmp_path):
+    trainer = stage.CodecTrainer(MODEL, settings(folder), tmp_path)
+    for _ in range(3):
+        trainer.update(0.0)
+    weight = trainer.codec.quantizer.quantizers[0].codebook.weight
+    trainer.dead.counts[:] = 1
+    trainer.dead.counts[0, 7] = 0
+    trainer.dead.revive(trainer.pool.crops(2, trainer.length, torch.Generator()), torch.Generator(), trainer._forget)
+    average = trainer.average.weights()["quantizer.quantizers.0.codebook.weight"]
+    state = trainer.optimiser.state[weight]
+    assert torch.equal(average[7], weight[7]) and not torch.equal(average[6], weight[6])
+    assert not state["exp_avg"][7].any() and not state["exp_avg_sq"][7].any() and state["exp_avg_sq"].any()
+
+
+def test_the_rate_is_held_where_that_is_asked_for(folder, tmp_path):
+    held = stage.CodecTrainer(MODEL, settings(folder, hold=True, peak=1e-3, warmup=2), tmp_path / "held")
+    falls = stage.CodecTrainer(MODEL, settings(folder, peak=1e-3, warmup=2), tmp_path / "falls")
+    for trainer in (held, falls):
+        for _ in range(8):
+            trainer.update(0.0)
+    rates = [trainer.optimiser.param_groups[2]["lr"] for trainer in (held, falls)]
+    assert rates == pytest.approx([1e-3, 5e-4])
+    names = {id(p): name for name, p in held.codec.named_parameters()}
+    decayed = [names[id(p)] for group in held.optimiser.param_groups if group["weight_decay"] for p in group["params"]]
+    assert decayed and not any(name.endswith(("_g", "bias")) for name in decayed)
+
+
+def test_where_the_compiler_fails_training_goes_on_without_it(folder, tmp_path, caplog):
+    trainer = stage.CodecTrainer(MODEL, settings(folder), tmp_path)
+
+    def fails(*given):
+        raise RuntimeError("no compiler")
+
+    trainer.loss._encode, trainer.loss._unproven = fails, True
+    assert np.isfinite(float(trainer.update(0.0)["loss"])) and "no compiler" in caplog.text
+    trainer.loss._encode = fails
+    with pytest.raises(RuntimeError, match="no compiler"):  # later it is a fault like any other
+        trainer.update(0.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA")
+def test_on_a_gpu_it_is_compiled_revives_measures_and_resumes(folder, tmp_path):
+    options = {"compile": True, "bfloat16": "auto", "revive_every": 2, "crop_tokens": 32}
+    trainer = stage.CodecTrainer(MODEL, settings(folder, **options), tmp_path, "cuda")
+    losses = [float(trainer.update(0.0)["loss"]) for _ in range(4)]
+    assert np.isfinite(losses).all() and np.isfinite(list(trainer.measured().values())).all()
+    trainer.save(1.0)
+    again = stage.CodecTrainer(MODEL, settings(folder, **options), tmp_path, "cuda")
+    assert again.step == 4 and np.isfinite(float(again.update(0.0)["loss"]))

@@ -185,7 +185,7 @@ def test_folders_are_encoded_once_and_gone_on_with(tmp_path, caplog):
     soundfile.write(audio / "deep" / "quiet.flac", noise[: 8000 * 2, 0] * 0.01, 8000)
     (audio / "text.wav").write_text("no audio")
     first = encode_folders(LoudCodec(), [audio], out, "all", progress=False)
-    assert first == {"files": 2, "skipped": 0, "failed": 1, "rows": 7, "steps": 3 * (3000 + 100) + 200}
+    assert first == {"files": 2, "skipped": 0, "failed": 1, "rows": 7, "steps": 3 * (3000 + 100) + 200, "left": 0}
     assert "text.wav" in caplog.text
     data = TokenData(out)
     assert sorted(data.lengths.tolist()) == [100, 100, 100, 200, 3000, 3000, 3000]
@@ -195,7 +195,7 @@ def test_folders_are_encoded_once_and_gone_on_with(tmp_path, caplog):
     assert len(data.codes[0, data.starts[0] : data.starts[1]]) == 200 and abs(quiet - loud) < 0.15 * loud
     soundfile.write(audio / "new.wav", noise[:16000, 0], 8000)
     assert encode_folders(LoudCodec(), [audio], out, progress=False) == {
-        "files": 1, "skipped": 2, "failed": 1, "rows": 1, "steps": 200,
+        "files": 1, "skipped": 2, "failed": 1, "rows": 1, "steps": 200, "left": 0,
     }  # fmt: skip
     data = TokenData(out)
     assert len(data) == 8 and data.beats.isnan().all()

@@ -13,6 +13,7 @@ import logging
 import math
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,14 +24,14 @@ from ..codec import SpectralCodec, SpectralCodecConfig, save_codec
 from ..device import usable_device
 from ..evaluate.metrics import mel_distance, partials, perplexity
 from .audio_pool import AudioPool
-from .codec_init import initialise
+from .codec_init import begin_with, initialise
+from .codec_loss import CodecLoss
 from .loop import (
     Budget,
     RunLog,
     StopRequest,
     WeightAverage,
     atomic_save,
-    in_bfloat16,
     load_checkpoint,
     read_config,
     step_seed,
@@ -41,74 +42,14 @@ from .settings import CodecTraining, read_fields
 log = logging.getLogger(__name__)
 
 
-class CodecLoss:
-    """Squared error of log magnitudes, mel distance of magnitudes, and the quantizer's losses."""
-
-    def __init__(self, codec: SpectralCodec, settings: CodecTraining, device: torch.device | str = "cpu") -> None:
-        import librosa
-
-        c = codec.config
-        self.codec, self.settings = codec, settings
-        self.mels = [
-            torch.from_numpy(librosa.filters.mel(sr=c.sample_rate, n_fft=c.window, n_mels=n)).T.contiguous().to(device)
-            for n in (150, 80)
-        ]
-        weight = torch.ones(c.features)
-        weight[c.fine_bins :] = 0.5
-        self.weight = torch.cat([weight.repeat(c.frames), torch.ones(c.short_frames * c.short_bands)]).to(device)
-        parts = codec.encode_latents, codec.decode_latents, self._distances
-        if settings.compile and torch.device(device).type == "cuda":
-            parts = (torch.compile(part, dynamic=False) for part in parts)
-        self._encode, self._decode, self._compare = parts
-
-    def __call__(self, audio: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B, T * hop) float -> the loss and its parts, which nobody has to wait for yet."""
-        codec, s = self.codec, self.settings
-        half = in_bfloat16(s.bfloat16, audio.device)
-        with torch.no_grad():
-            target = codec.features(audio)
-        with torch.autocast(audio.device.type, torch.bfloat16, enabled=half):
-            z = self._encode(target).float()
-        # In float32: codes lie closer together than bfloat16 can tell apart.
-        z_q, codes, _, commitment, codebook = codec.quantizer(z)
-        with torch.autocast(audio.device.type, torch.bfloat16, enabled=half):
-            out = self._decode(z_q).float()
-        square, mel = self._compare(out, target)
-        loss = square + s.mel_weight * mel + s.commitment_weight * commitment.mean() + s.codebook_weight * codebook.mean()
-        self.codes = codes
-        parts = {"square": square, "mel": mel, "commitment": commitment.mean(), "loss": loss}
-        return loss, {name: part.detach() for name, part in parts.items()}
-
-    def _distances(self, out: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, inputs) each -> the squared error and the mel distance."""
-        difference = out - target
-        square = (difference.square() * self.weight).mean()
-        if self.settings.fine_weight:
-            square = square + self.settings.fine_weight * self._fine(difference)
-        return square, self._mel(out, target)
-
-    def _fine(self, difference: Tensor) -> Tensor:
-        """Mean square of what a moving average over 41 bins of frequency leaves of a difference: where partials lie."""
-        c = self.codec.config
-        spectra = difference[..., : c.frames * c.features].reshape(-1, 1, c.features)[..., : c.fine_bins]
-        return (spectra - F.avg_pool1d(F.pad(spectra, (20, 20), mode="reflect"), 41, stride=1)).square().mean()
-
-    def _mel(self, out: Tensor, target: Tensor) -> Tensor:
-        c = self.codec.config
-        a, b = self.codec.magnitudes(out), self.codec.magnitudes(target)
-        logs = [[(x @ m).clamp_min(1e-5).log10() for x in (a, b)] for m in self.mels]
-        found = sum((x - y).abs().mean() for x, y in logs)
-        if self.codec.short is None:
-            return found
-        first = c.frames * c.features
-        # In log10, as the others.
-        scale = self.codec.spread / (c.short_weight * math.log(10))
-        return found + (out[..., first:] - target[..., first:]).abs().mean() * scale
+def _to_device(x: Tensor, device: torch.device) -> Tensor:
+    """A small tensor from the CPU, without a GPU's having to be waited for."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def equalise(audio: Tensor, spread_db: float, generator: torch.Generator) -> Tensor:
     """(B, N) float through a random smooth equaliser (zero phase, six bands) and gain each, so that no one mix is learned."""
-    bands = (torch.randn(audio.shape[0], 1, 7, generator=generator) * spread_db).to(audio.device)
+    bands = _to_device(torch.randn(audio.shape[0], 1, 7, generator=generator) * spread_db, audio.device)
     spec = torch.fft.rfft(audio)
     curve = F.interpolate(bands, 512, mode="linear", align_corners=True)[:, 0]
     # A curve over log frequency: an octave at the bottom matters as much as one at the top.
@@ -129,8 +70,14 @@ class DeadCodes:
         self.counts.scatter_add_(1, rows, torch.ones((), device=rows.device).expand_as(rows))
 
     @torch.no_grad()
-    def revive(self, audio: Tensor, generator: torch.Generator) -> int:
-        """Replaces codes that were not used since the last call; returns how many."""
+    def revive(
+        self, audio: Tensor, generator: torch.Generator, moved: Callable[[Tensor, Tensor], None] = lambda weight, rows: None
+    ) -> int:
+        """Replaces codes that were not used since the last call; returns how many.
+
+        Args:
+            moved: told of each codebook and of its rows that were replaced: what else is known of these is of no use any more.
+        """
         codec, total = self.codec, 0
         residual = codec.encode_latents(codec.features(audio))
         for level, q in enumerate(codec.quantizer.quantizers):
@@ -139,6 +86,7 @@ class DeadCodes:
             pool = z_e.mT.flatten(0, 1)
             if len(dead):
                 q.codebook.weight[dead] = pool[torch.randint(len(pool), (len(dead),), generator=generator).to(pool.device)]
+                moved(q.codebook.weight, dead)
                 total += len(dead)
             residual = residual - q.out_proj(q.decode_latents(z_e)[0])
         self.counts.zero_()
@@ -180,7 +128,9 @@ class CodecTrainer:
         state = load_checkpoint(self.run / "last.pt", self.device)
         if state is not None and state.get("config", config.to_dict()) != config.to_dict():
             raise ValueError(f"{self.run / 'last.pt'} is of a codec of another shape: choose another run folder.")
-        if state is None:
+        if state is None and settings.start:
+            begin_with(self.codec, settings.start)
+        elif state is None:
             crops = -(-settings.init_tokens // settings.crop_tokens)
             initialise(
                 self.codec, self.pool.crops(crops, self.length, torch.Generator().manual_seed(settings.seed)), settings.seed
@@ -193,10 +143,14 @@ class CodecTrainer:
         self.average = WeightAverage(self.codec, settings.average)
         if state is not None:
             self.codec.load_state_dict(state["codec"])
+            asked = [{name: group[name] for name in ("factor", "weight_decay")} for group in self.optimiser.param_groups]
             self.optimiser.load_state_dict(state["optimiser"])
+            for group, wanted in zip(self.optimiser.param_groups, asked, strict=True):
+                group.update(wanted)  # what is asked for now, not what it was then
             self.average.load_state_dict(state["average"])
             self.step, self.elapsed = state["step"], state["elapsed"]
         self.loss = CodecLoss(self.codec, settings, self.device)
+        self.broken = torch.zeros((), dtype=torch.long, device=self.device)
         self.dead = DeadCodes(self.codec)
         if state is not None and "counts" in state:
             self.dead.counts.copy_(state["counts"])
@@ -207,16 +161,21 @@ class CodecTrainer:
         codebooks = [q.codebook.weight for q in codec.quantizer.quantizers]
         projections = [codec.project_in.weight, codec.project_out.weight]
         apart = {id(p) for p in codebooks + projections}
-        rest = [p for p in codec.parameters() if id(p) not in apart]
+        rest = [(name, p) for name, p in codec.named_parameters() if id(p) not in apart]
+        # The gains of weight norm are no matrices, whatever their shape.
+        matrices, vectors = (
+            [p for name, p in rest if (p.ndim >= 2 and not name.endswith("_g")) == wanted] for wanted in (True, False)
+        )
         return [
             {"params": codebooks, "weight_decay": 0.0, "factor": s.codebook_rate},
             {"params": projections, "weight_decay": 0.0, "factor": s.projection_rate},
-            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": s.weight_decay, "factor": 1.0},
-            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "factor": 1.0},
+            {"params": matrices, "weight_decay": s.weight_decay, "factor": 1.0},
+            {"params": vectors, "weight_decay": 0.0, "factor": 1.0},
         ]
 
     def save(self, elapsed: float) -> None:
-        """Writes `last.pt`; a kill at any moment leaves the one before."""
+        """Writes `last.pt`; a kill at any moment leaves the one before. ValueError as `check`."""
+        self.check()
         state = {
             "codec": self.codec.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -229,24 +188,41 @@ class CodecTrainer:
     def update(self, progress: float) -> dict[str, Tensor | int]:
         """One step of gradient descent; returns the parts of the loss."""
         s = self.settings
+        self.codec.quantizer.quantizer_dropout = s.quantizer_dropout if progress < s.dropout_share else 0.0
         generator = torch.Generator().manual_seed(step_seed(s.seed, self.step))
         torch.manual_seed(step_seed(s.seed + 1, self.step))  # the quantizer's dropout draws from the global generator
         crops = self.pool.crops(s.batch, self.length, generator).to(self.device)
         audio = equalise(crops, s.equalise_db, generator)
         self.step += 1
         for group in self.optimiser.param_groups:
-            group["lr"] = group["factor"] * noam(self.step, s.peak, s.warmup) * cooldown(progress, s.cooldown_share)
-        loss, parts = self.loss(audio)
+            rate = s.peak * min(1.0, self.step / s.warmup) if s.hold else noam(self.step, s.peak, s.warmup)
+            group["lr"] = group["factor"] * rate * cooldown(progress, s.cooldown_share)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.codec.parameters(), 1.0)
+        parts = self.loss.backward(audio)
+        norm = torch.nn.utils.clip_grad_norm_(self.codec.parameters(), 1.0)
+        self.broken += ~norm.isfinite()
         self.optimiser.step()
         self.average.update(self.codec)
         self.dead.count(self.loss.codes)
         # Not while the rate cools down: a code that is replaced then has no time left to settle.
         if self.step % s.revive_every == 0 and progress < 1 - s.cooldown_share:
-            parts["revived"] = self.dead.revive(audio, generator)
+            parts["revived"] = self.dead.revive(audio, generator, self._forget)
         return parts
+
+    def _forget(self, weight: Tensor, rows: Tensor) -> None:
+        """Codes were replaced: neither their average nor Adam's moments are about the new ones."""
+        at = next(index for index, p in enumerate(self.codec.parameters()) if p is weight)
+        self.average.values[at][rows] = weight.detach()[rows].float()
+        for name in ("exp_avg", "exp_avg_sq"):
+            if name in self.optimiser.state[weight]:
+                self.optimiser.state[weight][name][rows] = 0
+
+    def check(self) -> None:
+        """ValueError if a gradient was no number: what is on the disk is then better than what is here."""
+        if int(self.broken):
+            raise ValueError(
+                f"A gradient was no number by step {self.step}: go on from {self.run / 'last.pt'} with a lower peak."
+            )
 
     def measured(self) -> dict[str, float]:
         """`measure` of the averaged weights on held-out clips."""
@@ -274,6 +250,7 @@ class CodecTrainer:
                 bar.n = round(budget.elapsed / 60, 1)
                 if self.step % 50 == 0:
                     speed = (self.step - first) * s.batch * self.length / self.codec.sample_rate / budget.session
+                    self.check()
                     running = {name: float(value) for name, value in running.items()}
                     logs.write(self.step, "train", running | {"audio_per_second": speed, "minutes": budget.elapsed / 60})
                     bar.set_postfix(step=self.step, square=f"{running['square']:.4f}", mel=f"{running['mel']:.3f}")
@@ -326,7 +303,10 @@ def main(argv: list[str] | None = None) -> int:
         trainer.codec.parameter_count / 1e6,
         dataclasses.asdict(settings),
     )
-    done = trainer.train(args.session_minutes)
+    try:
+        done = trainer.train(args.session_minutes)
+    except ValueError as error:
+        parser.error(str(error))
     if args.export:
         export(trainer, args.export)
     return 0 if done else 3

@@ -7,10 +7,13 @@ codebook as the spherical k-means of its inputs.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..codec import load_codec
 from ..codec.spectral import SpectralCodec
 
 
@@ -86,6 +89,36 @@ def initialise(codec: SpectralCodec, audio: Tensor, seed: int = 0) -> None:
     initialise_quantizer(
         codec, torch.cat([codec.encode_latents(codec.features(a)).mT.flatten(0, 1) for a in audio.split(16)]), seed
     )
+
+
+DECODING = ("encoder_layers", "decoder_layers", "rounds", "wide_rounds", "sharpen", "short_slack")
+"""Fields of a codec's shape in which the one that it begins with may differ."""
+
+
+@torch.no_grad()
+def begin_with(codec: SpectralCodec, folder: str | Path) -> None:
+    """Gives a codec the weights of another one. Blocks that it has beyond that one's let everything pass as it is.
+
+    Args:
+        codec: changed in place.
+        folder: as of `load_codec`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_codec`, or the codec there is of another shape or has more blocks.
+    """
+    other = load_codec(folder)
+    if not isinstance(other, SpectralCodec):
+        raise ValueError(f"{folder} holds a codec of another kind: it cannot be trained further here.")
+    mine, theirs = codec.config.to_dict(), other.config.to_dict()
+    unlike = [name for name in mine if name not in DECODING and mine[name] != theirs[name]]
+    fewer = [name for name in ("encoder_layers", "decoder_layers") if mine[name] < theirs[name]]
+    if unlike or fewer:
+        name = (unlike or fewer)[0]
+        raise ValueError(f"The codec in {folder} has {name} {theirs[name]}, this one {mine[name]}: begin with another.")
+    codec.load_state_dict(other.state_dict(), strict=False)
+    for blocks, known in ((codec.encoder, other.encoder), (codec.decoder, other.decoder)):
+        for block in blocks[len(known) :]:
+            block.scale.zero_()
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import sys
 import time
@@ -154,13 +155,17 @@ class Corpus:
 _corpus: Corpus | None = None
 
 
-def _write_one(task: tuple[str, int, str]) -> float:
-    """Write one clip unless it exists; seconds of audio written. Runs in a worker."""
+def _path(folder: str | Path, seed: int, suffix: str) -> Path:
+    return Path(folder) / f"{seed:010d}.{suffix}"
+
+
+def _write_one(task: tuple[str, int, str, float]) -> float:
+    """Write one clip unless it exists or it is too late; seconds of audio written. Runs in a worker."""
     import soundfile
 
-    folder, seed, suffix = task
-    path = Path(folder) / f"{seed:010d}.{suffix}"
-    if path.exists():
+    folder, seed, suffix, end = task
+    path = _path(folder, seed, suffix)
+    if path.exists() or time.time() > end:
         return 0.0
     piece = _corpus.compose(seed)
     audio = _corpus.render_piece(piece)
@@ -190,20 +195,23 @@ def write(
     format: str = "flac",
     workers: int = 1,
     progress: Callable[[int, float], None] | None = None,
+    minutes: float | None = None,
 ) -> int:
     """Write one file for each seed, named by its seed (16 bit, 44.1 kHz, stereo); files that exist are left alone.
 
     A comment in each says where its beats are (`tempo.beat_comment`), unless its metre is an odd one of eighths.
 
-    format: "flac" or "wav". workers: processes. progress(clips done, seconds of audio made) after each clip. Several calls may
-    fill one folder at once. Returns how many clips were made. Raises ValueError for another format or less than 1 worker."""
+    format: "flac" or "wav". workers: processes. minutes: begin no clip later than this. progress(clips done, seconds of audio
+    made) after each clip. Several calls may fill one folder at once. Returns how many clips were made. Raises ValueError for
+    another format or less than 1 worker."""
     if format not in ("flac", "wav"):
         raise ValueError(f"Clips can be written as flac or wav, not {format}.")
     if workers < 1:
         raise ValueError(f"At least one worker is needed, not {workers}.")
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    tasks = [(str(folder), int(seed), format) for seed in seeds]
+    end = math.inf if minutes is None else time.time() + 60 * minutes
+    tasks = [(str(folder), int(seed), format, end) for seed in seeds]
     _start_worker(config)
     made, seconds = 0, 0.0
 
@@ -241,6 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--held-out", action="store_true", help="draw from the seeds that training never uses")
     parser.add_argument("--first-seed", type=int, default=0, help="start this far into the seeds (default 0)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="begin no clip later than this, and exit with 3")
     parser.add_argument("--format", choices=("flac", "wav"), default="flac")
     options = parser.parse_args(arguments)
     pool = HELD_OUT_SEEDS if options.held_out else TRAIN_SEEDS
@@ -262,12 +271,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"With {clips} clips, --first-seed must be between 0 and {len(pool) - clips}.")
         config = CorpusConfig(tuple(options.soundfont), options.samples, options.seconds)
         seeds = pool[options.first_seed : options.first_seed + clips]
-        write(config, options.out, seeds, options.format, options.workers, show)
+        write(config, options.out, seeds, options.format, options.workers, show, options.stop_after)
+        unmade = sum(not _path(options.out, seed, options.format).is_file() for seed in seeds)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(file=sys.stderr)
-    return 0
+    return 3 if unmade else 0
 
 
 if __name__ == "__main__":

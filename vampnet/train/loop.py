@@ -231,8 +231,12 @@ class WeightAverage:
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Parameters for AdamW: matrices with weight decay, gains, biases and other vectors without."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    # Those of several levels or heads lie in one matrix that is none.
+    plain = {
+        name for name, p in named if p.ndim < 2 or name.startswith("bias.") or name.endswith(("bias", "_g", "mask_vectors"))
+    }
+    matrices, vectors = ([p for name, p in named if (name in plain) == alone] for alone in (False, True))
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 

@@ -126,6 +126,9 @@ class CodecTraining:
         batch: crops a step.
         crop_tokens: time steps of a crop.
         peak: learning rate after `warmup` steps; then it falls with the inverse square root (paper section 4).
+        hold: it stays instead until it cools down, as for a GPU whose many steps would be made at a tenth of it.
+        start: folder of a codec to begin with instead of the start in closed form. It may have fewer blocks, but must be of the
+            same shape otherwise; what is added changes nothing before the first step.
         average: decay of the moving average of the weights that is exported.
         codebook_rate, projection_rate: factors on the learning rate of the codebooks and of the outer projections. Adam's steps
             are as large as the rate whatever they move: codes as long as principal components would trail behind the encoder,
@@ -135,7 +138,9 @@ class CodecTraining:
             principal components, a thousand times that of the mean squared error: with the usual 0.25 and 1 the quantizer's
             losses would be all that the encoder hears.
         fine_weight: of the squared error of the fine structure over frequency, beside that of everything.
-        quantizer_dropout: share of crops that are trained with fewer levels.
+        levels_weight: factor on the loss of what is no fine structure, levels of short frames and of high bands, which cost
+            more of a token's bits than they are worth to partials.
+        quantizer_dropout: share of crops that are trained with fewer levels, until `dropout_share` of the training is over.
         equalise_db: spread of the random equalisation of crops.
         revive_every: steps between replacements of codes that nothing uses.
         init_tokens: time steps that the start in closed form sees.
@@ -155,6 +160,8 @@ class CodecTraining:
     crop_tokens: int = 96
     peak: float = 1e-3
     warmup: int = 200
+    hold: bool = False
+    start: str = ""
     cooldown_share: float = 0.25
     codebook_rate: float = 20.0
     projection_rate: float = 0.2
@@ -164,7 +171,9 @@ class CodecTraining:
     fine_weight: float = 0.0
     commitment_weight: float = 0.004
     codebook_weight: float = 0.02
+    levels_weight: float = 1.0
     quantizer_dropout: float = 0.2
+    dropout_share: float = 1.0
     equalise_db: float = 4.0
     revive_every: int = 200
     init_tokens: int = 24_000
@@ -179,7 +188,7 @@ class CodecTraining:
         _check_ranges(
             self,
             counts=("batch", "crop_tokens", "warmup", "revive_every", "init_tokens"),
-            shares=("cooldown_share", "average", "quantizer_dropout"),
+            shares=("cooldown_share", "average", "quantizer_dropout", "dropout_share"),
             positive=("minutes", "peak", "save_minutes", "eval_minutes", "limit_hours", "codebook_rate", "projection_rate"),
             least_zero=(
                 "weight_decay",
@@ -188,6 +197,7 @@ class CodecTraining:
                 "commitment_weight",
                 "codebook_weight",
                 "equalise_db",
+                "levels_weight",
             ),  # fmt: skip
         )
         _check_bfloat16(self.bfloat16)

@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -206,15 +208,23 @@ def done_sources(folder: str | os.PathLike) -> set[str]:
 
 
 def encode_folders(
-    codec, folders: Sequence[str | os.PathLike], out: str | os.PathLike, channels: str = "mono", progress: bool = True
+    codec,
+    folders: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    channels: str = "mono",
+    progress: bool = True,
+    minutes: float | None = None,
 ) -> dict[str, int]:
     """Encode all sound files below `folders` into token shards in `out`; files that are done are skipped.
 
     A shard is written whenever 256 rows have come together, so a kill loses at most those. A file that cannot be used is named
     in the log and left out.
 
+    Args:
+        minutes: begin no file later than this.
+
     Returns:
-        {"files", "skipped", "failed", "rows", "steps"} of this call.
+        {"files", "skipped", "failed", "rows", "steps"} of this call, and "left" for want of time.
 
     Raises:
         ValueError: a folder is missing, or `out` holds the tokens of another codec.
@@ -232,13 +242,17 @@ def encode_folders(
         raise ValueError(f"{out} holds tokens of another codec: choose an empty folder with --out.")
     done = done_sources(out)
     files = list(find_audio(folders))
-    result = {"files": 0, "skipped": 0, "failed": 0, "rows": 0, "steps": 0}
+    result = {"files": 0, "skipped": 0, "failed": 0, "rows": 0, "steps": 0, "left": 0}
+    end = time.monotonic() + 60 * (math.inf if minutes is None else minutes)
     rows: list[Tensor] = []
     beats: list[tuple[float, float] | None] = []
     names: list[str] = []
     for name, path in tqdm(files, unit="file", disable=not progress, file=sys.stderr):
         if name in done:
             result["skipped"] += 1
+            continue
+        if time.monotonic() > end:
+            result["left"] += 1
             continue
         try:
             found = encode_file(codec, path, channels)
@@ -279,6 +293,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="mono: the mean of the channels; all: left and right as well",
     )
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda if there is one)")
+    parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="begin no file later than this, and exit with 3")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -287,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         codec = load_codec(args.codec)
         if isinstance(codec, torch.nn.Module):
             codec.eval().to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        result = encode_folders(codec, args.audio, args.out, args.channels)
+        result = encode_folders(codec, args.audio, args.out, args.channels, minutes=args.stop_after)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -296,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{result['files']} files, {result['rows']} rows, {seconds / 3600:.2f} hours encoded; "
         f"{result['skipped']} were done before, {result['failed']} could not be used.\n"
     )
-    return 0
+    return 3 if result["left"] else 0
 
 
 if __name__ == "__main__":
