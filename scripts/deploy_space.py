@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-NEEDED = ("app.py", "README.md", "LICENSE", "requirements.txt", "packages.txt", "assets", "checkpoints", "vampnet")
+NEEDED = (
+    "app.py", "README.md", "LICENSE", "requirements.txt", "packages.txt", "assets", "checkpoints", "vampnet", "docs/studio.png",
+    "docs/results/card",
+)  # fmt: skip
 """Files and folders of the program; what is not there is left out."""
 UNUSED = ("vampnet/train", "vampnet/evaluate", "vampnet/bench")
 """Parts of them that the studio never imports."""

@@ -102,7 +102,8 @@ def test_a_space_gets_all_it_needs_and_nothing_else(script, tmp_path):
     files = dict(script.files_of())
     assert files["checkpoints/mini/coarse.safetensors"] == (ROOT / "checkpoints/mini/coarse.safetensors").stat().st_size
     assert {"app.py", "README.md", "LICENSE", "requirements.txt", "vampnet/studio/web/style.css"} < files.keys()
-    assert not [path for path in files if path.startswith(("tests/", "docs/", "scripts/", ".")) or "__pycache__" in path]
+    assert not [path for path in files if path.startswith(("tests/", "scripts/", ".")) or "__pycache__" in path]
+    assert all(path.endswith(".png") for path in files if path.startswith("docs/"))
     # Nothing that is uploaded imports what is not, but for commands that a Space does not give.
     here = {path for path in files if path.endswith(".py")}
     for path in here - {"vampnet/cli.py"}:
@@ -200,3 +201,11 @@ def test_on_zero_gpu_the_app_has_the_model_before_the_page(monkeypatch):
     monkeypatch.setattr(page, "build", lambda shelf, **options: (blocks, {}) if shelf is held else pytest.fail("another shelf"))
     app.main([])
     assert order == ["model mini", "page"] and "torch" in sys.modules
+
+
+def test_pictures_of_the_texts_go_there_too(script):
+    there = {path for path, _ in script.files_of()}
+    for text in ("README.md", "checkpoints/mini/MODEL_CARD.md"):
+        for place in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (ROOT / text).read_text(encoding="utf-8")):
+            path = (ROOT / text).parent.joinpath(place).resolve().relative_to(ROOT).as_posix()
+            assert place.startswith("https://") or path in there, f"{text} shows {place}"
