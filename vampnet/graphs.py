@@ -35,7 +35,7 @@ class _Pool:
         self.handle = torch.cuda.graph_pool_handle()
 
 
-_recording = threading.Lock()
+_recording, _replaying = threading.Lock(), threading.Lock()
 _streams: dict[torch.device, torch.cuda.Stream] = {}
 """For each device the stream that is recorded on: libraries keep memory for each that they meet."""
 _pools: weakref.WeakValueDictionary[torch.device, _Pool] = weakref.WeakValueDictionary()
@@ -163,9 +163,10 @@ class Recordings:
                 entry.recording = recorded(once, x.device)
                 if entry.recording is None:
                     return work(x)
-            entry.given.copy_(x)
-            entry.recording.replay()
-            return entry.result.clone()
+            with _replaying:  # the memory is all recordings': nobody else's work may lie between these three
+                entry.given.copy_(x)
+                entry.recording.replay()
+                return entry.result.clone()
         finally:
             entry.busy.release()
 
