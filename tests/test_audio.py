@@ -424,3 +424,15 @@ def test_restoring_is_bounded():
     faint = make_signal(hits(1.0) * 1e-4, RATE)
     turned_up = restore_loudness(faint, -10.0).audio_data
     assert float((turned_up.abs().max() / faint.audio_data.abs().max()).log10() * 20) < audio.MAX_GAIN_DB + 0.1
+
+
+def test_what_is_read_is_written_as_it_was(tmp_path):
+    samples = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (1, 2, 5000)).astype(np.float32))
+    signal = audio.in_24_bits(make_signal(samples, RATE))
+    assert torch.allclose(signal.audio_data, samples, atol=2**-23)
+    for name in ("a.flac", "b.wav", "c.flac"):
+        save(signal, tmp_path / name)
+        signal, before = load(tmp_path / name), signal
+        assert torch.equal(signal.audio_data, before.audio_data.clamp(-1, 1 - 2**-23)), "a little softer with every file"
+    save(make_signal(torch.full((1, 1, 5000), 1.5), RATE), tmp_path / "loud.wav")
+    assert load(tmp_path / "loud.wav").audio_data.max() == 1 - 2**-23

@@ -24,12 +24,13 @@ from shared_vamps import SECRET_NAME, make_vamp
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from vampnet import audio
 from vampnet.bundle import read_bundle
 from vampnet.gallery import Gallery, GalleryError, Limits, NotShared, Shared
 from vampnet.studio.controls import read_request
 from vampnet.studio.mask_picture import given_mask, mask_of
 from vampnet.studio.paint import paint_of
-from vampnet.studio.session import Session
+from vampnet.studio.session import Session, read_source
 from vampnet.studio.share import COOKIE, SharePages
 from vampnet.studio.share_data import draw_picture, publish
 from vampnet.studio.share_words import describe_settings
@@ -355,11 +356,16 @@ def test_lineage_goes_from_source_to_vamp_to_take(sharing: Sharing, session: Ses
 
 
 def test_the_same_takes_come_out_of_a_link(sharing: Sharing, session: Session, handlers: Any, tmp_path: Path) -> None:
-    session.source = studio_tools_source(session, tmp_path)
+    # As an MP3 is decoded, to samples that no file of 24 bits has.
+    noise = 0.1 * np.random.default_rng(3).normal(size=(22_050, 2))
+    soundfile.write(tmp_path / "float.wav", noise, 44_100, subtype="FLOAT")
+    session.source = read_source(session, str(tmp_path / "float.wav"))
+    heard = audio.load(session.source.path).audio_data
     studio_tools.run_vamp(handlers, session, takes=2, seed=5, loop=True)
     before = [soundfile.read(take["sound"])[0] for take in session.vamps[0]["takes"]]
     id = sharing.act(session, asked(), event(action="share", vamp=session.vamps[0]["id"]))["id"]
     _, takes, *values = sharing.restore(session, asked(vamp=id))
+    assert torch.equal(audio.load(session.source.path).audio_data, heard)
     handlers.begin(session, *(value["value"] for value in values))
     list(handlers.vamp(session))
     for old, take, again in zip(before, takes[0]["takes"], session.vamps[0]["takes"], strict=True):

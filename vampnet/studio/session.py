@@ -271,7 +271,8 @@ def read_source(session: Session, given: Any, name: str | None = None, origin: s
     Raises:
         AudioError: audio that cannot be vamped; its sentence is for the visitor.
     """
-    signal = audio.load(given)
+    # As it will come back from a bundle or a shared link: the same seed then gives the same takes.
+    signal = audio.in_24_bits(audio.load(given))
     name = plain_name(name or Path(str(given)).stem)
     path = audio.save(signal, session.new_folder() / f"{name}.wav", subtype="FLOAT")
     samples, rate = signal.audio_data.shape[-1], int(signal.sample_rate)
