@@ -224,6 +224,9 @@ def test_a_finger_scrolls_without_a_tool_and_paints_with_one(browser: Any, addre
     page = context.new_page()
     page.goto(address)
     page.wait_for_selector("#status .vs-ready")
+    # What Gradio gives no name, or one in English.
+    page.wait_for_function("document.getElementById('control-bars').getAttribute('aria-label') === '온전한 마디'")
+    assert page.title() == "VampNet 스튜디오"
     bring(page, clips[2])
     page.evaluate("document.getElementById('picture').scrollIntoView()")
     cells = page.locator(".vs-cells")

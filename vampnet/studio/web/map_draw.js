@@ -262,7 +262,7 @@
     const bars = new Set(state.data.downbeats);
     // Where a whole song lies on the screen, lines at every beat would be all that is seen.
     const apart = (times) => (times.length > 1 ? ((times[times.length - 1] - times[0]) / (times.length - 1) / state.data.seconds) * at.room : at.room);
-    const [beatsFit, barsFit] = [apart(state.data.beats) >= 6, apart(state.data.downbeats) >= 4];
+    const [beatsFit, barsFit] = [apart(state.data.beats) >= 6, apart(state.data.downbeats) >= 8];
     for (const time of state.data.beats) {
       if (!(bars.has(time) ? barsFit : beatsFit)) continue;
       pen.fillStyle = bars.has(time) ? COLOURS.bar : COLOURS.beat;

@@ -7,8 +7,11 @@
 
   studio.presets = (element, trigger) => {
     studio.fill(element);
-    // Gradio gives a group of radio buttons no name.
-    document.getElementById("control-bars")?.setAttribute("aria-label", studio.say("map.bars"));
+    // Gradio gives a group of radio buttons no name, and the window one in English.
+    studio.whenThere(() => document.getElementById("control-bars"), (group) => {
+      group.setAttribute("aria-label", studio.say("map.bars"));
+      document.title = studio.say("page.title");
+    });
     element.addEventListener("click", (event) => {
       const button = event.target.closest("button");
       if (button) trigger("select", { name: button.dataset.name });

@@ -16,7 +16,12 @@
     return sentence.replace(/\{(\w+)\}/g, (_, name) => values[name]);
   };
 
-  if (studio.sentences) document.title = document.title === studio.sentences.en["page.title"] ? studio.say("page.title") : document.title;
+  // Calls `then` with what `find` gives, as soon as it gives anything: Gradio lays the page out piece by piece.
+  studio.whenThere = (find, then) => {
+    const found = find();
+    if (found) then(found);
+    else setTimeout(() => studio.whenThere(find, then), 200);
+  };
 
   // Fills elements that carry data-say="key" (their text), data-say-title or data-say-label (title, aria-label).
   studio.fill = (root) => {
