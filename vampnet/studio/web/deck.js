@@ -24,13 +24,7 @@
   const nameOf = (take) => (take.number ? say("take", { number: take.number }) : say("source"));
   const tracksOf = (vamp) => [...(vamp.source_track ? [vamp.source_track] : []), ...vamp.takes];
   const textOf = ({ label }, ...given) => (typeof label === "function" ? label(...given) : label);
-
-  // In words, how a vamp was made.
-  function storyOf({ settings: { kept_share, kept_kbps, sampling, seed, model } }) {
-    const share = 100 * kept_share;
-    const digits = share === 0 || share === 100 || (share >= 1 && share <= 99) ? 0 : 1;
-    return say("story", { share: share.toFixed(digits), kbps: kept_kbps.toFixed(1), steps: sampling.steps, seed, model });
-  }
+  const storyOf = (vamp) => studio.storyOf(vamp);
 
   class Deck {
     constructor(element, { vamp = null, address = null, readOnly = false, trigger = null } = {}) {
@@ -321,7 +315,7 @@
         return button("vs-flat", textOf(action, ...given), run, { "data-action": action.name, title: action.title || "" });
       };
       const all = button("vs-flat", say("all"), () => this.downloadAll(all), { title: say("all.hint") });
-      this.vampBar.replaceChildren(all, ...[...vampActions].sort((a, b) => (a.name < b.name ? -1 : 1)).filter((one) => !one.source || shown.source_track).map((one) => added(one, shown)));
+      this.vampBar.replaceChildren(all, ...vampActions.filter((one) => !one.source || shown.source_track).map((one) => added(one, shown)));
       const { take } = this.rows[this.chosen];
       const name = nameOf(take);
       const href = studio.player.address(take.sound);
@@ -378,6 +372,7 @@
 
   const add = (where) => (action) => {
     where.push(action);
+    where.sort((a, b) => (a.name < b.name ? -1 : 1)); // scripts come in any order
     studio.deck.refresh();
   };
 

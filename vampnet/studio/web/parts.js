@@ -1,4 +1,4 @@
-// What several scripts are made of: elements, waveforms, keys, the zip of a vamp.
+// What several scripts are made of: elements, waveforms, keys, a vamp in words and as a zip.
 (() => {
   "use strict";
   const studio = (window.VampStudio = window.VampStudio || {});
@@ -178,6 +178,13 @@
     const n = files.length;
     const end = packed([0x06054b50, 4], [0, 2], [0, 2], [n, 2], [n, 2], [size, 4], [place, 4], [0, 2]);
     return new Blob([...parts, ...entries, end], { type: "application/zip" });
+  };
+
+  // In words, how a vamp was made.
+  studio.storyOf = ({ settings: { kept_share, kept_kbps, sampling, seed, model } }) => {
+    const share = 100 * kept_share;
+    const digits = share === 0 || share === 100 || (share >= 1 && share <= 99) ? 0 : 1;
+    return studio.say("deck.story", { share: share.toFixed(digits), kbps: kept_kbps.toFixed(1), steps: sampling.steps, seed, model });
   };
 
   // Gives a Blob to the visitor as a file.
