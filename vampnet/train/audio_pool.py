@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..audio import SUFFIXES, AudioError, load
 from ..loudness import ABSOLUTE_GATE, Loudness
+from .loop import to_device
 
 TARGET_LUFS = -24.0
 MAX_FILE_SECONDS = 4 * 3600.0
@@ -100,9 +101,8 @@ class AudioPool:
             room = int(self.ends[c] - self.starts[c]) - length + 1
             first.append(int(self.starts[c]) + int(torch.randint(max(1, room), (1,), generator=generator)))
         # At once: on a GPU a copy for each crop would take as long as the step.
-        places = torch.tensor([first, self.ends[clip].tolist()])
         device = self.samples.device
-        places = places.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else places
+        places = to_device(torch.tensor([first, self.ends[clip].tolist()]), device)
         at = places[0][:, None] + torch.arange(length, device=device)
         inside = at < places[1][:, None]
         return self.samples[at.clamp_(max=len(self.samples) - 1)] * inside / 32767

@@ -35,6 +35,7 @@ from .loop import (
     load_checkpoint,
     read_config,
     step_seed,
+    to_device,
 )
 from .schedule import cooldown, noam
 from .settings import CodecTraining, read_fields
@@ -42,14 +43,9 @@ from .settings import CodecTraining, read_fields
 log = logging.getLogger(__name__)
 
 
-def _to_device(x: Tensor, device: torch.device) -> Tensor:
-    """A small tensor from the CPU, without a GPU's having to be waited for."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
-
-
 def equalise(audio: Tensor, spread_db: float, generator: torch.Generator) -> Tensor:
     """(B, N) float through a random smooth equaliser (zero phase, six bands) and gain each, so that no one mix is learned."""
-    bands = _to_device(torch.randn(audio.shape[0], 1, 7, generator=generator) * spread_db, audio.device)
+    bands = to_device(torch.randn(audio.shape[0], 1, 7, generator=generator) * spread_db, audio.device)
     spec = torch.fft.rfft(audio)
     curve = F.interpolate(bands, 512, mode="linear", align_corners=True)[:, 0]
     # A curve over log frequency: an octave at the bottom matters as much as one at the top.

@@ -61,6 +61,11 @@ def in_bfloat16(wanted: bool | str, device: torch.device) -> bool:
     return wanted
 
 
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """A small tensor from the CPU, without a GPU's having to be waited for."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
 def step_seed(seed: int, step: int) -> int:
     """A seed in 0..2**63-1 that depends on (seed, step) alone.
 
