@@ -84,6 +84,9 @@ def build(
         )
         if chooser is not None:
             chooser.wire(page, session, tell_of_model)
+        # Pressed by web/answers.js, for the stream that an event opens.
+        answers = gr.Button(visible="hidden", elem_id="answers")
+        answers.click(lambda: None, None, None, concurrency_limit=None, show_progress="hidden", api_visibility="private")
     page.queue(default_concurrency_limit=4, max_size=LONGEST_QUEUE)
     keep_tidy(page)
     return page, {**launch_options(handlers), **(sharing.launch_options() if sharing is not None else {})}
