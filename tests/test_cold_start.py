@@ -29,8 +29,8 @@ def found(*names):
     print(*sorted(set(names) & set(sys.modules)), sep=",")
 
 import app, vampnet.studio.page, vampnet.studio.zero, vampnet.studio.warm_up
-never = "librosa", "numba", "sklearn", "matplotlib", "torch._dynamo", "sympy", "beat_this"
-found(*never, "scipy", "audiotools", "torchaudio", "dac", "tensorboard", "pyloudnorm", "mcp")
+never = "librosa", "sklearn", "matplotlib", "torch._dynamo", "sympy", "beat_this"
+found(*never, "numba", "scipy", "audiotools", "torchaudio", "dac", "tensorboard", "pyloudnorm", "mcp")
 from vampnet import Prompt, Sampling, VampNet
 model = VampNet.from_pretrained(sys.argv[1], "cpu")
 noise = 0.1 * np.random.default_rng(0).standard_normal((9_000, 2)).astype(np.float32)

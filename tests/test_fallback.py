@@ -15,7 +15,8 @@ from vampnet import fallback
 from vampnet.cli import main
 from vampnet.config import Prompt, Sampling
 from vampnet.fallback import MemoryShortage, on_cpu, within_memory
-from vampnet.model.fast import HalfLinear, in_precision
+from vampnet.model.fast import in_precision
+from vampnet.model.half import HalfLinear
 from vampnet.pipeline import VampNet
 from vampnet.progress import SENTENCES, MemoryWarning, told_by
 

@@ -8,7 +8,9 @@ from tiny import tiny_models
 from vampnet.config import MASK, Sampling
 from vampnet.generate import generate
 from vampnet.model import fast
-from vampnet.model.fast import FastTransformer, HalfLinear, Int8Linear, in_precision
+from vampnet.model.fast import FastTransformer, in_precision
+from vampnet.model.half import HalfLinear
+from vampnet.model.int8 import Int8Linear
 from vampnet.pipeline import VampNet
 
 DISTANCES = {"bfloat16": 0.02, "int8": 0.04}

@@ -20,6 +20,7 @@ from vampnet.config import Prompt, Sampling, whole_seed
 from vampnet.device import usable_device
 from vampnet.extend import longer
 from vampnet.kept import kept_sound
+from vampnet.model.fast import get_ready
 from vampnet.progress import Cancelled, OnDownload, OnStep, Watch
 from vampnet.sentences import Sentence
 from vampnet.stages import Stages
@@ -69,6 +70,7 @@ class VampNet(Stages):
             ValueError: a damaged checkpoint, or a device that cannot be used.
         """
         chosen = usable_device(device)
+        get_ready(precision, chosen)
         models = checkpoints.load(
             name, chosen, revision=revision, codec=codec, coarse=coarse, fine=fine, on_download=on_download
         )

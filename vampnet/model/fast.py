@@ -1,8 +1,6 @@
 """Transformers for inference in bfloat16, or with int8 weights: the same model, its arithmetic rounded.
 
-The residual stream stays in float32. In bfloat16 the norms' weights are part of the matrices behind them; the scale of
-attention is part of the queries' matrix, and the embedding is a table. With int8, weights have one scale an output and
-activations one a row: what a matrix makes of a time step depends neither on the other steps nor on the other items of a batch.
+The scale of attention is part of the queries' matrix, and the embedding is a table. For the rest see `half` and `int8`.
 """
 
 from __future__ import annotations
@@ -14,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vampnet import kernels
 from vampnet.config import PRECISIONS
 from vampnet.device import answers_late
-from vampnet.model.attention import Layer, RelativeBias
+from vampnet.model.attention import RelativeBias
+from vampnet.model.half import HalfLayer, HalfLinear, padded
 from vampnet.model.transformer import TokenTransformer
 
 if TYPE_CHECKING:
@@ -49,6 +47,14 @@ def best_precision(device: str | torch.device) -> str:
     if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return "bfloat16"
     return "int8" if kind == "cpu" and fast_int8() else "float32"
+
+
+def get_ready(precision: str, device: str | torch.device) -> None:
+    """Begins to import what a model in this precision will need on this device, beside the reading of its weights."""
+    if precision == "int8" or (precision == "auto" and best_precision(device) == "int8"):
+        from vampnet import passes
+
+        passes.begin()
 
 
 def in_precision(model: nn.Module, precision: str, device: str | torch.device) -> nn.Module:
@@ -107,160 +113,9 @@ def codec_in_precision(codec: Codec, precision: str, device: str | torch.device)
     return twin
 
 
-class HalfLinear(nn.Module):
-    """weight @ x + bias with the weight in bfloat16, behind an RMS norm if there is one.
-
-    Args:
-        weight: (outputs, inputs) float.
-        bias: (outputs,) float or None.
-        eps: of the norm before it; None = no norm.
-        gain: (inputs,) float, the weight of that norm.
-    """
-
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None = None, eps: float | None = None, gain: Tensor | None = None
-    ) -> None:
-        super().__init__()
-        self.eps = eps
-        weight = weight if gain is None else weight * gain
-        self.weight = nn.Parameter(weight.detach().bfloat16(), requires_grad=False)
-        self.register_buffer("bias", None if bias is None else bias.detach().float())
-
-    def prepare(self, x: Tensor) -> Tensor:
-        """(N, inputs) float -> the same in bfloat16, normalised: what `multiply` takes, whole or some rows of it."""
-        if self.eps is not None:
-            x = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.eps)
-        return x.to(self.weight.dtype)
-
-    def multiply(self, x: Tensor, into: Tensor | None = None) -> Tensor:
-        """Some rows of what `prepare` gave -> (n, outputs) bfloat16; float32 with a bias, `into` if there is one."""
-        out = F.linear(x, self.weight)
-        return out if self.bias is None else torch.add(out, self.bias, out=into)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs) float -> (N, outputs) bfloat16."""
-        return self.multiply(self.prepare(x))
-
-
-class Int8Linear(nn.Module):
-    """weight @ x + bias with an int8 weight, behind an RMS norm if there is one; see `HalfLinear` for the arguments.
-
-    Rows of x are scaled to -127..127. A norm before it is one more factor of a row's scale, next to free; its weight comes
-    first, since what it takes back would else be the largest of a row, and leave too few numbers for the rest.
-    """
-
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None = None, eps: float | None = None, gain: Tensor | None = None
-    ) -> None:
-        super().__init__()
-        self.eps = eps
-        self.register_buffer("gain", None if gain is None else gain.detach().float())
-        scale = weight.detach().float().abs().amax(dim=1).clamp_min(1e-12) / 127
-        whole = (weight.detach() / scale[:, None]).round().to(torch.int8).T.contiguous()
-        self.weight = nn.Parameter(whole, requires_grad=False)
-        self.register_buffer("scale", scale)
-        self.register_buffer("bias", None if bias is None else bias.detach().float())
-
-    def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, inputs) float -> (N, inputs) int8 and the (N, 1) float factors of its rows."""
-        x = x.float()
-        y = x if self.gain is None else x * self.gain
-        size = y.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12)
-        rows = (y * (127 / size)).round_().to(torch.int8)
-        factor = size / 127
-        if self.eps is not None:
-            mean = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1]
-            factor = factor * torch.rsqrt(mean + self.eps)
-        return rows, factor
-
-    def multiply(self, rows: Tensor, factor: Tensor, into: Tensor | None = None) -> Tensor:
-        """Some rows of what `prepare` gave -> (n, outputs) float32, with a bias `into` if there is one."""
-        whole = torch._int_mm(rows, self.weight)
-        out = whole.view(torch.float32).copy_(whole).mul_(factor)  # in its own memory, which is still in the cache
-        return out.mul_(self.scale) if self.bias is None else torch.addcmul(self.bias, out, self.scale, out=into)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs) float -> (N, outputs) float32."""
-        return self.multiply(*self.prepare(x))
-
-
-class FastLayer(nn.Module):
-    """`attention.Layer` with matrices of `kind`, on flat (B * T, dim) float32."""
-
-    def __init__(self, layer: Layer, kind: type[HalfLinear] | type[Int8Linear]) -> None:
-        super().__init__()
-        attention, feed_forward = layer.attention, layer.feed_forward
-        self.heads = attention.heads
-        dim = attention.qkv.in_features
-        qkv = attention.qkv.weight
-        qkv = torch.cat([qkv[:dim] * (dim // self.heads) ** -0.5, qkv[dim:]])
-        self.qkv = kind(qkv, eps=layer.attention_norm.eps, gain=layer.attention_norm.weight)
-        self.out = kind(attention.out.weight)
-        self.into = kind(feed_forward.into.weight, eps=layer.feed_forward_norm.eps, gain=layer.feed_forward_norm.weight)
-        self.down = kind(feed_forward.out.weight)
-
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """(B * T, dim) float32 and the (1, heads, T, T) bias -> (B * T, dim) float32."""
-        qkv = self._split(self.qkv(x), bias.shape[-1])
-        mixed = attend(*qkv.to(_attention_type(x.device), memory_format=torch.contiguous_format).unbind(0), bias)
-        x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
-        value, gate = self.into(x).chunk(2, dim=-1)
-        return x + self.down(F.gelu(gate, approximate="tanh") * value)
-
-    def in_passes(self, x: Tensor, add: Tensor | None, bias: Tensor) -> Tensor:
-        """The same for a GPU, where each pass over memory counts: additions and norms are one, and wait for each other.
-
-        Args:
-            x: (B * T, dim) float32, to which everything but the layer's last part is added in place.
-            add: (B * T, dim), what the layer before has still to add, or None.
-            bias: (1, heads, T, T).
-
-        Returns:
-            (B * T, dim) of the weights' type, what this layer has still to add.
-        """
-        heard = kernels.normed(x, add, self.qkv.eps, self.qkv.weight.dtype)
-        mixed = attend(*self._split(self.qkv.multiply(heard), bias.shape[-1]).unbind(0), bias)
-        add = self.out.multiply(mixed.transpose(1, 2).reshape(x.shape))
-        heard = kernels.normed(x, add, self.into.eps, self.into.weight.dtype)
-        return self.down.multiply(kernels.gated(self.into.multiply(heard)))
-
-    def _split(self, qkv: Tensor, steps: int) -> Tensor:
-        """(B * T, 3 dim) -> (3, B, heads, T, dim / heads)."""
-        return qkv.view(-1, steps, 3, self.heads, qkv.shape[-1] // 3 // self.heads).permute(2, 0, 3, 1, 4)
-
-
 def _attention_type(device: torch.device) -> torch.dtype:
+    """What queries, keys and values are best held in on a device, and the bias of their scores."""
     return torch.bfloat16 if device.type != "cpu" or fast_bfloat16() else torch.float32
-
-
-def _padded(bias: Tensor) -> Tensor:
-    """(1, heads, T, T) with rows that begin at every 16th number: a fused kernel takes others only as a copy of all of it."""
-    steps = bias.shape[-1]
-    wide = bias.new_zeros(*bias.shape[:-1], -(-steps // 16) * 16)
-    wide[..., :steps] = bias
-    return wide[..., :steps]
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k^T + bias) v, with q scaled already.
-
-    Args:
-        q, k, v: (B, heads, T, d) bfloat16 or float32.
-        bias: (1, heads, T, T), on a CPU of the type of q.
-
-    Returns:
-        (B, heads, T, d) of the type of v.
-    """
-    if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=1.0)
-    # One item at a time, so that the scores stay near the cache; see `attention.attend`. In bfloat16 a score is rounded once,
-    # after its bias, and then all passes are in the same memory.
-    out, scores = torch.empty_like(v), v.new_empty(q.shape[1], q.shape[2], k.shape[2])
-    for one_q, one_k, one_v, mixed in zip(q, k, v, out, strict=True):
-        torch.baddbmm(bias[0], one_q, one_k.mT, out=scores)
-        torch.softmax(scores, dim=-1, out=scores)
-        torch.matmul(scores, one_v, out=mixed)
-    return out
 
 
 class FastTransformer(nn.Module):
@@ -273,7 +128,11 @@ class FastTransformer(nn.Module):
 
     def __init__(self, model: TokenTransformer, precision: str) -> None:
         super().__init__()
-        kind = {"bfloat16": HalfLinear, "int8": Int8Linear}[precision]
+        if precision == "int8":
+            from vampnet.model.int8 import Int8Layer as FastLayer  # with it comes numba
+            from vampnet.model.int8 import Int8Linear as Linear
+        else:
+            FastLayer, Linear = HalfLayer, HalfLinear
         self.config, self.precision = model.config, precision
         with torch.no_grad():
             table = model.projected_vectors()
@@ -281,9 +140,9 @@ class FastTransformer(nn.Module):
             self.register_buffer("table", table)
             self.bias = RelativeBias(model.config.heads, model.config.position_buckets, model.config.position_max_distance)
             self.bias.load_state_dict(model.bias.state_dict())
-            self.layers = nn.ModuleList(FastLayer(layer, kind) for layer in model.layers)
+            self.layers = nn.ModuleList(FastLayer(layer) for layer in model.layers)
             self.classifiers = nn.ModuleList(
-                kind(weight, bias, model.norm.eps, model.norm.weight) for weight, bias in model.heads()
+                Linear(weight, bias, model.norm.eps, model.norm.weight) for weight, bias in model.heads()
             )
         self._biases: dict[tuple[int, torch.device], Tensor] = {}
         self.eval()
@@ -308,8 +167,24 @@ class FastTransformer(nn.Module):
         offsets = torch.arange(config.n_codebooks, device=tokens.device) * (config.codebook_size + 1)
         rows = tokens.clamp(max=config.codebook_size).transpose(1, 2) + offsets
         x = F.embedding_bag(rows.reshape(batch * steps, -1), self.table, mode="sum")
-        bias = self._bias(steps)
-        if self.precision == "bfloat16" and answers_late(x.device):
+        prepared = self._through(x, self._bias(steps))
+        if where is not None:
+            return self._classify(prepared, where)
+        # No shape here depends on what a tensor holds, so that a GPU can do all of it without being asked in between.
+        logits = x.new_empty(batch * steps, config.n_predicted, config.codebook_size, dtype=torch.float32)
+        for level, classify in enumerate(self.classifiers):
+            classify.multiply(*prepared, into=logits[:, level])
+        return logits.view(batch, steps, config.n_predicted, -1).transpose(1, 2)
+
+    def _through(self, x: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+        """(B * T, dim) float32 through all layers -> what the classifiers' `multiply` takes."""
+        if self.precision == "int8":
+            heard = self.layers[0].qkv.prepare(x)
+            following = [layer.qkv for layer in self.layers[1:]] + [self.classifiers[0]]
+            for layer, matrix in zip(self.layers, following, strict=True):
+                heard = layer(x, heard, bias, matrix)
+            return heard
+        if answers_late(x.device):
             add = None
             for layer in self.layers:
                 add = layer.in_passes(x, add, bias)
@@ -318,39 +193,28 @@ class FastTransformer(nn.Module):
         else:
             for layer in self.layers:
                 x = layer(x, bias)
-        if where is not None:
-            return self._classify(x.view(batch, steps, -1), where)
-        # No shape here depends on what a tensor holds, so that a GPU can do all of it without being asked in between.
-        prepared = self._prepared(x)
-        logits = x.new_empty(batch * steps, config.n_predicted, config.codebook_size, dtype=torch.float32)
-        for level, classify in enumerate(self.classifiers):
-            classify.multiply(*prepared, into=logits[:, level])
-        return logits.view(batch, steps, config.n_predicted, -1).transpose(1, 2)
+        return (self.classifiers[0].prepare(x),)
 
-    def _classify(self, x: Tensor, where: Tensor) -> Tensor:
-        """(B, T, dim) float and (B, n_predicted, T) bool -> (M, codebook_size) float32, in the order of `where.nonzero()`."""
-        logits = x.new_empty(int(where.sum()), self.config.codebook_size, dtype=torch.float32)
+    def _classify(self, prepared: tuple[Tensor, ...], where: Tensor) -> Tensor:
+        """What `_through` gives, (B, n_predicted, T) bool -> (M, codebook_size) float32, in the order of `where.nonzero()`."""
+        logits = prepared[0].new_empty(int(where.sum()), self.config.codebook_size, dtype=torch.float32)
+        batch, _, steps = where.shape
+        parts = [part.view(batch, steps, *part.shape[1:]) for part in prepared]
         done = 0
-        for one, asked in zip(x, where, strict=True):
-            prepared = self._prepared(one)
+        for item, asked in enumerate(where):
             for classify, here in zip(self.classifiers, asked, strict=True):
-                rows = [part[here] for part in prepared]
+                rows = [part[item][here] for part in parts]
                 # Item by item and level by level: so each part of the logits has its place, and nothing is moved there.
                 classify.multiply(*rows, into=logits[done : done + len(rows[0])])
                 done += len(rows[0])
         return logits
-
-    def _prepared(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What the classifiers' `multiply` takes, of (N, dim) float."""
-        prepared = self.classifiers[0].prepare(x)
-        return prepared if isinstance(prepared, tuple) else (prepared,)
 
     def _bias(self, steps: int) -> Tensor:
         key = (steps, self.table.device)
         if key not in self._biases:
             # One length at a time: it takes heads * T * T numbers.
             bias = self.bias(steps).detach().to(_attention_type(self.table.device))
-            self._biases = {key: bias.contiguous() if bias.device.type == "cpu" else _padded(bias)}
+            self._biases = {key: bias.contiguous() if bias.device.type == "cpu" else padded(bias)}
         return self._biases[key]
 
     def widen(self) -> None:

@@ -1,0 +1,208 @@
+"""The loops of `vampnet.passes`, compiled by numba: rows `first` to `stop` of what they are given, without the interpreter.
+
+numba comes with librosa, brings its own compiler, and keeps on the disk what it compiled. Numbers of 16 bits are bfloat16,
+which numpy lacks: these bits are the upper half of a float32's.
+
+Loops over a row are many short ones, each of which becomes vector instructions; a row stays in the nearest cache in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+F, S, U = np.float32, np.int32, np.uint32
+HALF = U(16)
+LOG2_E = F(1.4426950408889634)
+LEAST = F(-120.0)
+"""Of an exponent to base 2: what is smaller is nothing beside a row's largest."""
+
+
+def compiled(function: Callable[..., None]) -> Any:
+    """The function, compiled when it is first called; from the disk where numba finds a folder that it may write to."""
+    options: dict[str, Any] = {
+        "nogil": True, "error_model": "numpy", "boundscheck": False,
+        "fastmath": {"contract", "nnan", "ninf", "nsz", "arcp", "reassoc"},
+    }  # fmt: skip
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:
+        return numba.njit(**options)(function)
+
+
+inline = numba.njit(inline="always")
+
+
+@intrinsic
+def _bits(context, x):
+    """float32 -> int32 of the same bits."""
+    return types.int32(types.float32), lambda context, builder, signature, given: builder.bitcast(given[0], ir.IntType(32))
+
+
+@intrinsic
+def _number(context, bits):
+    """The lowest 32 bits of a whole number -> float32 of the same bits."""
+    return types.float32(types.int32), lambda context, builder, signature, given: builder.bitcast(given[0], ir.FloatType())
+
+
+@inline
+def _widened(half):
+    return _number(U(half) << HALF)
+
+
+@inline
+def _narrowed(x):
+    """The nearest bfloat16; the larger one where two are."""
+    return np.uint16(U(U(_bits(x)) + U(0x8000)) >> HALF)
+
+
+@inline
+def _ordered(x):
+    """Whole numbers that compare as the given ones do: only the largest of whole numbers is found by vector instructions."""
+    bits = _bits(x)
+    return bits ^ ((bits >> S(31)) & S(0x7FFFFFFF))
+
+
+@inline
+def _whole(y, rows):
+    """(n,) float32 -> (n,) int8, the nearest to y over its factor, which is given back."""
+    most = S(0)
+    for j in range(y.shape[0]):
+        most = max(most, _bits(abs(y[j])))
+    size = max(_number(most), F(1e-12))
+    scale = F(127) / size
+    for j in range(y.shape[0]):
+        rows[j] = np.int8(np.rint(y[j] * scale))
+    return size / F(127)
+
+
+@inline
+def _root(squares, n, eps):
+    return F(1) / F(math.sqrt(squares / F(n) + eps))
+
+
+@inline
+def _gelu(x):
+    """The tanh approximation of GELU; tanh itself as a quotient of polynomials, exact to the last bits of a float32."""
+    u = F(0.7978845608) * (x + F(0.044715) * x * x * x)
+    u = min(max(u, F(-7.99881172)), F(7.99881172))
+    s = u * u
+    p = F(-2.76076847742355e-16)
+    p = p * s + F(2.00018790482477e-13)
+    p = p * s + F(-8.60467152213735e-11)
+    p = p * s + F(5.12229709037114e-08)
+    p = p * s + F(1.48572235717979e-05)
+    p = p * s + F(6.37261928875436e-04)
+    p = p * s + F(4.89352455891786e-03)
+    q = F(1.19825839466702e-06)
+    q = q * s + F(1.18534705686654e-04)
+    q = q * s + F(2.26843463243900e-03)
+    q = q * s + F(4.89352518554385e-03)
+    return F(0.5) * x * (F(1) + u * p / q)
+
+
+@compiled
+def normed(x, gain, eps, rows, factors, first, stop):
+    y = np.empty(x.shape[1], F)
+    for i in range(first, stop):
+        squares = F(0)
+        for j in range(x.shape[1]):
+            squares += x[i, j] * x[i, j]
+            y[j] = x[i, j] * gain[j]
+        factors[i] = _whole(y, rows[i]) * _root(squares, x.shape[1], eps)
+
+
+@compiled
+def quantised(x, rows, factors, first, stop):
+    for i in range(first, stop):
+        factors[i] = _whole(x[i], rows[i])
+
+
+@compiled
+def added(x, product, scale, gain, eps, rows, factors, first, stop):
+    y = np.empty(x.shape[1], F)
+    for i in range(first, stop):
+        squares, factor = F(0), factors[i]
+        for j in range(x.shape[1]):
+            value = x[i, j] + F(product[i, j]) * factor * scale[j]
+            x[i, j] = value
+            squares += value * value
+            y[j] = value * gain[j]
+        factors[i] = _whole(y, rows[i]) * _root(squares, x.shape[1], eps)
+
+
+@compiled
+def gated(product, scale, rows, factors, first, stop):
+    n = rows.shape[1]
+    y = np.empty(n, F)
+    for i in range(first, stop):
+        factor = factors[i]
+        for j in range(n):
+            value = F(product[i, j]) * factor * scale[j]
+            y[j] = value * _gelu(F(product[i, n + j]) * factor * scale[n + j])
+        factors[i] = _whole(y, rows[i])
+
+
+@compiled
+def scaled(product, factors, scale, bias, out, first, stop):
+    for i in range(first, stop):
+        factor = factors[i]
+        for j in range(out.shape[1]):
+            out[i, j] = bias[j] + F(product[i, j]) * factor * scale[j]
+
+
+@compiled
+def split(product, factors, scale, out, first, stop):
+    _, _, heads, steps, size = out.shape
+    row = np.empty(product.shape[1], np.uint16)
+    for i in range(first, stop):
+        factor, item, step = factors[i], i // steps, i % steps
+        for j in range(product.shape[1]):
+            row[j] = _narrowed(F(product[i, j]) * factor * scale[j])
+        for part in range(3):
+            for head in range(heads):
+                at = (part * heads + head) * size
+                for j in range(size):
+                    out[part, item, head, step, j] = row[at + j]
+
+
+@compiled
+def raised(scores, bias, sums, first, stop):
+    y = np.empty(scores.shape[1], F)
+    for i in range(first, stop):
+        top = S(-0x7FFFFFFF)
+        for j in range(scores.shape[1]):
+            y[j] = (_widened(scores[i, j]) + _widened(bias[i, j])) * LOG2_E
+            top = max(top, _ordered(y[j]))
+        most = _number(top ^ ((top >> S(31)) & S(0x7FFFFFFF)))
+        total = F(0)
+        for j in range(scores.shape[1]):
+            power = max(y[j] - most, LEAST)
+            nearest = np.rint(power)
+            rest = power - nearest
+            p = F(0.05500721) * rest + F(0.24220727)
+            p = p * rest + F(0.69328271)
+            p = _number(_bits(p * rest + F(1)) + (S(nearest) << S(23)))
+            total += p
+            scores[i, j] = _narrowed(p)
+        sums[i] = total
+
+
+@compiled
+def merged(mixed, sums, rows, factors, first, stop):
+    _, heads, steps, size = mixed.shape
+    y = np.empty(heads * size, F)
+    for i in range(first, stop):
+        item, step = i // steps, i % steps
+        for head in range(heads):
+            inverse = F(1) / sums[item, head, step]
+            for j in range(size):
+                y[head * size + j] = _widened(mixed[item, head, step, j]) * inverse
+        factors[i] = _whole(y, rows[i])

@@ -1,0 +1,163 @@
+"""What lies between the whole-number matrix products of a CPU, each in one pass over the memory, by all of torch's threads.
+
+torch does the same in many steps, each of which reads and writes all of it: there they took half of a transformer's time. The
+loops are numba's (`vampnet.numba_kernels`), imported with the first pass.
+
+Rows of whole numbers have a factor each: row i stands for `factors[i] * rows[i]`. A product of such rows with a matrix of whole
+numbers has one scale a column more. What a row becomes depends on nothing but the row.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SMALL = 1 << 14
+"""Numbers that one thread is through with before another would have begun."""
+
+
+def begin() -> threading.Thread:
+    """Starts to import numba, which takes most of a second, beside what is done meanwhile; the thread that does it."""
+    thread = threading.Thread(target=lambda: quantised(torch.ones(1, 1)), name="import-numba", daemon=True)
+    thread.start()
+    return thread
+
+
+def normed(x: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x * gain / rms(x) by rows, as whole numbers.
+
+    Args:
+        x: (N, dim) float32 contiguous.
+        gain: (dim,) float32.
+        eps: added to the mean square.
+
+    Returns:
+        (N, dim) int8 and (N,) float32 factors.
+    """
+    rows, factors = torch.empty_like(x, dtype=torch.int8), x.new_empty(len(x))
+    _run("normed", x.numel(), len(x), x, gain, np.float32(eps), rows, factors)
+    return rows, factors
+
+
+def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, dim) float32 contiguous -> the nearest (N, dim) int8 and their (N,) float32 factors."""
+    rows, factors = torch.empty_like(x, dtype=torch.int8), x.new_empty(len(x))
+    _run("quantised", x.numel(), len(x), x, rows, factors)
+    return rows, factors
+
+
+def added(
+    x: Tensor, product: Tensor, scale: Tensor, gain: Tensor, eps: float, rows: Tensor, factors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Adds a product to x in place; what `normed` makes of that.
+
+    Args:
+        x: (N, dim) float32 contiguous, changed.
+        product: (N, dim) int32 contiguous.
+        scale: (dim,) float32 of its columns.
+        gain, eps: of the norm.
+        rows: (N, dim) int8, written.
+        factors: (N,) float32 of the product's rows, overwritten by those of `rows`.
+
+    Returns:
+        `rows` and `factors`.
+    """
+    _run("added", x.numel(), len(x), x, product, scale, gain, np.float32(eps), rows, factors)
+    return rows, factors
+
+
+def gated(product: Tensor, scale: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    """value * gelu(gate), tanh form, as whole numbers.
+
+    Args:
+        product: (N, 2 width) int32 contiguous, halves value and gate.
+        scale: (2 width,) float32 of its columns.
+        factors: (N,) float32 of its rows, overwritten by those of the result.
+
+    Returns:
+        (N, width) int8, and `factors`.
+    """
+    rows = torch.empty(len(product), product.shape[1] // 2, dtype=torch.int8)
+    _run("gated", product.numel(), len(product), product, scale, rows, factors)
+    return rows, factors
+
+
+def scaled(product: Tensor, factors: Tensor, scale: Tensor, bias: Tensor, into: Tensor | None = None) -> Tensor:
+    """(N, dim) int32 contiguous, its (N,) and (dim,) float32 factors, (dim,) float32 -> factor * product * scale + bias.
+
+    (N, dim) float32, written `into` a tensor with contiguous rows if there is one.
+    """
+    out = torch.empty_like(product, dtype=torch.float32) if into is None else into
+    _run("scaled", product.numel(), len(product), product, factors, scale, bias, out)
+    return out
+
+
+def split(product: Tensor, factors: Tensor, scale: Tensor, heads: int, steps: int) -> Tensor:
+    """(B * T, 3 dim) int32 contiguous with its factors -> (3, B, heads, T, dim / heads) bfloat16: queries, keys, values."""
+    items, size = len(product) // steps, product.shape[1] // 3 // heads
+    out = torch.empty(3, items, heads, steps, size, dtype=torch.bfloat16)
+    _run("split", product.numel(), len(product), product, factors, scale, out)
+    return out
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """softmax(q k^T + bias) v, not yet divided by the sums of the softmax, with q scaled already.
+
+    Args:
+        q, k, v: (B, heads, T, d) bfloat16 contiguous.
+        bias: (1, heads, T, T) bfloat16 contiguous.
+
+    Returns:
+        (B, heads, T, d) bfloat16, and the (B, heads, T) float32 sums.
+    """
+    batch, heads, steps, _ = q.shape
+    mixed, sums = torch.empty_like(v), torch.empty(batch, heads * steps)
+    # One item at a time, so that the scores stay near the cache.
+    scores, flat = torch.empty(heads, steps, steps, dtype=q.dtype), bias.view(-1, steps)
+    for item in range(batch):
+        torch.bmm(q[item], k[item].mT, out=scores)
+        _run("raised", scores.numel(), len(flat), scores.view(-1, steps), flat, sums[item])
+        torch.bmm(scores, v[item], out=mixed[item])
+    return mixed, sums.view(batch, heads, steps)
+
+
+def merged(mixed: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """What `attend` gave -> (B * T, heads * d) int8 and (B * T,) float32 factors."""
+    batch, heads, steps, size = mixed.shape
+    rows, factors = torch.empty(batch * steps, heads * size, dtype=torch.int8), sums.new_empty(batch * steps)
+    _run("merged", mixed.numel(), len(rows), mixed, sums, rows, factors)
+    return rows, factors
+
+
+def _run(name: str, numbers: int, rows: int, *arguments: Any) -> None:
+    """A kernel on all rows, in as many parts as torch has threads."""
+    from vampnet import numba_kernels
+
+    kernel = getattr(numba_kernels, name)
+    given = [_array(x) if isinstance(x, Tensor) else x for x in arguments]
+    parts = min(torch.get_num_threads(), rows) if numbers > SMALL else 1
+    ends = [rows * part // parts for part in range(parts + 1)]
+    others = [_helpers(parts - 1).submit(kernel, *given, *ends[part : part + 2]) for part in range(1, parts)]
+    kernel(*given, 0, ends[1])
+    for other in others:
+        other.result()
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.view(torch.int16).numpy().view(np.uint16) if x.dtype == torch.bfloat16 else x.numpy()
+
+
+@lru_cache(maxsize=1)
+def _helpers(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, "vampnet-pass")
+
+
+if hasattr(os, "register_at_fork"):  # a process that was forked has none of its parent's threads
+    os.register_at_fork(after_in_child=_helpers.cache_clear)
