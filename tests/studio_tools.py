@@ -88,11 +88,20 @@ def light_vampnet(name: str = "light") -> VampNet:
     return VampNet(Part(), Part(), Part(), name=name)
 
 
-def other_vampnet(name: str = "other", levels: int = 9, hop: int = 512) -> VampNet:
+def other_vampnet(name: str = "other", levels: int = 9, hop: int = 512, sample_rate: int = 44_100) -> VampNet:
     """A `VampNet` of another shape: fewer codebook levels, and more of them a second."""
     small = {"dim": 32, "layers": 1, "heads": 2, "context": 64}
     codec = SpectralCodec(
-        SpectralCodecConfig(dim=16, encoder_layers=1, decoder_layers=1, rounds=2, n_codebooks=levels, hop=hop)
+        SpectralCodecConfig(
+            sample_rate,
+            hop,
+            dim=16,
+            encoder_layers=1,
+            decoder_layers=1,
+            rounds=2,
+            n_codebooks=levels,
+            fine_hz=min(11_025.0, sample_rate / 4),
+        )  # fmt: skip
     )
     vectors = codec.codebook_vectors()
     models = (

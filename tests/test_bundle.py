@@ -62,6 +62,10 @@ def test_names_and_formats_are_checked(made: Vamp, tmp_path: Path) -> None:
         write_bundle(made, tmp_path, names=["a"])
     with pytest.raises(ValueError, match="not as 'mp3'"):
         write_bundle(made, tmp_path, "mp3")
+    for names in (["a", "a"], ["Take", "take"], ["a", "source"], ["Source", "b"]):
+        with pytest.raises(ValueError, match="a name of its own"):
+            write_bundle(made, tmp_path / "other", names=names)
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_take_that_is_all_but_silent_comes_back(made: Vamp, tmp_path: Path) -> None:
@@ -73,8 +77,9 @@ def test_a_take_that_is_all_but_silent_comes_back(made: Vamp, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "spoil",
     [
-        {"beats": 5}, {"prompt": []}, {"seed": "x"}, {"seed": -5}, {"extend": "ab"}, {"extend": 5}, {"sample_rate": 10**9},
-        {"grid": {"sample_rate": 44_100, "hop": 100}}, {"grid": {"sample_rate": 44_100, "hop": 0}}, {"sampling": None},
+        {"beats": 5}, {"prompt": []}, {"seed": "x"}, {"seed": -5}, {"extend": "ab"}, {"extend": 5}, {"extend": [10**400, 0]},
+        {"sample_rate": 10**9}, {"grid": {"sample_rate": 44_100, "hop": 100}}, {"grid": {"sample_rate": 44_100, "hop": 0}},
+        {"sampling": None},
     ],
     ids=str,
 )  # fmt: skip

@@ -8,6 +8,7 @@ import torch
 from tiny import tiny_vampnet
 
 from vampnet.beats import make_grid
+from vampnet.bundle import read_bundle, write_bundle
 from vampnet.comping import assemble, comp, joins, part_steps, part_times
 from vampnet.config import Prompt, Sampling, TokenGrid
 from vampnet.pipeline import VampNet
@@ -120,7 +121,7 @@ def test_one_take_throughout_comes_out_as_it_was(vn, made):
     assert not mask.any() and torch.equal(tokens, vamp.tokens[1:])
     assert torch.allclose(sound.audio_data, vamp.takes[1].audio_data, atol=1e-5)
     with pytest.raises(ValueError, match="do not fit the clip"):
-        comp(vn, clip, vamp.tokens[..., :-1], [1], [0, 10])
+        comp(vn, clip, vamp.tokens[..., :-20], [1], [0, 10])
 
 
 def test_every_part_is_as_loud_as_in_its_take(vn, make_music):
@@ -138,3 +139,24 @@ def test_every_part_is_as_loud_as_in_its_take(vn, make_music):
     mixed = comp(vn, clip, vamp.tokens, [0, 1], [0, steps // 2, steps], QUICK, takes=vamp.takes)[0]
     assert abs(level(mixed, 1.3, 1.9) - level(vamp.takes[1], 1.3, 1.9)) < 0.3
     assert abs(level(mixed, 0.1, 0.7) - level(vamp.takes[0], 0.1, 0.7)) < 0.3
+
+
+@pytest.mark.parametrize("samples", [44_100, 61_234, 100_000])
+def test_takes_of_a_ring_that_was_made_longer(vn, make_music, samples, tmp_path):
+    """It keeps the stretch of what it was made of, and so lies in another number of time steps than the nearest one."""
+    music = torch.from_numpy(make_music(seconds=3.0))[:, :samples]
+    vamp = vn.vamp((music, RATE), Prompt(periodic=4), QUICK, takes=2, loop=True, extend=(0.0, 4.0))
+    write_bundle(vamp, tmp_path / "vamp")
+    again = read_bundle(tmp_path / "vamp")
+    assert torch.equal(again.tokens, vamp.tokens)
+    length, steps = vamp.source.audio_data.shape[-1], vamp.tokens.shape[-1]
+    times = part_times(length, RATE, None)
+    bounds = part_steps(times, length, GRID, RATE, True, steps)
+    assert bounds[-1] == steps and bounds == sorted(bounds)
+    clip = vn.listen(vamp.source, loop=True)
+    sound, tokens, mask = comp(vn, clip, vamp.tokens, [0, 1] * 4, bounds, QUICK, takes=vamp.takes)
+    assert sound.audio_data.shape[-1] == length and tokens.shape[-1] == mask.shape[-1] == steps
+    with pytest.raises(ValueError, match="use the model that made them"):
+        comp(vn, clip, vamp.tokens[..., : steps // 2], [0, 1], [0, 5, steps // 2], QUICK)
+    with pytest.raises(ValueError, match="are not the tokens of this ring"):
+        vn.render(clip, vamp.tokens[:1, :, : steps // 2])

@@ -134,3 +134,5 @@ def test_transformer_config():
         TransformerConfig(dim=65, heads=4)
     with pytest.raises(ValueError, match="predict"):
         TransformerConfig(n_codebooks=4, n_conditioning=4)
+    with pytest.raises(ValueError, match="up to 1024 codes"):
+        TransformerConfig(codebook_size=2048)

@@ -59,6 +59,22 @@ def test_what_cannot_be_added_is_said(seconds, words):
         plan(44_100, seconds, GRID)
 
 
+@pytest.mark.parametrize("seconds", [4, None, ("a", 1), (0, 0, 0), (1,)])
+def test_what_is_no_pair_of_seconds_is_said_before_anything_is_done(seconds):
+    model = tiny_vampnet()
+    model._encode = None
+    for work in (model.vamp, model.listen):
+        with pytest.raises(ValueError, match="two numbers of seconds"):
+            work((torch.full((1, 9_000), 0.1), RATE), extend=seconds)
+
+
+@pytest.mark.parametrize("before", [0.0, 0.3, 0.5])
+def test_a_ring_loses_no_sample_to_rounding(before):
+    for samples in range(4_410, 6_000, 7):
+        added = plan(samples, (before, 0.0), GRID, loop=True)
+        assert added.length >= added.offset + samples
+
+
 @pytest.mark.parametrize("loop", [False, True])
 def test_takes_are_longer_and_what_is_kept_stays_in_its_place(vn, make_music, loop, tmp_path):
     source = clip(make_music, 40_003)

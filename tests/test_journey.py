@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from studio_tools import other_vampnet
 from tiny import tiny_models, tiny_vampnet
 
 from vampnet import audio, metadata
@@ -101,6 +102,15 @@ def test_another_codec_hears_the_round_anew(vn: VampNet, clip: object, tmp_path:
     other = VampNet(_Shifted(codec), coarse, fine, "other")
     journey.make(other, 1, PROMPT, QUICK)
     assert torch.equal(journey.read(2).source_tokens, other.encode(journey.read(1).takes[0], loop=True))
+
+
+def test_a_model_of_another_sample_rate_goes_on(vn: VampNet, clip: object, tmp_path: Path) -> None:
+    journey = travel(vn, clip, tmp_path, (0,))
+    other = other_vampnet(sample_rate=16_000, hop=320)
+    made = journey.make(other, 1, PROMPT, QUICK)
+    there = journey.read(made.number)
+    assert int(there.source.sample_rate) == int(there.takes[0].sample_rate) == 16_000
+    assert there.source.audio_data.shape == there.takes[0].audio_data.shape
 
 
 class _Shifted:

@@ -8,7 +8,7 @@ import soundfile
 import torch
 from tiny import tiny_models, tiny_vampnet
 
-from vampnet import VampNet, audio, device, loops
+from vampnet import VampNet, audio, device, loops, metadata
 from vampnet.beats import make_grid
 from vampnet.config import CancelledError, Prompt, Sampling
 from vampnet.ring import ring_resample, whole_steps
@@ -246,6 +246,27 @@ def test_bad_options_get_one_sentence(vn, make_music, options, sentence):
         one_take(vn, clip(make_music, 9_000), **options)
 
 
+@pytest.mark.parametrize("loop", [1, np.True_, 0, None])
+def test_what_stands_for_yes_or_no_is_written_as_that(vn, make_music, tmp_path, loop):
+    vamp = one_take(vn, clip(make_music, 9_000), loop=loop)
+    told = metadata.read(vamp.save(tmp_path)[0])
+    assert vamp.loop is bool(loop) and told is not None and told.loop is bool(loop)
+
+
+def test_takes_are_written_into_their_folder_alone(vn, make_music, tmp_path):
+    vamp = one_take(vn, clip(make_music, 9_000))
+    for name in ("../x", "a/b", str(tmp_path / "x")):
+        with pytest.raises(ValueError, match="has no place in it"):
+            vamp.save(tmp_path / "out", name=name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_region_in_the_last_half_step_of_a_ring_lies_in_it(vn, make_music):
+    # 6.48 steps, and the tokens are six.
+    vamp = one_take(vn, clip(make_music, 4_980), prompt=Prompt(periodic=0, region=(0.1065, 0.113)), loop=True)
+    assert vamp.mask.all(1)[0].tolist() == [False] * 5 + [True]
+
+
 def test_bad_sources_get_one_sentence(vn):
     for source in (None, (torch.zeros(1, 9_000), RATE), (torch.ones(1, 100), RATE), "nothing.wav"):
         with pytest.raises(audio.AudioError):
@@ -364,6 +385,7 @@ def test_from_pretrained(tmp_path, make_music, vn):
     loaded = VampNet.from_pretrained(tiny_checkpoint(tmp_path / "mine"), device="cpu")
     assert loaded.name == "mine" and loaded.grid == vn.grid and loaded.codec_id == vn.codec_id
     assert one_take(loaded, clip(make_music, 9_000)).model == "mine"
-    with pytest.raises(ValueError, match="device 'nonsense'"):
-        VampNet.from_pretrained(tmp_path / "mine", device="nonsense")
+    for name in ("nonsense", "meta"):
+        with pytest.raises(ValueError, match=f"device '{name}'"):
+            VampNet.from_pretrained(tmp_path / "mine", device=name)
     assert device.best_device() in ("cuda", "mps", "cpu")

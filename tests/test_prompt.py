@@ -47,6 +47,8 @@ def test_inpainting_of_the_paper():
 def test_nothing_stays_without_a_prompt_and_all_with_period_one():
     assert not kept(Prompt(periodic=0)).any()
     assert kept(Prompt(periodic=1)).all()
+    # Of a codec with more levels than the paper's, too.
+    assert not build_mask(Prompt(periodic=1), (18, 40), TokenGrid()).any()
 
 
 def test_compression_and_depth():

@@ -29,6 +29,8 @@ MAX_SECONDS = 600.0
 MAX_DECODED_SAMPLES = 10 * 60 * 192_000 * 2
 """Samples over all channels that a file may decode to: ten minutes of 192 kHz stereo."""
 SILENCE_DBFS = -70.0
+LOUDEST = 1e6
+"""Of full scale: what is louder is no sound but a damaged file, and its energies would soon be infinite."""
 
 CODEC_LUFS = -24.0
 """Loudness that the codec is trained at and fed with (the paper trains on audio at -24)."""
@@ -184,6 +186,10 @@ class _Kept:
             raise AudioError(
                 Sentence("The audio holds NaN or infinite samples: export it again from the program that made it.")
             )
+        if peak > LOUDEST:
+            raise AudioError(
+                Sentence("The audio holds samples far beyond full scale: export it again from the program that made it.")
+            )
         self.frames, self.peak = self.frames + len(block), max(self.peak, peak)
         self.blocks.append(block if self.resampler is None else self.resampler.resample_chunk(np.ascontiguousarray(block)))
 
@@ -207,13 +213,16 @@ def _check_length(samples: int, rate: int, max_seconds: float, least: float = MI
         raise AudioError(Sentence("The audio is empty (0 samples): use a clip with sound in it."))
     if seconds < least:
         raise AudioError(Sentence(
-            "The audio lasts {ms:.0f} ms, and at least {least:.0f} ms are needed: use a longer clip.", ms=seconds * 1000,
+            "The audio lasts {ms:g} ms, and at least {least:.0f} ms are needed: use a longer clip.",
+            ms=min(round(seconds * 1000, 1), MIN_SECONDS * 1000 - 0.1),
             least=MIN_SECONDS * 1000,
         ))  # fmt: skip
     if seconds > max_seconds:
+        length, most = _spell(seconds), _spell(max_seconds)
+        if length == most:  # as rounded as this
+            length = Sentence("{seconds:.1f} s", seconds=math.ceil(seconds * 10) / 10)
         raise AudioError(Sentence(
-            "The audio lasts {seconds}, and at most {most} can be used: cut out the part you want.", seconds=_spell(seconds),
-            most=_spell(max_seconds),
+            "The audio lasts {seconds}, and at most {most} can be used: cut out the part you want.", seconds=length, most=most,
         ))  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from vampnet import audio
 from vampnet.beats import BeatGrid
 from vampnet.config import CODEBOOK_SIZE, Prompt, Sampling, TokenGrid, whole_seed
+from vampnet.ring import may_be_ring
 from vampnet.sentences import Sentence
 from vampnet.vamp import FORMATS, Vamp
 from vampnet.whole_file import whole_file, write_json
@@ -51,7 +52,8 @@ def write_bundle(
         private), `extra`.
 
     Raises:
-        ValueError: a format that cannot be written, another number of names than of takes, or a name with a folder.
+        ValueError: a format that cannot be written, another number of names than of takes, a name with a folder,
+            or two that are one.
         OSError: the folder cannot be written to.
     """
     if format not in FORMATS:
@@ -62,6 +64,9 @@ def write_bundle(
     for name in names:
         if not name or Path(name).name != name or name.startswith("."):
             raise ValueError(f"A take is called something like take-1, not '{name}': a folder's name has no place in it.")
+    # Some disks do not tell "Take" from "take".
+    if len({SOURCE, *(name.casefold() for name in names)}) <= len(names):
+        raise ValueError(f"Every take needs a name of its own, and none is called {SOURCE}: these are {', '.join(names)}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     source = None if private else audio.save(vamp.source, folder / f"{SOURCE}.{format}").name
@@ -130,13 +135,21 @@ def read_bundle(folder: str | Path) -> Vamp:
             None if beats is None else BeatGrid(**_tuples(beats)), bool(settings.get("painted", False)),
             tuple(float(value) for value in settings.get("extend", (0.0, 0.0))), str(settings.get("precision", "float32")),
         )  # fmt: skip
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise ValueError(Sentence("The vamp in this folder is damaged ({kind}).", kind=type(error).__name__)) from error
     levels, steps = source_tokens.shape[1:]
-    # A ring is the nearest number of whole steps, another clip as many as hold it.
-    length = source.audio_data.shape[-1] / grid.hop
-    fits = tokens.shape == (len(takes), levels, steps) and mask.shape == (1, levels, steps) and abs(length - steps) <= 2
-    if not fits:
+    length = source.audio_data.shape[-1]
+    in_time = may_be_ring(steps, length, grid.hop) if vamp.loop else abs(length / grid.hop - steps) <= 2
+    if tokens.shape != (len(takes), levels, steps) or mask.shape != (1, levels, steps) or not in_time:
         raise ValueError(Sentence("The vamp in this folder is damaged: its tokens do not fit its takes."))
     return vamp
 

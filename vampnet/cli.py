@@ -320,7 +320,20 @@ def _name(error: UnicodeError) -> tuple[str | bytes, int]:
     raise error
 
 
+PATHS = {
+    FileNotFoundError: "There is no '{path}': check the path.",
+    FileExistsError: "'{path}' is there already, and it is no folder: give another name.",
+    NotADirectoryError: "'{path}' is no folder: give another one.",
+    IsADirectoryError: "'{path}' is a folder: give the name of a file.",
+    PermissionError: "'{path}' may not be read or written by you: give another place.",
+}
+
+
 def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        for kind, sentence in PATHS.items():
+            if isinstance(error, kind):
+                return sentence.format(path=error.filename)
     if isinstance(error, OSError) and error.strerror:
         return f"'{error.filename}': {error.strerror}." if error.filename else f"{error.strerror}."
     return " ".join(str(error).split())

@@ -17,7 +17,7 @@ from torch import Tensor
 from vampnet import audio, loops
 from vampnet.beats import BeatGrid
 from vampnet.config import Sampling, TokenGrid
-from vampnet.ring import whole_steps
+from vampnet.ring import may_be_ring, whole_steps
 from vampnet.sentences import Sentence
 
 if TYPE_CHECKING:
@@ -68,15 +68,19 @@ def _lines(seconds: float, first: float, step: float) -> list[float]:
     return [0.0, *(t for t in inside if step / 2 <= t <= seconds - step / 2), seconds]
 
 
-def part_steps(times: Sequence[float], samples: int, grid: TokenGrid, rate: int, loop: bool) -> list[int]:
+def part_steps(
+    times: Sequence[float], samples: int, grid: TokenGrid, rate: int, loop: bool, steps: int | None = None
+) -> list[int]:
     """The times of `part_times` as time steps of the clip's tokens, from 0 to T.
 
     Args:
         samples, rate: length of the clip, and Hz.
         loop: the clip is a ring, which is stretched to whole time steps.
+        steps: T of the takes; None = of a clip that was not made longer, as a ring may lie in others then.
     """
     length = round(samples * grid.sample_rate / rate)
-    steps = whole_steps(length, grid.hop) // grid.hop if loop else grid.samples_to_tokens(length)
+    if steps is None:
+        steps = whole_steps(length, grid.hop) // grid.hop if loop else grid.samples_to_tokens(length)
     stretch = grid.tokens_to_samples(steps) / length if loop else 1.0
     found = [min(steps, grid.seconds_to_tokens(time * stretch)) for time in times]
     return [0, *found[1:-1], steps]
@@ -174,7 +178,10 @@ def comp(
         ValueError: as `assemble`, or tokens that do not fit the clip.
         CancelledError: `cancelled()` was True.
     """
-    if tokens.shape[1:] != clip.tokens.shape[1:]:
+    fits = tokens.shape[1:] == clip.tokens.shape[1:]
+    if clip.loop and tokens.shape[1] == clip.tokens.shape[1]:
+        fits = may_be_ring(tokens.shape[-1], clip.image.length, model.grid.hop)
+    if not fits:
         shapes = tuple(tokens.shape[1:]), tuple(clip.tokens.shape[1:])
         raise ValueError(Sentence(
             "The takes' tokens {takes} do not fit the clip's {clip}: use the model that made them.", takes=shapes[0],

@@ -97,7 +97,7 @@ def _require(ok: bool, field: str, value: Any, pattern: str, **values: Any) -> N
 
 
 def _finite(value: float, name: str) -> None:
-    ok = isinstance(value, (int, float)) and value == value
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
     _require(ok, name, value, "{field} must be a number, not {value!r}.")
     _at_most(value, name)
 
@@ -293,6 +293,8 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing is a share from 0 to below 1, not {self.label_smoothing}.")
+        if not 1 <= self.codebook_size <= CODEBOOK_SIZE:
+            raise ValueError(f"Codebooks of up to {CODEBOOK_SIZE} codes can be used, not of {self.codebook_size}.")
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}.")
         if not 0 <= self.n_conditioning < self.n_codebooks:

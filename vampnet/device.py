@@ -18,7 +18,7 @@ def usable_device(device: str | torch.device | None) -> str | torch.device:
     """`device`, or the best there is for None; ValueError if it cannot be used here."""
     chosen = best_device() if device is None else device
     try:
-        torch.empty(1, device=chosen)
+        torch.empty(1, device=chosen).cpu()  # which one without memory cannot
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             Sentence("The device '{chosen}' cannot be used here: leave it out, or use cpu.", chosen=chosen)

@@ -82,6 +82,19 @@ def plan(samples: int, seconds: tuple[float, float], grid: TokenGrid, loop: bool
     Raises:
         ValueError: negative or no numbers, or the whole would be longer than `audio.MAX_SECONDS`.
     """
+    before, after = added_seconds(seconds)
+    found = _planned(samples, before, after, grid, loop)
+    if found.length > MAX_SECONDS * grid.sample_rate and before + after > 0:
+        raise _too_long()
+    return found
+
+
+def added_seconds(seconds: tuple[float, float]) -> tuple[float, float]:
+    """(before, after) as two floats.
+
+    Raises:
+        ValueError: no two numbers of at least 0, or together more than `audio.MAX_SECONDS`.
+    """
     try:
         before, after = (float(value) for value in seconds)
     except (TypeError, ValueError):
@@ -95,10 +108,7 @@ def plan(samples: int, seconds: tuple[float, float], grid: TokenGrid, loop: bool
         ))  # fmt: skip
     if not before + after <= MAX_SECONDS:
         raise _too_long()
-    found = _planned(samples, before, after, grid, loop)
-    if found.length > MAX_SECONDS * grid.sample_rate and before + after > 0:
-        raise _too_long()
-    return found
+    return before, after
 
 
 def _too_long() -> ValueError:
@@ -112,9 +122,10 @@ def _planned(samples: int, before: float, after: float, grid: TokenGrid, loop: b
         steps = whole_steps(samples, grid.hop) // grid.hop
         step = samples / steps  # samples of the clip a time step of the ring
         first, last = (round(value * grid.sample_rate / step) for value in (before, after))
-        return Extension(
-            (before, after), steps, first, last, round(first * step), round((steps + first + last) * step), samples
-        )
+        offset = round(first * step)
+        # Two roundings may be a sample apart, and none of the clip's may be lost.
+        length = max(round((steps + first + last) * step), offset + samples)
+        return Extension((before, after), steps, first, last, offset, length, samples)
     steps, first = grid.samples_to_tokens(samples), grid.seconds_to_tokens(before)
     whole = samples + grid.seconds_to_samples(after)
     offset = grid.tokens_to_samples(first)

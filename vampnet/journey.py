@@ -119,7 +119,7 @@ class Journey:
         name: str = "journey",
     ) -> None:
         self.folder, self.source = Path(folder), source
-        self.seed, self.loop, self.bars, self.beats, self.name = whole_seed(seed), loop, bars, beats, name
+        self.seed, self.loop, self.bars, self.beats, self.name = whole_seed(seed), bool(loop), bars, beats, name
         self.rounds: dict[int, Round] = {}
         self._made = 0
         self._heard: tuple[str, Clip] | None = None
@@ -256,7 +256,8 @@ class Journey:
         vamp = self.read(number)
         if bundle.read_settings(self.rounds[number].folder)["extra"]["codec"] == model.codec_id:
             return vamp.takes[0], vamp.tokens
-        return vamp.takes[0], model.encode(vamp.takes[0], self.loop)
+        heard = audio.load(vamp.takes[0], model.grid.sample_rate, own=True)
+        return heard, model.encode(heard, self.loop)
 
     # ---- all of it in one ---------------------------------------------------------------------------------------------
 

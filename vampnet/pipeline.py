@@ -6,6 +6,7 @@ exact length) is taken off before the codec and given to every take after it.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -18,10 +19,11 @@ from vampnet import audio, checkpoints, loops, stereo
 from vampnet.beats import BeatGrid
 from vampnet.config import Prompt, Sampling, whole_seed
 from vampnet.device import usable_device
-from vampnet.extend import longer
+from vampnet.extend import added_seconds, longer
 from vampnet.kept import kept_sound
 from vampnet.model.fast import get_ready
 from vampnet.progress import Cancelled, OnDownload, OnStep, Watch
+from vampnet.ring import may_be_ring
 from vampnet.sentences import Sentence
 from vampnet.stages import Stages
 from vampnet.vamp import Clip, Vamp
@@ -129,9 +131,10 @@ class VampNet(Stages):
                 Sentence("takes must be a whole number from 1 to {most}, not {takes!r}.", takes=takes, most=MOST_TAKES)
             )
         seed = whole_seed(seed)
+        loop, extend = bool(loop), added_seconds(extend)
         track = prompt.needs_beats and mask is None
         clip = self.listen(source, loop=loop, bars=bars, beats=beats, track=track, on_step=on_step, cancelled=cancelled)
-        painted, extend = mask is not None, tuple(float(value) for value in extend)
+        painted = mask is not None
         mask = mask if painted else self.mask_of_clip(clip, prompt, seed)
         if any(extend):
             clip = longer(clip, extend, self.codec)
@@ -181,7 +184,7 @@ class VampNet(Stages):
         Raises:
             AudioError, ValueError, CancelledError: as `vamp`.
         """
-        watch = Watch(on_step, cancelled)
+        watch, loop, extend = Watch(on_step, cancelled), bool(loop), added_seconds(extend)
         if bars not in (None, "all") and (isinstance(bars, bool) or not isinstance(bars, int) or bars < 1):
             raise ValueError(f"bars must be a whole number of at least 1, 'all' or None, not {bars!r}.")
         loaded = audio.load(source, self.grid.sample_rate)
@@ -225,6 +228,9 @@ class VampNet(Stages):
         return take
 
     def _in_image(self, clip: Clip, tokens: Tensor) -> AudioSignal:
+        steps, length = tokens.shape[-1], clip.image.length
+        if clip.loop and not may_be_ring(steps, length, self.grid.hop):
+            raise ValueError(f"{steps} time steps are not the tokens of this ring, which has {length} samples.")
         return stereo.apply(self.decode(tokens, clip.loop, clip.image.length), clip.image, clip.loop)
 
     def kept_gain(self, clip: Clip, tokens: Tensor, mask: Tensor) -> float | None:
@@ -267,6 +273,12 @@ class VampNet(Stages):
         """
         length = clip.signal.audio_data.shape[-1]
         stretch = self.grid.tokens_to_samples(clip.tokens.shape[-1]) / length if clip.loop else 1.0
+        if clip.loop and prompt.region is not None:
+            # What lies in the ring lies in its tokens, be these a little shorter.
+            start, end = prompt.region
+            last = (clip.tokens.shape[-1] - 0.5) / self.grid.tokens_per_second
+            if last < start < length / self.grid.sample_rate:
+                prompt = dataclasses.replace(prompt, region=(last, max(end, last + 1e-6)))
         onsets = [time * stretch for time in self._onsets(clip.signal)] if prompt.needs_onsets else None
         times = None if clip.beats is None else [time * stretch for time in clip.beats.beats]
         return self.mask(clip.tokens, prompt, None, times, onsets, seed, clip.loop)

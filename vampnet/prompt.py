@@ -53,7 +53,8 @@ def build_mask(
     mask = _kept_steps(prompt, shape, grid, beats, onsets, loop)
     if prompt.dropout > 0:
         mask = masks.dropout(mask, prompt.dropout, take_generator(seed, 0, "prompt dropout"))
-    mask = masks.prompt_depth(mask, prompt.prompt_codebooks)
+    if prompt.prompt_codebooks < N_CODEBOOKS:  # else all that a codec has
+        mask = masks.prompt_depth(mask, prompt.prompt_codebooks)
     mask = masks.keep_union(mask, masks.codebooks(shape, prompt.kept_codebooks))
     if prompt.region is not None:
         mask = masks.keep_union(mask, masks.region(shape, *_region_tokens(prompt.region, shape[-1], grid)))

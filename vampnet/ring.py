@@ -11,6 +11,15 @@ def whole_steps(samples: int, hop: int) -> int:
     return max(1, (2 * samples + hop) // (2 * hop)) * hop
 
 
+def may_be_ring(steps: int, samples: int, hop: int) -> bool:
+    """Whether a ring of so many samples may lie in so many time steps.
+
+    They are the nearest whole number, but of one that was made longer: that keeps the stretch of the clip that it was made of,
+    up to half a step in the five of the shortest one.
+    """
+    return abs(samples / hop - steps) <= 1 + 0.1 * steps
+
+
 def ring_resample(audio: Tensor, samples: int) -> Tensor:
     """A ring resampled to another number of samples a turn: exact for what both lengths can hold, and without a seam.
 

@@ -70,7 +70,7 @@ def _tensor_to_frames(samples: torch.Tensor) -> np.ndarray:
 def _array_to_frames(samples: np.ndarray) -> np.ndarray:
     if samples.ndim == 3 and samples.shape[0] == 1:
         samples = samples[0].T
-    elif samples.ndim == 2 and samples.shape[0] <= MAX_CHANNELS and samples.shape[0] < samples.shape[1]:
+    elif samples.ndim == 2 and samples.shape[0] <= MAX_CHANNELS and 0 < samples.shape[0] < samples.shape[1]:
         samples = samples.T
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] == 0):
         raise AudioError(f"One clip (N,) or (N, C) is needed, not the shape {samples.shape}: give the clips one by one.")

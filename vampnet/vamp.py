@@ -145,12 +145,14 @@ class Vamp:
             The paths of the takes, in order.
 
         Raises:
-            ValueError: a format that cannot be written.
+            ValueError: a format that cannot be written, or a name with a folder.
             OSError: the folder cannot be made or written to.
         """
         format = format.lower().lstrip(".")
         if format not in FORMATS:
             raise ValueError(f"Takes are written as {', '.join(FORMATS)}, not as '{format}'.")
+        if Path(name).name != name:
+            raise ValueError(f"'{name}' cannot be put before a file's name: a folder's name has no place in it.")
         folder, prefix = Path(folder), f"{fitting(name)}-" if name else ""
         folder.mkdir(parents=True, exist_ok=True)
         comments = self.comments()

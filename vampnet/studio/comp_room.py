@@ -126,8 +126,9 @@ class Comping:
         samples, rate = vamp.source.audio_data.shape[-1], int(vamp.source.sample_rate)
         on_step("encode", 0, 1)
         clip = model.listen(vamp.source, loop=vamp.loop, beats=_beats_of(shown))
-        bounds = part_steps(part_times(samples, rate, _beats_of(shown)), samples, model.grid, rate, vamp.loop)
         tokens = torch.cat([vamp.source_tokens, vamp.tokens])
+        times = part_times(samples, rate, _beats_of(shown))
+        bounds = part_steps(times, samples, model.grid, rate, vamp.loop, tokens.shape[-1])
         sound, made, mask = comp(
             model, clip, tokens, choice, bounds, request.sampling, request.seed, takes=[vamp.source, *vamp.takes],
             on_step=on_step, cancelled=cancelled,

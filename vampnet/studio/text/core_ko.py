@@ -2,8 +2,10 @@
 
 TEXT: dict[str, str] = {
     "{seconds:.3g} s": "{seconds:.3g}초",
+    "{seconds:.1f} s": "{seconds:.1f}초",
     "{minutes} min": "{minutes}분",
     "{hours} h {minutes} min": "{hours}시간 {minutes}분",
+    "The audio holds samples far beyond full scale: export it again from the program that made it.": "소리에 최대 음량을 훨씬 넘는 샘플이 있습니다. 만든 프로그램에서 다시 내보내세요.",
     "The audio holds NaN or infinite samples: export it again from the program that made it.": "소리에 숫자가 아니거나 무한대인 샘플이 있습니다. 만든 프로그램에서 다시 내보내세요.",
     "The audio is silent (its peak lies below {floor:.0f} dBFS): use a clip with sound in it.": "소리가 없습니다(최대값이 {floor:.0f} dBFS보다 작음). 소리가 담긴 클립을 쓰세요.",
     "There is no file '{path}': check the path.": "‘{path}’ 파일이 없습니다. 경로를 확인하세요.",
@@ -15,7 +17,7 @@ TEXT: dict[str, str] = {
     "There is no audio: upload, record or choose a clip first.": "소리가 없습니다. 먼저 업로드하거나 녹음하거나 예제를 고르세요.",
     "The audio has {channels} channels, and at most {most} can be read: mix it to stereo.": "소리의 채널이 {channels}개인데 {most}개까지만 읽을 수 있습니다. 스테레오로 믹스하세요.",
     "The audio is empty (0 samples): use a clip with sound in it.": "소리가 비어 있습니다(샘플 0개). 소리가 담긴 클립을 쓰세요.",
-    "The audio lasts {ms:.0f} ms, and at least {least:.0f} ms are needed: use a longer clip.": "소리가 {ms:.0f} ms인데 적어도 {least:.0f} ms는 되어야 합니다. 더 긴 클립을 쓰세요.",
+    "The audio lasts {ms:g} ms, and at least {least:.0f} ms are needed: use a longer clip.": "소리가 {ms:g} ms인데 적어도 {least:.0f} ms는 되어야 합니다. 더 긴 클립을 쓰세요.",
     "The audio lasts {seconds}, and at most {most} can be used: cut out the part you want.": "소리가 {seconds}인데 최대 {most}까지 쓸 수 있습니다. 원하는 부분을 잘라 내세요.",
     "'{file}' cannot be read as audio: use a sound WAV, FLAC, OGG or MP3 file.": "‘{file}’: 소리로 읽을 수 없습니다. 온전한 WAV, FLAC, OGG, MP3 파일을 쓰세요.",
     "'{file}' cannot be opened ({reason}): check that you may read it.": "‘{file}’: 열 수 없습니다({reason}). 읽을 권한이 있는지 확인하세요.",
