@@ -225,6 +225,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Makes the folder; exit status 0, or 2 for input that cannot be used."""
     args = parser().parse_args(argv)
+    pairs: list[dict] = []
+    where = "Composed music that no training has heard." if args.audio is None else f"Excerpts of {Path(args.audio).name}."
     try:
         if not 2 <= args.seconds <= 60:
             raise ValueError(f"--seconds must lie between 2 and 60, not {args.seconds:g}.")
@@ -234,13 +236,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         sources = composed(args) if args.audio is None else excerpts(args.audio, args.seconds)
         model = VampNet.from_pretrained(args.model, args.device)
         args.out.mkdir(parents=True, exist_ok=True)
-        pairs = []
         for number, (way, (name, signal)) in enumerate(zip(chosen, sources, strict=False), start=1):
             sys.stderr.write(f"{number}/{PAIRS} {way.name}: {name}\n")
             vamp = model.vamp(signal, way.prompt, way.sampling, takes=1, seed=args.seed + number - 1, extend=way.extend)
             pairs.append(write_pair(args.out, number, name, way, vamp))
-        where = "Composed music that no training has heard." if args.audio is None else f"Excerpts of {Path(args.audio).name}."
         write_pages(args.out, model.name, where, pairs)
+    except KeyboardInterrupt:
+        if pairs:
+            write_pages(args.out, model.name, where, pairs)
+        sys.stderr.write(f"Stopped after {len(pairs)} of {PAIRS} pairs.\n")
+        return 130
     except (ValueError, OSError, ModuleNotFoundError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2

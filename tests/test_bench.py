@@ -30,7 +30,7 @@ from vampnet.pipeline import VampNet
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
-FAKE = Ceilings({"float32": Rate(1e12, 1e12, 1e12)}, Rate(1e11, 1e11, 1e11))
+FAKE = Ceilings(dict.fromkeys(("float32", "bfloat16", "int8"), Rate(1e12, 1e12, 1e12)), Rate(1e11, 1e11, 1e11))
 
 
 # ---------------------------------------------------------------------------------------------------------------- counting

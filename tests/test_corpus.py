@@ -276,6 +276,7 @@ def test_command_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "fluidr3mono-gm-soundfont" in error and error.count("\n") == 1
     assert corpus.main(["--out", str(out), "--first-seed", "-1"]) == 2
+    assert corpus.main(["--out", str(out), "--minutes", "-1"]) == 2 and "--minutes must be" in capsys.readouterr().err
 
 
 def test_bad_settings_are_refused_in_one_sentence(tmp_path):

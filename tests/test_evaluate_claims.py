@@ -40,7 +40,7 @@ def as_the_paper_says(setting, experiment: str) -> dict[str, float]:
     if experiment == "bitrate":
         fad = mel = 1 + 0.1 * setting.x + 0.5 * (setting.series == "C = 4") + 0.9 * (setting.series == "C = 1")
     if label == "beats, 75 ms":
-        fad, drift = 1.5, 1.0
+        fad, drift, mel = 1.5, 1.0, 0.92
     if setting.series == "noise":
         fad, mel = 9.0, 1.1
     depth = {"C = 14": 14, "C = 4": 4, "C = 1": 1}.get(setting.series, 14)
@@ -64,7 +64,7 @@ def made_figures(change=lambda label, figures: None, clips_: int = 50, spread: f
 
 def test_every_claim_can_hold_and_can_fail():
     held = claims.judge(made_figures(), "logmel")
-    assert len(held) == 5 and [v.verdict for v in held] == ["holds"] * 5, held
+    assert len(held) == 7 and [v.verdict for v in held] == ["holds"] * 7, held
     assert {v.verdict for v in claims.judge(made_figures(clips_=3), "logmel")} == {"cannot be told"}
 
     def broken(label, figures):
@@ -74,10 +74,14 @@ def test_every_claim_can_hold_and_can_fail():
             figures["fad_logmel"] = 2.5
         if label == "inpaint, 2 s":
             figures |= {"fad_logmel": 1.0, "tempo_drift": 0.1}
+        if label == "inpaint, 1 s":
+            figures["fad_logmel"] = 1.0
+        if label == "periodic, P = 8":
+            figures["mel"] = 0.5
         if label.startswith("C = 1, P"):
             figures["mel"] = 0.1
 
-    assert [v.verdict for v in claims.judge(made_figures(broken), "logmel")] == ["does not hold"] * 5
+    assert [v.verdict for v in claims.judge(made_figures(broken), "logmel")] == ["does not hold"] * 7
 
 
 STEPS, NOISE, LOWEST, TEMPO, RATE = range(5)
@@ -125,7 +129,7 @@ def test_a_prompt_that_keeps_everything_is_no_prompt():
             figures["fad_logmel"] = 0.1
 
     found = verdicts(all_kept)
-    assert [v.verdict for v in found] == ["holds"] * 5 and "best of the 5 others" in found[LOWEST].why
+    assert [v.verdict for v in found] == ["holds"] * 7 and "best of the 5 others" in found[LOWEST].why
 
     def nearly_all(label, figures):
         all_kept(label, figures)
@@ -136,7 +140,7 @@ def test_a_prompt_that_keeps_everything_is_no_prompt():
 
 def test_clips_without_a_pulse_say_nothing_of_tempo():
     found = verdicts(tempo_drift=4)
-    assert [v.verdict for v in found] == [*["holds"] * 3, "cannot be told", "holds"]
+    assert [v.verdict for v in found] == [*["holds"] * 3, "cannot be told", *["holds"] * 3]
     assert found[TEMPO].why.startswith("only 4 clips to be judged by, at least 10 are wanted; beats 1.00 (")
     results = [Result({"mel": 1.0, "tempo_drift": drift}, {}) for drift in (2.0, math.nan, math.nan)]
     summary = summarize({"source": [Result({}, {})] * 3, "takes": results}, draws=20)["takes"]

@@ -40,7 +40,7 @@ def test_every_file_counts_once_and_none_stops_the_others(tmp_path, music, capsy
     assert found["mean"]["mel"] == pytest.approx(np.mean([clip["mel"] for clip in found["clips"].values()]), abs=1e-4)
     said = capsys.readouterr().out
     assert "2 clips of 0.4 s" in said and "cannot be used: broken.wav, short.wav, silent.wav" in said
-    assert cli.main([*line, "--limit", "1"]) == 0 and "1 clips" in capsys.readouterr().out
+    assert cli.main([*line, "--limit", "1"]) == 0 and "1 clip of" in capsys.readouterr().out
     for place in ("a", "b"):
         (music / place / "loop.wav").unlink()
     for words, sentence in (

@@ -77,9 +77,18 @@ def test_the_paper_command_goes_on_after_a_kill_in_the_midst_of_writing(place, t
     assert len(written) == 15 + 1 + 26 - 14 and len(set(written)) == 26
     assert all(path.stat().st_mtime_ns == at for path, at in results.items() if path != torn)
     files = {path.name for path in tmp_path.iterdir() if path.is_file()}
-    assert files == {"README.md", "claims.csv", "prompts.csv", "prompts.md", "prompts.png", "musical.png", "run.json"}
+    assert files == {
+        "README.md",
+        "claims.csv",
+        "prompts.csv",
+        "prompts.md",
+        "prompts.png",
+        "musical.png",
+        "run.json",
+        "report.json",
+    }
     verdicts = list(csv.DictReader((tmp_path / "claims.csv").read_text().splitlines()))
-    assert len(verdicts) == 2 and {row["verdict"] for row in verdicts} == {"cannot be told"}
+    assert len(verdicts) == 4 and {row["verdict"] for row in verdicts} == {"cannot be told"}
     rows = list(csv.DictReader((tmp_path / "prompts.csv").read_text().splitlines()))
     assert len(rows) == 11 and {row["clips"] for row in rows} == {"2"}
     assert all(float(row["mel_low"]) <= float(row["mel"]) <= float(row["mel_high"]) for row in rows)
@@ -87,6 +96,14 @@ def test_the_paper_command_goes_on_after_a_kill_in_the_midst_of_writing(place, t
     assert "![Prompts, 2 steps](prompts.png)" in text and "## Hidden tokens" in text and "2 clips are few" in text
     assert "Not run on all of these clips yet: baselines, steps, bitrate." in text
     assert str(tmp_path) not in text and str(place) not in text
+    assert "typical mass 0.6" in text and "2 clips of 1.1 s" in text
+    # A trial takes the place of no larger report, and is told so before anything is made.
+    smaller = paper_line(place, tmp_path, "--only", "prompts", "--clips", 1)
+    for more in ([], ["--workers", 2]):
+        assert (
+            run(*smaller, *more) == 2 and "holds the report of 2 clips, and this would be one of 1" in capsys.readouterr().err
+        )
+    assert (tmp_path / "README.md").read_text() == text
     # What is all there is not made again.
     monkeypatch.setattr(runner, "measure", None)
     monkeypatch.setattr(plots, "draw_all", lambda *_: {})
@@ -94,6 +111,7 @@ def test_the_paper_command_goes_on_after_a_kill_in_the_midst_of_writing(place, t
 
 
 def test_bad_input_is_one_sentence(place, tmp_path, capsys, monkeypatch):
+    (tmp_path / "audio").mkdir()
     for words, sentence in (
         (paper_line(place, tmp_path, "--clips", 0), "--clips must be at least 1"),
         (paper_line(place, tmp_path, "--seed", -1), "--seed must be at least 0"),
@@ -102,10 +120,15 @@ def test_bad_input_is_one_sentence(place, tmp_path, capsys, monkeypatch):
         (paper_line(tmp_path, tmp_path), "There is no model"),
         ([tmp_path / "none", "--model", place / "tiny"], "There is no folder"),
         ([place / "audio", "--takes", 0], "--takes must be at least 1"),
+        (["--takes", 0, place / "audio"], "--takes must be at least 1"),
+        ([place / "audio", "--model", place / "tiny", "--reference", tmp_path / "no"], "for --reference"),
+        ([place / "audio", "--model", place / "tiny", "--json", tmp_path / "no" / "x.json"], "There is no folder for"),
+        (paper_line(place, tmp_path / "new", "--audio", tmp_path / "no"), "There is no folder"),
     ):
         assert run(*words, *([] if "paper" in words else ["--device", "cpu"])) == 2
         said = capsys.readouterr().err
         assert sentence in said and said.count("\n") == 1, said
+    assert not (tmp_path / "new").exists()
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     assert run(*paper_line(place, tmp_path)) == 2
@@ -122,6 +145,9 @@ def test_a_folder_is_measured_by_everything(place, tmp_path, capsys):
         assert word in said.out
     assert "2 clips, 2 settings, done" in said.err
     found = json.loads(out.read_text())
+    assert "2 takes of a clip in 2 coarse steps; what stays: periodic 7. Takes are drawn with" in said.out
+    assert found["asked"]["prompt"]["periodic"] == 7 and found["asked"]["sampling"]["steps"] == 2
+    assert found["asked"]["takes"] == 2 and found["asked"]["seconds"] == 1.1 and found["asked"]["loop"] is True
     takes = found["settings"]["takes"]
     assert found["model"] == "tiny" and f"Weights {found['run']['weights']}, transformers in" in said.out
     assert takes["clips"] == 2 and {"mel", "beat_f", "chroma", "seam_flux", "takes_mel", "kbps"} <= set(takes["figures"])
@@ -275,13 +301,17 @@ def test_tables_and_plots_of_a_whole_run(tmp_path):
     assert set(files) == {"steps", "prompts", "bitrate", "musical"}
     assert all((tmp_path / name).stat().st_size > 10_000 for name in files.values())
     verdicts = {"logmel": claims.judge(figures, "logmel")}
-    assert [row[1] for row in report.verdict_table(verdicts)[1]] == ["**holds**"] * 5
-    assert len(report.verdict_table({**verdicts, "other": verdicts["logmel"]})[1]) == 5
+    assert [row[1] for row in report.verdict_table(verdicts)[1]] == ["**holds**"] * 7
+    assert len(report.verdict_table({**verdicts, "other": verdicts["logmel"]})[1]) == 7
     origin = runner.Origin("0" * 16, "int8", "bfloat16", "librosa", 0, runner.VERSION)
-    about = report.About("tiny", origin, 50, 10, "made figures", (LogMel(),))
+    about = report.About("tiny", origin, [10.0] * 50, "made figures", (LogMel(),), "Drawn.")
     text = report.document(about, experiments, figures.summaries, verdicts, files, None)
     assert text.count("| --- |") >= 5 and "few" not in text
     assert f"Weights {'0' * 16}, transformers in int8, codec in bfloat16 where it stands that; seed 0." in text
     head, rows = report.table(experiments[2], figures.summaries)
     assert head[:2] == ["setting", "FAD logmel"] and rows[0][0] == "1 step" and rows[0][1].startswith("6.00 (")
-    assert paper.chosen(["steps"], 8)[0].name == "steps"
+    asked = paper.parser().parse_args(["--only", "steps", "--steps", "8", "--typical-mass", "1"])
+    (steps,) = paper.chosen(asked)
+    assert steps.name == "steps" and not any(setting.recipe.sampling.filters for setting in steps.settings)
+    assert "from all tokens as in the paper" in report.how_drawn(steps.settings[0].recipe.sampling)
+    assert "typical mass 0.6" in report.how_drawn(Sampling()) and "the paper draws from all" in report.how_drawn(Sampling())

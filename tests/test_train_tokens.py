@@ -1,6 +1,7 @@
 """Stage 2: schedules, masks, where beats are, token shards."""
 
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from vampnet.train.masking import _beats, prompt_mask, training_masks
 from vampnet.train.schedule import cooldown, mask_shares, noam
 from vampnet.train.settings import TrainConfig
 from vampnet.train.tempo import beat_comment, beat_of
-from vampnet.train.tokens import TokenData, encode_folders, write_shard
+from vampnet.train.tokens import TokenData, encode_folders, main, write_shard
 from vampnet.train.transformer import Trainer
 
 shards = train_tools.shards
@@ -175,6 +176,29 @@ class LoudCodec:
 
     def codebook_vectors(self) -> torch.Tensor:
         return torch.ones(4, SIZE, 4)
+
+
+def test_what_is_encoded_is_written_when_it_is_stopped(tmp_path, monkeypatch, capsys):
+    (tmp_path / "audio").mkdir()
+    noise = np.random.default_rng(0).normal(0, 0.1, 16_000)
+    for name in "abc":
+        soundfile.write(tmp_path / "audio" / f"{name}.wav", noise, 8000)
+    codec, asked = LoudCodec(), []
+
+    def encode(audio):
+        if not asked:
+            signal.raise_signal(signal.SIGINT)  # as Ctrl-C in the midst of the first file
+        return asked.append(1) or LoudCodec.encode(codec, audio)
+
+    codec.encode = encode
+    monkeypatch.setattr("vampnet.codec.load_codec", lambda folder: codec)
+    line = ["--codec", "x", "--audio", str(tmp_path / "audio"), "--out", str(tmp_path / "out")]
+    assert main(line) == 130 and "goes on from here" in capsys.readouterr().err
+    assert TokenData(tmp_path / "out").lengths.tolist() == [200]
+    assert main(line) == 0 and len(TokenData(tmp_path / "out")) == 3
+    (tmp_path / "none").mkdir()
+    assert main([*line[:3], str(tmp_path / "none"), *line[4:]]) == 2
+    assert "can be used: name folders of audio" in capsys.readouterr().err
 
 
 def test_folders_are_encoded_once_and_gone_on_with(tmp_path, caplog):

@@ -179,6 +179,10 @@ def test_export_writes_the_average_for_strict_loading(shards, tmp_path):
         assert torch.allclose(parameter, average[name], atol=2e-3, rtol=2e-3), name
     with pytest.raises(ValueError, match="train first"):
         export(tmp_path / "nothing", out)
+    (tmp_path / "codec").mkdir()
+    torch.save({"config": {"dim": 8}}, tmp_path / "codec" / "last.pt")
+    with pytest.raises(ValueError, match="no run of a transformer"):
+        export(tmp_path / "codec", out)
 
 
 def test_validation_masks_and_baseline(shards):

@@ -298,7 +298,7 @@ def _pass_on(arguments: Sequence[str]) -> int | None:
             return importlib.import_module("vampnet.train.corpus").main(rest)
         if command == "bench":
             return importlib.import_module("vampnet.bench.command").main(rest)
-        if command == "evaluate" and rest and rest[0] not in MODULES[command] and not rest[0].startswith("-"):
+        if command == "evaluate" and rest and rest[0] not in (*MODULES[command], "-h", "--help"):
             rest = ["model", *rest]
         if rest and rest[0] in MODULES.get(command, ()):
             module = MODULES[command][rest[0]][0]

@@ -84,7 +84,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--steps", type=_steps, metavar="N", help=f"coarse sampling steps (default {shown(FULL['steps'])})")
     add("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest there is)")
     add("--threads", type=_positive, metavar="N", help="of the processor (default: torch's own choice)")
-    add("--precision", choices=PRECISIONS, default="float32", help="of the transformers' weights (default float32)")
+    about = "of the transformers' weights (default auto: what a vamp takes here)"
+    add("--precision", choices=("auto", *PRECISIONS), default="auto", help=about)
     add("--repeats", type=_positive, metavar="N", help=f"repetitions of each figure (default {FULL['repeats']})")
     about = f"leave out a case of which one repetition would take longer (default {shown(FULL['limit'])} s)"
     add("--limit", type=float, metavar="S", help=about)
@@ -114,6 +115,7 @@ def _measure(args: argparse.Namespace) -> Run:
 
     from vampnet.bench.runner import Runner
     from vampnet.device import best_device
+    from vampnet.model.fast import best_precision
 
     device = args.device or best_device()
     try:
@@ -135,7 +137,8 @@ def _measure(args: argparse.Namespace) -> Run:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(args.threads or before)
-        runner = Runner(torch.device(device), args.precision, args.repeats, args.limit, args.weights, say)
+        precision = best_precision(device) if args.precision == "auto" else args.precision
+        runner = Runner(torch.device(device), precision, args.repeats, args.limit, args.weights, say)
         return runner.measure(plans)
     finally:
         torch.set_num_threads(before)

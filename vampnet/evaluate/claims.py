@@ -168,6 +168,26 @@ def _lowest(figures: Figures, fad: str) -> tuple[str, str]:
     return _against_others(figures, fad)
 
 
+def _even(figures: Figures, fad: str) -> tuple[str, str]:
+    found = figures.of("prompts", fad)
+    even, ends = found["periodic, P = 16"], found["inpaint, 1 s"]
+    times = even.over(ends)
+    verdict = below(times, NEARLY)
+    return (
+        verdict,
+        f"P = 16 {show(even)}, inpaint 1 s {show(ends)}, the first over the second {show(times)}, wanted at most {NEARLY:g}",
+    )
+
+
+def _nearer(figures: Figures, fad: str) -> tuple[str, str]:
+    found = figures.of("prompts", "mel")
+    beats, periodic = found[BEATS], {label: mel for label, mel in found.items() if label.startswith("periodic")}
+    verdicts = {label: below(beats - mel) for label, mel in periodic.items()}
+    told = ", ".join(f"{label.removeprefix('periodic, ')} {show(mel)}" for label, mel in periodic.items())
+    why = f"mel of beats {show(beats)}; {told}; wanted below each{_but(verdicts)}"
+    return all_of(list(verdicts.values())), why
+
+
 def ranks(values: np.ndarray) -> np.ndarray:
     """(rows, n) -> their ranks in each row, equal values sharing theirs."""
     from scipy.stats import rankdata
@@ -221,6 +241,8 @@ CLAIMS = (
     Claim("The beat-driven prompt has the lowest FAD of the prompts", ("prompts",), (), _lowest),
     Claim("The tempo is steadier with the beat-driven prompt", ("prompts",), ("tempo_drift",), _tempo),
     Claim("Mel distance and FAD grow as the bit rate falls", ("bitrate",), ("mel",), _bitrate),
+    Claim("The beat-driven prompt stays nearer to the source than periodic ones", ("prompts",), ("mel",), _nearer),
+    Claim("Every 16th step is about as good as one second at either end", ("prompts",), (), _even),
 )
 
 

@@ -57,15 +57,15 @@ def evaluate_folder(codec: Codec, folder: str | Path, seconds: float = 10.0, lim
     than a tenth of a second, is passed over for the next.
 
     Returns:
-        {"clips": {name below the folder: figures}, "left_out": [names], "median": figures, "mean": figures, "perplexity":
-        [K floats]}.
+        {"clips": {name below the folder: figures}, "left_out": [names], "seconds": [shortest, longest], "median": figures,
+        "mean": figures, "perplexity": [K floats]}.
 
     Raises:
         ValueError: no file can be used.
     """
     from ..audio import AudioError, load
 
-    clips, codes, left_out = {}, [], []
+    clips, codes, left_out, lengths = {}, [], [], []
     for path in find_audio(folder):
         if len(clips) == limit:
             break
@@ -78,6 +78,7 @@ def evaluate_folder(codec: Codec, folder: str | Path, seconds: float = 10.0, lim
             if len(audio) < SHORTEST:
                 raise AudioError("It is too short.")
             figures, clip_codes = evaluate_clip(codec, audio)
+            lengths.append(len(audio) / codec.sample_rate)
         except AudioError:
             left_out.append(name)
             continue
@@ -90,6 +91,7 @@ def evaluate_folder(codec: Codec, folder: str | Path, seconds: float = 10.0, lim
     return {
         "clips": clips,
         "left_out": left_out,
+        "seconds": [round(min(lengths), 2), round(max(lengths), 2)],
         "median": {k: round(statistics.median(c[k] for c in clips.values()), 4) for k in names},
         "mean": {k: round(statistics.fmean(c[k] for c in clips.values()), 4) for k in names},
         "perplexity": [round(p, 1) for p in use],
@@ -122,7 +124,9 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     for folder, result in results.items():
-        print(f"\n{folder}: {len(result['clips'])} clips of {args.seconds:g} s")
+        shortest, longest = (f"{seconds:g}" for seconds in result["seconds"])
+        span = longest if shortest == longest else f"{shortest} to {longest}"
+        print(f"\n{folder}: {len(result['clips'])} clip{'s' * (len(result['clips']) > 1)} of {span} s")
         if result["left_out"]:
             print(f"  cannot be used: {', '.join(result['left_out'])}")
         if len(result["clips"]) <= 12:

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from .. import cli
+from ..config import Prompt
 from ..pipeline import VampNet
 from . import report
 from .extras import need
@@ -52,12 +53,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.takes < 1:
             raise ValueError(f"--takes must be at least 1, not {args.takes}.")
         prompt, sampling = cli.settings(args)
+        # Now, and not after all the work.
         for name in ("mir_eval.beat", "mir_eval.onset"):
             need(name)
+        if args.reference is not None and not Path(args.reference).is_dir():
+            raise ValueError(f"There is no folder '{args.reference}' for --reference: name one that holds audio.")
+        if args.json and not Path(args.json).resolve().parent.is_dir():
+            raise ValueError(f"There is no folder for '{args.json}': make it first, or give another --json.")
         takes = Recipe("vamp", prompt, sampling, args.takes, args.loop)
         codec = Recipe("codec", loop=True) if args.loop else CODEC
         settings = (Setting("codec alone", codec), Setting("takes", takes))
         _run(args, Experiment("model", "The codec alone, and takes", settings))
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped; nothing is kept of it, as 'evaluate paper' would.\n")
+        return 130
     except (ValueError, OSError, ModuleNotFoundError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
@@ -70,9 +79,11 @@ def _run(args: argparse.Namespace, experiment: Experiment) -> None:
     origin = judge.origin(model)
     clips, count = choose_clips(args.audio, args, model, args.loop, full=False)
     tokens: list[Tensor] = []
+    lengths: list[float] = []
 
     def keep(source: Source) -> None:
         tokens.append(source.tokens[0])
+        lengths.append(source.clip.audio.shape[-1] / source.clip.rate)
 
     recipes = [setting.recipe for setting in experiment.settings]
     results = run(model, clips, count, recipes, judge, None, Progress(not args.quiet), keep, batch_of(args, model))
@@ -82,7 +93,11 @@ def _run(args: argparse.Namespace, experiment: Experiment) -> None:
     summaries = summarize(results, reference, args.draws, args.seed)
     predicted = None if args.no_tokens else token_figures(model, tokens, args.seed)
     where = "the clips themselves, in pairs" if reference is None else args.reference
-    about = report.About(model.name, origin, len(tokens), args.seconds, args.audio, judge.embeddings, where)
+    takes = experiment.settings[-1].recipe
+    drawn = f"{takes.takes} take{'s' * (takes.takes > 1)} of a clip in {takes.sampling.steps} coarse steps; what stays: "
+    drawn = f"{drawn}{_changed(takes.prompt)}. {report.how_drawn(takes.sampling)}"
+    notes = tuple(report.thin_notes(results, judge.embeddings))
+    about = report.About(model.name, origin, lengths, args.audio, judge.embeddings, drawn, where, notes)
     sys.stdout.write("".join(f"{line}\n" for line in report.head_lines(about)) + "\n")
     head, rows = report.table(experiment, summaries)
     # Two settings and many figures read better as lines than as columns.
@@ -91,8 +106,20 @@ def _run(args: argparse.Namespace, experiment: Experiment) -> None:
     if predicted is not None:
         sys.stdout.write("\nHidden tokens: accuracy, cross-entropy in nats\n" + report.text(*token_table(predicted)))
     if args.json:
-        found = {"model": model.name, "run": dataclasses.asdict(origin), **as_json(experiment, summaries, predicted)}
+        asked = {name: getattr(args, name) for name in ("audio", "seconds", "reference", "loop", "takes", "draws")}
+        asked |= {"prompt": dataclasses.asdict(takes.prompt), "sampling": dataclasses.asdict(takes.sampling)}
+        found = {
+            "model": model.name, "run": dataclasses.asdict(origin), "asked": asked,
+            **as_json(experiment, summaries, predicted),
+        }  # fmt: skip
         write(Path(args.json), json.dumps(found, indent=2) + "\n")
+
+
+def _changed(prompt: Prompt) -> str:
+    """The fields of a prompt that are not what they would be without one, such as "periodic 7"."""
+    nothing, given = dataclasses.asdict(Prompt(periodic=0)), dataclasses.asdict(prompt)
+    found = [f"{name.replace('_', ' ')} {value}" for name, value in given.items() if value != nothing[name]]
+    return ", ".join(found) or "nothing"
 
 
 def _turned(head: list[str], rows: list[list[str]]) -> list[list[str]]:

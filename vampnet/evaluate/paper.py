@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..config import Sampling
 from ..pipeline import VampNet
 from . import claims, plots, report
 from .extras import need
@@ -27,7 +28,9 @@ from .summary import summarize
 from .token_figures import token_figures, token_table
 
 NAMES = ("baselines", "prompts", "steps", "bitrate", "tokens")
-REPORTS = ("README.md", SIGN, *(f"{name}.{kind}" for name in (*NAMES, "musical") for kind in ("csv", "md", "png")))
+SIZE = "report.json"
+"""Of how many clips the report in a folder is."""
+REPORTS = ("README.md", SIGN, SIZE, *(f"{name}.{kind}" for name in (*NAMES, "musical") for kind in ("csv", "md", "png")))
 """All files that a report may consist of."""
 
 
@@ -61,13 +64,16 @@ def parser() -> argparse.ArgumentParser:
         "--part", metavar="I/N", help="only every N-th clip, from the I-th on, and no report: for runs side by side"
     )
     made.add_argument("--steps", type=int, default=36, metavar="N", help="of sampling where they are not varied (default 36)")
+    about = f"of sampling: 1 draws from all tokens, as the paper does (default {Sampling.typical_mass:g}, as of a vamp)"
+    made.add_argument("--typical-mass", type=float, default=Sampling.typical_mass, metavar="SHARE", help=about)
     add_common(made)
     return made
 
 
-def chosen(only: Sequence[str] | None, steps: int) -> list[Experiment]:
-    """The experiments asked for, in their order. ValueError for a number of steps that cannot be."""
-    return [experiment for experiment in paper_experiments(steps) if only is None or experiment.name in only]
+def chosen(args: argparse.Namespace) -> list[Experiment]:
+    """The experiments asked for, in their order. ValueError for steps or a mass that cannot be."""
+    every = paper_experiments(args.steps, args.typical_mass)
+    return [experiment for experiment in every if args.only is None or experiment.name in args.only]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,15 +84,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         part = None if args.part is None else read_part(args.part)
         if args.workers < 1:
             raise ValueError(f"--workers must be at least 1, not {args.workers}.")
-        experiments = chosen(args.only, args.steps)
+        experiments = chosen(args)
         # Now, and not after hours of work.
         for name in ("matplotlib.figure", "mir_eval.beat", "mir_eval.onset"):
             need(name)
         out = Path(args.out)
+        if args.audio != COMPOSED and not Path(args.audio).is_dir():
+            raise ValueError(f"There is no folder '{args.audio}': name one that holds audio.")
         out.mkdir(parents=True, exist_ok=True)
         if args.workers > 1 and not args.report:
             # What cannot be is said here, once, and not by every part.
-            _prepare(args, out)
+            this = _prepare(args, out)
+            _keep_larger(this, choose_clips(args.audio, args, this.model, whole=False, full=True)[1])
             run_parts(sys.argv[1:] if argv is None else argv, args.workers)
         _run(_prepare(args, out), experiments, part)
     except (ValueError, OSError, ModuleNotFoundError) as error:
@@ -122,16 +131,20 @@ def _prepare(args: argparse.Namespace, out: Path) -> Run:
 def _run(this: Run, experiments: list[Experiment], part: tuple[int, int] | None) -> None:
     args, model, judge = this.args, this.model, this.judge
     clips, count = choose_clips(args.audio, args, model, whole=False, full=True)
-    if part is not None:
+    if part is None:
+        _keep_larger(this, count)
+    else:
         clips = itertools.islice(clips, part[0] - 1, None, part[1])
         count = len(range(part[0] - 1, count, part[1]))
     recipes = [CODEC, *(setting.recipe for experiment in experiments for setting in experiment.settings)]
     ids: list[str] = []
     tokens: list[Tensor] = []
+    lengths: list[float] = []
 
     def keep(source: Source) -> None:
         ids.append(source.clip.id)
         tokens.append(source.tokens[0])
+        lengths.append(source.clip.audio.shape[-1] / source.clip.rate)
 
     progress = Progress(not args.quiet, name="" if part is None else f"part {args.part}, ")
     results = run(
@@ -143,14 +156,29 @@ def _run(this: Run, experiments: list[Experiment], part: tuple[int, int] | None)
         raise ValueError("No clip has all of these experiments yet: name those that were run with --only, or go on with them.")
     if not ids:
         raise ValueError(f"No clip of {args.seconds:g} s lies below {args.audio}: give shorter --seconds or another folder.")
-    for experiment in paper_experiments(args.steps):
+    for experiment in paper_experiments(args.steps, args.typical_mass):
         # What another run has made of the same clips belongs into the report as well.
         if experiment not in experiments:
             more = stored(this.store, judge, [setting.recipe for setting in experiment.settings], ids)
             results |= more or {}
             experiments = experiments if more is None else [*experiments, experiment]
+    _keep_larger(this, len(ids))
     order = NAMES.index
-    _report(this, sorted(experiments, key=lambda one: order(one.name)), results, _token_table(this, ids, tokens))
+    experiments = sorted(experiments, key=lambda one: order(one.name))
+    _report(this, experiments, results, lengths, _token_table(this, ids, tokens))
+
+
+def _keep_larger(this: Run, clips: int) -> None:
+    """ValueError where the folder holds a report of more clips: a trial must not take its place. `--report` may."""
+    try:
+        there = int(json.loads((this.out / SIZE).read_text(encoding="utf-8"))["clips"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if clips < there and not (this.args.replace or this.args.report):
+        raise ValueError(
+            f"{this.out} holds the report of {there} clips, and this would be one of {clips}: give another folder with --out, "
+            "or --replace to replace it."
+        )
 
 
 def _token_table(this: Run, ids: Sequence[str], tokens: Sequence[Tensor]) -> tuple[list[str], list[list[str]]] | None:
@@ -165,7 +193,7 @@ def _token_table(this: Run, ids: Sequence[str], tokens: Sequence[Tensor]) -> tup
     return token_table(found)
 
 
-def _report(this: Run, experiments: list[Experiment], results: Results, table: Any) -> None:
+def _report(this: Run, experiments: list[Experiment], results: Results, lengths: Sequence[float], table: Any) -> None:
     """Writes tables, plots, verdicts and the document that holds them together; prints the verdicts."""
     args, judge, out = this.args, this.judge, this.out
     progress = Progress(not args.quiet)
@@ -178,6 +206,9 @@ def _report(this: Run, experiments: list[Experiment], results: Results, table: A
     first = judge.embeddings[0].name
     figures = claims.Figures(experiments, summaries)
     verdicts = {embedding.name: claims.judge(figures, embedding.name) for embedding in judge.embeddings}
+    # What is not written anew is of other clips.
+    for name in REPORTS:
+        (out / name).unlink(missing_ok=True)
     for experiment in experiments:
         write(out / f"{experiment.name}.csv", report.to_csv(experiment, summaries))
         write(out / f"{experiment.name}.md", report.markdown(*report.table(experiment, summaries)))
@@ -190,12 +221,13 @@ def _report(this: Run, experiments: list[Experiment], results: Results, table: A
         notes.append(f"Of clips of {args.seconds:g} s 'inpaint, 2 s' keeps everything, and is the codec alone.")
     if missing:
         notes.append(f"Not run on all of these clips yet: {', '.join(missing)}.")
-    clips = next(iter(results.values()))
+    drawn = report.how_drawn(Sampling(typical_mass=args.typical_mass))
     about = report.About(
-        this.model.name, this.origin, len(clips), args.seconds, audio, judge.embeddings,
+        this.model.name, this.origin, lengths, audio, judge.embeddings, drawn,
         notes=(*report.thin_notes(results, judge.embeddings), *notes),
     )  # fmt: skip
     write(out / "README.md", report.document(about, experiments, summaries, verdicts, pictures, table))
+    write(out / SIZE, json.dumps({"clips": len(lengths), "seconds": args.seconds, "audio": audio}) + "\n")
     for verdict in verdicts[first]:
         sys.stdout.write(f"{verdict.verdict}: {verdict.claim}\n    {verdict.why}\n")
     sys.stdout.write(f"{out / 'README.md'}\n")

@@ -95,19 +95,23 @@ def mixes() -> dict[str, Prompt]:
     }
 
 
-def paper_experiments(steps: int = 36) -> list[Experiment]:
+def paper_experiments(steps: int = 36, typical_mass: float = Sampling.typical_mass) -> list[Experiment]:
     """The experiments of the paper (section 5).
 
     Args:
         steps: of sampling, in all experiments but that on the steps (the paper: 36).
+        typical_mass: of sampling, as in `Sampling` (the paper draws from all tokens: 1).
     """
-    sampling = Sampling(steps=steps)
+    sampling = Sampling(steps=steps, typical_mass=typical_mass)
 
     def vamp(prompt: Prompt) -> Recipe:
         return Recipe("vamp", prompt, sampling)
 
     by_steps = [
-        Setting(f"{n} step{'s' * (n > 1)}", Recipe("vamp", Prompt(periodic=STEPS_PERIOD), Sampling(steps=n)), n) for n in STEPS
+        Setting(
+            f"{n} step{'s' * (n > 1)}", Recipe("vamp", Prompt(periodic=STEPS_PERIOD), dataclasses.replace(sampling, steps=n)), n
+        )
+        for n in STEPS
     ]
     by_prompt = [Setting(label, vamp(prompt), series="vamp") for label, prompt in (prompts() | mixes()).items()]
     noise = [Setting(f"noise: {label}", Recipe("noise", prompt), series="noise") for label, prompt in prompts().items()]

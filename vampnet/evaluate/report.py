@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..config import Sampling
 from .claims import Verdict, show, significant
 from .embeddings import Embedding
 from .musical import FIGURES
@@ -40,16 +41,16 @@ WITH_INTERVAL = ("mel", "beat_f", "tempo_drift", "chroma")
 class About:
     """What a run was, for the head of its report.
 
-    model: its name. origin: weights, arithmetic, beat tracker. clips, seconds: how many, how long. audio: where they come from.
-    reference: of the Fréchet distances. notes: further sentences.
+    model: its name. origin: weights, arithmetic, beat tracker. lengths: seconds of each clip. audio: where they come from.
+    drawn: how takes are made. reference: of the Fréchet distances. notes: further sentences.
     """
 
     model: str
     origin: Origin
-    clips: int
-    seconds: float
+    lengths: Sequence[float]
     audio: str
     embeddings: Sequence[Embedding]
+    drawn: str
     reference: str = "the clips themselves, in pairs"
     notes: tuple[str, ...] = field(default=())
 
@@ -121,20 +122,39 @@ def legend(names: Sequence[str]) -> list[str]:
     return ["FAD: Fréchet audio distance at endlessly many clips, 0 = the same music", *said]
 
 
+def count_of(lengths: Sequence[float]) -> str:
+    """ "3 clips of 2.5 to 10 s"."""
+    shortest, longest = (f"{length:.3g}" for length in (min(lengths), max(lengths)))
+    span = longest if shortest == longest else f"{shortest} to {longest}"
+    return f"{len(lengths)} clip{'s' * (len(lengths) > 1)} of {span} s"
+
+
+def how_drawn(sampling: Sampling) -> str:
+    """A sentence about a sampling, all but its coarse steps; what the paper does is said where this is something else."""
+    parts = [f"temperature {sampling.temperature:g}", f"mask temperature {sampling.mask_temperature:g}"]
+    parts += [f"{words} {value:g}" for words, value, off in (
+        ("top-k", sampling.top_k, 0), ("top-p", sampling.top_p, 1), ("typical mass", sampling.typical_mass, 1),
+    ) if value != off]  # fmt: skip
+    every = "" if sampling.filters else ", from all tokens as in the paper"
+    other = " (the paper draws from all tokens)" if sampling.filters else ""
+    return f"Takes are drawn with {', '.join(parts)}{every}, fine tokens in {sampling.fine_steps} steps{other}."
+
+
 def head_lines(about: About) -> list[str]:
     """Sentences on what was measured and how."""
-    origin = about.origin
+    origin, clips = about.origin, len(about.lengths)
     half = "" if origin.codec == "float32" else f", codec in {origin.codec} where it stands that"
     lines = [
-        f"Model `{about.model}`, {about.clips} clips of {about.seconds:g} s, one channel at -24 LUFS, from {about.audio}.",
+        f"Model `{about.model}`, {count_of(about.lengths)}, one channel at -24 LUFS, from {about.audio}.",
+        about.drawn,
         f"Weights {origin.weights}, transformers in {origin.precision}{half}; seed {origin.seed}.",
         f"Beats by {origin.beats}. In brackets: 95 % intervals from a bootstrap over the clips.",
         f"FAD is measured from {about.reference}, without the bias of a small sample (a line over 1/N).",
     ]
     for one in about.embeddings:
         lines.append(f"FAD {one.name}: {one.about}.")
-    if about.clips < 30:
-        lines.append(f"{about.clips} clips are few: distances and intervals are rough, and a trial at best.")
+    if clips < 30:
+        lines.append(f"{clips} clip{'s are' if clips > 1 else ' is'} few: distances and intervals are rough, a trial at best.")
     return [*lines, *about.notes]
 
 

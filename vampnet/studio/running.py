@@ -6,6 +6,7 @@ import contextvars
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 from vampnet.pipeline import VampNet
 from vampnet.progress import told_by
 from vampnet.studio.handlers import Handlers
+
+AGAIN_SECONDS = 1.0
+"""After so long the same is said once more."""
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +39,15 @@ class Running:
         worker = threading.Thread(target=contextvars.copy_context().run, args=(self._run,), daemon=True, name="program")
         worker.start()
         try:
+            newest, told = None, time.monotonic()
             while worker.is_alive():
                 worker.join(0.05)
-                newest = None
+                fresh = not self._steps.empty()
                 while not self._steps.empty():
                     newest = self._steps.get()
-                if newest is not None:
+                # Gradio can only let go where something is given: whoever cancels must not wait for a long step's end.
+                if newest is not None and (fresh or time.monotonic() - told > AGAIN_SECONDS):
+                    told = time.monotonic()
                     yield dict(zip(("stage", "step", "of"), newest, strict=True))
         finally:
             # Also reached when the visitor has left and Gradio lets go of this generator.

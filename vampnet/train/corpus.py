@@ -253,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", choices=("flac", "wav"), default="flac")
     options = parser.parse_args(arguments)
     pool = HELD_OUT_SEEDS if options.held_out else TRAIN_SEEDS
-    clips = max(1, round(options.minutes * 60 / max(options.seconds, 1.0)))
+    clips = max(1, round(min(max(options.minutes, 0), 1e7) * 60 / max(options.seconds, 1.0)))
     started = time.monotonic()
 
     def show(done: int, seconds: float) -> None:
@@ -267,6 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
 
     try:
+        if not 0 < options.minutes < math.inf:
+            raise ValueError(f"--minutes must be above 0, not {options.minutes:g}.")
         if not 0 <= options.first_seed <= len(pool) - clips:
             raise ValueError(f"With {clips} clips, --first-seed must be between 0 and {len(pool) - clips}.")
         config = CorpusConfig(tuple(options.soundfont), options.samples, options.seconds)

@@ -15,7 +15,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from vampnet import audio
 from vampnet.train.audio_pool import MAX_FILE_SECONDS
+from vampnet.train.loop import StopRequest
 from vampnet.train.tempo import beat_of
 from vampnet.whole_file import whole_file
 
@@ -214,6 +215,7 @@ def encode_folders(
     channels: str = "mono",
     progress: bool = True,
     minutes: float | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> dict[str, int]:
     """Encode all sound files below `folders` into token shards in `out`; files that are done are skipped.
 
@@ -222,9 +224,10 @@ def encode_folders(
 
     Args:
         minutes: begin no file later than this.
+        stop: begin no other file once this says True; what is encoded is written.
 
     Returns:
-        {"files", "skipped", "failed", "rows", "steps"} of this call, and "left" for want of time.
+        {"files", "skipped", "failed", "rows", "steps"} of this call, and "left" for want of time or because of `stop`.
 
     Raises:
         ValueError: a folder is missing, or `out` holds the tokens of another codec.
@@ -247,11 +250,12 @@ def encode_folders(
     rows: list[Tensor] = []
     beats: list[tuple[float, float] | None] = []
     names: list[str] = []
+    stop = stop or (lambda: False)
     for name, path in tqdm(files, unit="file", disable=not progress, file=sys.stderr):
         if name in done:
             result["skipped"] += 1
             continue
-        if time.monotonic() > end:
+        if time.monotonic() > end or stop():
             result["left"] += 1
             continue
         try:
@@ -302,7 +306,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         codec = load_codec(args.codec)
         if isinstance(codec, torch.nn.Module):
             codec.eval().to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        result = encode_folders(codec, args.audio, args.out, args.channels, minutes=args.stop_after)
+        with StopRequest.listening() as stop:
+            result = encode_folders(
+                codec, args.audio, args.out, args.channels, minutes=args.stop_after, stop=lambda: bool(stop)
+            )
+        if result["files"] + result["skipped"] + result["left"] == 0:
+            raise ValueError(f"No file below {', '.join(args.audio)} can be used: name folders of audio.")
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -311,6 +320,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{result['files']} files, {result['rows']} rows, {seconds / 3600:.2f} hours encoded; "
         f"{result['skipped']} were done before, {result['failed']} could not be used.\n"
     )
+    if stop:
+        sys.stderr.write("Stopped; the same command goes on from here.\n")
+        return 130
     return 3 if result["left"] else 0
 
 

@@ -325,6 +325,8 @@ def export(run: str | os.PathLike, out: str | os.PathLike) -> Path:
     state = load_checkpoint(Path(run) / "last.pt")
     if state is None:
         raise ValueError(f"{run} has no last.pt: train first.")
+    if "label_smoothing" not in state["config"]:
+        raise ValueError(f"{run} is no run of a transformer: a codec is exported by 'train codec --export'.")
     shape = {"label_smoothing": state["config"]["label_smoothing"], **state["config"]["model"]}
     model = TokenTransformer(TransformerConfig(**shape))
     which = "fine" if model.config.n_conditioning else "coarse"
