@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import struct
 from pathlib import Path
 from types import SimpleNamespace
@@ -315,3 +316,45 @@ def test_beats_that_cannot_be_tracked_are_none(
     handlers.track(session)
     assert "could not be tracked" in handlers.tell_source(session, "")
     assert handlers.draw(session, *values(beat_width_ms=75))["sentence"]
+
+
+# -------------------------------------------------------------------------------------------------------------- visits
+
+
+def opened(handlers: Handlers, visit: Any) -> Session:
+    """The session of a page that opens, as Gradio makes it: a copy of what the page was built with."""
+    request = SimpleNamespace(headers={"accept-language": "en"})
+    return handlers.open_page(copy.deepcopy(Session(handlers.files)), visit, request)
+
+
+def test_a_tab_finds_its_session_again(handlers: Handlers, music_file: Path) -> None:
+    name = "0123456789abcdef" * 2
+    first = opened(handlers, name)
+    handlers.choose(first, str(music_file))
+    drawn = handlers.draw(first, *values(periodic=3))
+    again = opened(handlers, name)
+    assert again is first and opened(handlers, "f" * 32) is not first
+    message, takes, *told = handlers.resume(again)
+    assert "music" in message or music_file.stem in message
+    assert [one["value"] for one in told] == list(values(periodic=3))
+    assert handlers.draw(again, *values())["turn"] > drawn["turn"]
+    # Pages are let go of one by one, and the files go with the last.
+    folder = first.folder
+    first.let_go()
+    assert folder.is_dir() and first.source is not None
+    first.let_go()
+    assert not folder.is_dir() and first.source is None
+    fresh = opened(handlers, name)
+    assert fresh is not first and fresh.opened and handlers.resume(fresh)[0] == gr.skip()
+
+
+@pytest.mark.parametrize("name", ["", None, 5, "0" * 31, "0" * 33, "G" * 32, "../" * 11, ["0" * 32]])
+def test_names_that_no_tab_has_open_a_session_of_their_own(handlers: Handlers, name: Any) -> None:
+    assert opened(handlers, name) is not opened(handlers, name)
+    assert not handlers.visits
+
+
+def test_a_page_whose_session_has_ended_says_so(handlers: Handlers, music_file: Path) -> None:
+    session = copy.deepcopy(Session(handlers.files))
+    assert "has ended" in handlers.draw(session, *values())["problem"]
+    assert "has ended" in handlers.begin(session, *values())[0] and session.request is None

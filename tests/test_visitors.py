@@ -93,8 +93,11 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     _, address, _ = blocks.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **options)
-    draw = next(number for number, fn in blocks.fns.items() if getattr(fn.fn, "__name__", "") == "draw")
-    yield SimpleNamespace(address=address, held=held, clip=short_clip(folder / "clip.wav"), draw=draw, folder=folder)
+    numbers = {getattr(fn.fn, "__name__", ""): number for number, fn in blocks.fns.items()}
+    draw, opened = numbers["draw"], numbers["open_page"]
+    yield SimpleNamespace(
+        address=address, held=held, clip=short_clip(folder / "clip.wav"), draw=draw, opened=opened, folder=folder
+    )
     held.go.set()
     blocks.close(verbose=False)
 
@@ -103,10 +106,16 @@ def test_a_held_vamp_holds_up_nobody_else(studio):
     first = Client(studio.address, verbose=False, download_files=studio.folder / "downloads")
     plain = [None, *values(periodic=5)]
 
-    def draw() -> dict[str, Any]:
-        told = {"data": plain, "fn_index": studio.draw, "session_hash": "visitor"}
+    def ask_for(data: list[Any], number: int) -> Any:
+        told = {"data": data, "fn_index": number, "session_hash": "visitor"}
         return httpx.post(f"{studio.address}gradio_api/run/predict", json=told).json()["data"][0]
 
+    def draw() -> dict[str, Any]:
+        return ask_for(plain, studio.draw)
+
+    # A page that goes on after its session has ended, as when the studio was started anew, is told so.
+    assert "has ended" in draw()["problem"]
+    ask_for([None, ""], studio.opened)
     draw()  # what is slow the first time is not what is measured
     studio.held.armed.set()
     job = first.submit(handle_file(studio.clip), takes=1, steps=4, api_name="/vamp")

@@ -16,7 +16,7 @@ from vampnet.bundle import read_bundle, read_settings
 from vampnet.comping import comp, part_steps, part_times
 from vampnet.config import Prompt, Sampling
 from vampnet.studio.controls import Request
-from vampnet.studio.handlers import Handlers, buttons_of
+from vampnet.studio.handlers import Handlers, buttons_of, buttons_while
 from vampnet.studio.lanes import MODEL_LANE
 from vampnet.studio.notices import notice, progress
 from vampnet.studio.players import keep_vamp
@@ -112,7 +112,7 @@ class Comping:
 
         working = Work(self.handlers, session, work, ended)
         for line in working.watch():
-            yield [line, gr.skip(), gr.skip(), gr.skip()]
+            yield [line, *buttons_while(session), gr.skip()]
         problem = working.problem()
         done = problem or notice(f"{say('comp.done', session.language)} {working.aside}".strip(), "ready")
         yield [done, *buttons_of(False), gr.skip() if problem else list(session.vamps)]

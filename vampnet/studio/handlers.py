@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import html
 import logging
+import re
 import secrets
+import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -49,16 +52,34 @@ class Handlers:
     def __init__(self, model: VampNet | ModelShelf, examples: Path) -> None:
         self.files = Files()
         self.turns = Turns()
+        self.visits: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()
         self.shelf = model if isinstance(model, ModelShelf) else ModelShelf(model)
         found = sorted(examples.iterdir()) if examples.is_dir() else []
         self.examples = [path for path in found if path.suffix.lower() in audio.SUFFIXES]
 
     # ---- model --------------------------------------------------------------------------------------------------------
 
-    def open_page(self, session: Session, request: gr.Request) -> Session:
-        """Gives the session back, which makes Gradio keep track of its age and delete it when it is old."""
-        session.language = language_of(request.headers.get("accept-language"))
+    def open_page(self, session: Session, visit: str, request: gr.Request) -> Session:
+        """The session of a page, which makes Gradio keep track of its age and delete it when it is old.
+
+        Args:
+            session: a fresh one.
+            visit: 32 hexadecimal digits that name the browser's tab: the one that it had before it was loaded anew goes on.
+        """
+        if isinstance(visit, str) and re.fullmatch("[0-9a-f]{32}", visit):
+            before = self.visits.get(visit)
+            if before is not None and before is not session and before.hold():
+                session = before
+            self.visits[visit] = session
+        session.opened, session.language = True, language_of(request.headers.get("accept-language"))
         return session
+
+    def resume(self, session: Session) -> list[Any]:
+        """[message, takes, value of each control] as they were when the page was there before."""
+        message = gr.skip() if session.source is None else about_source(session)
+        takes = list(session.vamps) if session.vamps else gr.skip()
+        values = session.values or [gr.skip()] * len(NAMES)
+        return [message, takes, *(gr.update(value=value) if session.values else value for value in values)]
 
     async def model_status(self, session: Session) -> AsyncIterator[str]:
         """A line about the model: what is being done as long as something is, and then what there is."""
@@ -157,7 +178,10 @@ class Handlers:
 
     def draw(self, session: Session, *values: Any) -> dict[str, Any]:
         """The picture of the mask for the values of all controls; with a `problem`, why there is none, of the clip alone."""
-        source = session.source
+        source, turn = session.source, time.time_ns() // 1000
+        if not session.opened:
+            return {"problem": say("work.ended", session.language), "turn": turn}
+        session.values = values
         try:
             values = whole_depth(values, self.shelf.shape.levels)
             request = read_request(values)
@@ -165,7 +189,9 @@ class Handlers:
         except ValueError as error:
             # With nothing kept of it, for where another clip was drawn before: what is seen is what is played.
             plain = picture(Request(Prompt(periodic=0), Sampling()), source, self.shelf.shape, session.language)
-            return {**plain, "problem": tell(error, session.language)}
+            return {**plain, "turn": turn, "problem": tell(error, session.language)}
+        # Answers may come in another order than they were asked for.
+        drawn["turn"] = turn
         needed = request.prompt.needs_beats or request.bars is not None
         drawn["waiting"] = bool(needed and source is not None and source.grid is None)
         drawn["preset"] = presets.matching(dict(zip(NAMES, values, strict=True)))
@@ -214,6 +240,7 @@ class Handlers:
         if session.request is not None:
             return gr.skip(), gr.skip(), gr.skip()
         problem = "" if self.shelf.loaded else self.model_problem(session.language)
+        problem = problem if session.opened else say("work.ended", session.language)
         try:
             if not problem and session.source is None:
                 raise AudioError(say("work.no_source", session.language))
@@ -268,7 +295,7 @@ class Handlers:
 
         working = Work(self, session, work, ended, prepare=prepare)
         for line in working.watch():
-            yield line, gr.skip(), gr.skip(), gr.update(interactive=False) if session.stop.is_set() else gr.skip()
+            yield line, gr.skip(), *buttons_while(session)
         problem, buttons = working.problem(), buttons_of(running=False)
         if problem:
             yield problem, gr.skip(), *buttons
@@ -307,6 +334,11 @@ def _kept(model: VampNet, request: Request, source: Source) -> AudioSignal:
 def buttons_of(running: bool) -> tuple[Any, Any]:
     """The Vamp and the Stop button while a vamp runs, or while none does."""
     return gr.update(interactive=not running), gr.update(interactive=running)
+
+
+def buttons_while(session: Session) -> tuple[Any, Any]:
+    """The same while one runs, again and again: on a slow line the last word of the one before may come late."""
+    return (gr.skip(), gr.update(interactive=False)) if session.stop.is_set() else buttons_of(running=True)
 
 
 def _with_name(text: str, given: str | None) -> str:

@@ -16,7 +16,7 @@ import gradio as gr
 from vampnet import audio
 from vampnet.journey import Journey
 from vampnet.studio.controls import Request, read_request, whole_depth
-from vampnet.studio.handlers import Handlers, buttons_of
+from vampnet.studio.handlers import Handlers, buttons_of, buttons_while
 from vampnet.studio.lanes import MODEL_LANE
 from vampnet.studio.mask_picture import given_mask, pack_wave
 from vampnet.studio.notices import notice, progress
@@ -129,6 +129,15 @@ class JourneyRoom:
         del travels.all[MAX_JOURNEYS:]
         return travels.all[0]
 
+    def resume(self, session: Session) -> Any:
+        """The strip of a page that is there again; what went on has ended with the one before."""
+        travels = travels_of(session)
+        if not travels.all:
+            return gr.skip()
+        if travels.running and not session.running:
+            travels.running, session.request = False, None
+        return strip_value(session)
+
     def stop(self, session: Session) -> list[Any]:
         """Stop was pressed: [progress, Vamp, Stop, Vamp on, strip]. A round that runs says by itself when it has ended."""
         travels = travels_of(session)
@@ -203,7 +212,7 @@ class JourneyRoom:
         words = say("journey.round", session.language, number=number)
         work = Work(self.handlers, session, self._work(travel, parent), lambda well: self._ended(session, travel, well), words)
         for line in work.watch():
-            yield [line, gr.skip(), gr.skip(), gr.skip(), gr.skip()]
+            yield [line, *buttons_while(session), gr.skip(), gr.skip()]
         problem = work.problem()
         if travels.running:
             line = progress(say("journey.next", session.language, number=number + 1))

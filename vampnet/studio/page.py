@@ -38,6 +38,7 @@ TITLE = say("page.title")
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "assets"
 MAX_UPLOAD = "500mb"
 HOUR = 3600
+AGAIN_SECONDS = 600
 
 
 def build(
@@ -56,7 +57,7 @@ def build(
     """
     handlers = Handlers(model, examples)
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(HOUR, HOUR)) as page:
-        session = gr.State(Session(handlers.files), delete_callback=Session.close)
+        session = gr.State(Session(handlers.files), delete_callback=Session.let_go)
         with gr.Column(elem_id="studio"):
             status = _header()
             chooser = Chooser(handlers) if handlers.shelf.choice else None
@@ -86,7 +87,10 @@ def build(
             chooser.wire(page, session, tell_of_model)
         # Pressed by web/answers.js, for the stream that an event opens.
         answers = gr.Button(visible="hidden", elem_id="answers")
-        answers.click(lambda: None, None, None, concurrency_limit=None, show_progress="hidden", api_visibility="private")
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        answers.click(lambda: None, None, None, concurrency_limit=None, trigger_mode="multiple", **quiet)
+        # Gradio counts the age of a session from when it was given out last, once it believes that its page is gone.
+        gr.Timer(AGAIN_SECONDS).tick(lambda session: session, session, session, queue=False, **quiet)
     page.queue(default_concurrency_limit=4, max_size=LONGEST_QUEUE)
     keep_tidy(page)
     return page, {**launch_options(handlers), **(sharing.launch_options() if sharing is not None else {})}
@@ -176,12 +180,16 @@ def _wire(
         told = on(handlers.model_status, session, status, concurrency_limit=None, **quiet)
         told.then(handlers.follow_model, [session, *levels], followers, **at_once).then(**drawing)
 
-    opened = page.load(handlers.open_page, session, session, **at_once)
+    visit = gr.Textbox(visible="hidden", elem_id="visit")
+    name_of_tab = "async (session, visit) => [session, await VampStudio.visit()]"
+    opened = page.load(handlers.open_page, [session, visit], session, js=name_of_tab, **at_once)
+    there = opened.then(handlers.resume, session, [message, deck.takes, *everything], **at_once)
+    there = there.then(journeys.resume, session, journeys.strip, **at_once)
     if sharing is None:
-        opened.then(**drawing)
+        there.then(**drawing)
     else:
-        sharing.wire(opened, session, deck, message, controls, drawing)
-    tell_of_model(opened.then)  # only then the visitor's language is known
+        sharing.wire(there, session, deck, message, controls, drawing)
+    tell_of_model(there.then)  # only then the visitor's language is known
     gr.on([control.change for control in everything], trigger_mode="always_last", **drawing)
 
     # A file that was read leaves its field, so that the next one can be dropped there, the same one too. While one is read

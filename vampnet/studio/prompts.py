@@ -62,10 +62,12 @@ class Prompts:
             message: the line about the source.
             drawing: arguments of an event that draws the map anew.
         """
+        # "multiple": on a slow line the next press comes before the answer to this one.
+        each = {**AT_ONCE, "trigger_mode": "multiple"}
         touched = [self.controls[name] for name in TOUCHED]
-        self.presets.select(handlers.use_preset, session, touched, **AT_ONCE)
+        self.presets.select(handlers.use_preset, session, touched, **each)
         self.dice.click(handlers.new_seed, None, self.controls["seed"], **AT_ONCE)
-        self.tempo.select(handlers.set_tempo, session, message, **AT_ONCE).then(**drawing)
+        self.tempo.select(handlers.set_tempo, session, message, **each).then(**{**drawing, "trigger_mode": "multiple"})
 
 
 def _named(name: str) -> Control:

@@ -166,6 +166,9 @@ class Session:
         awaits_model: whether the visitor has asked for another and was not told yet what came of it.
         language: of the visitor's browser, as in `text.LANGUAGES`.
         kept: what rooms of the page keep for the visitor, by their names; what has `sources` keeps these from being deleted.
+        opened: whether a page was opened with it.
+        brought: id of the shared vamp that a link has brought.
+        values: of all controls, as they were drawn last.
     """
 
     def __init__(self, files: Files) -> None:
@@ -181,9 +184,28 @@ class Session:
         self.model_version, self.shape, self.awaits_model = 0, Shape(), False
         self.language = text.DEFAULT
         self.kept: dict[str, Any] = {}
+        self.opened, self.brought, self.values = True, "", ()
+        self._pages, self._counting = 1, threading.Lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
-        return Session(self._files)
+        fresh = Session(self._files)
+        # Gradio also makes one where a page goes on whose session is gone.
+        fresh.opened = False
+        return fresh
+
+    def hold(self) -> bool:
+        """Another page goes on with this session; False if it is closed already."""
+        with self._counting:
+            self._pages += self._pages > 0
+            return self._pages > 0
+
+    def let_go(self) -> None:
+        """A page is gone; with the last one the session is closed."""
+        with self._counting:
+            self._pages -= 1
+            last = self._pages == 0
+        if last:
+            self.close()
 
     @property
     def folder(self) -> Path:

@@ -71,8 +71,9 @@ class Sharing:
             controls: by name, in the order of `CONTROLS`.
             drawing: the event that draws the picture anew.
         """
-        deck.takes.select(self.ask, session, self.dialog, concurrency_limit=None, **QUIET)
-        self.dialog.select(self.act, session, self.dialog, concurrency_limit=2, **QUIET)
+        each = {**QUIET, "trigger_mode": "multiple"}
+        deck.takes.select(self.ask, session, self.dialog, concurrency_limit=None, **each)
+        self.dialog.select(self.act, session, self.dialog, concurrency_limit=2, **each)
         brought = opened.then(self.restore, session, [message, deck.takes, *controls.values()], **OPENING, **QUIET)
         brought.then(**drawing).then(self.track, session, None, concurrency_limit=4, **QUIET).then(**drawing)
 
@@ -153,7 +154,7 @@ class Sharing:
         """[message, takes, value of each control] of the vamp in the page's address, if it names one."""
         id = request.query_params.get(PARAMETER) or ""
         nothing = [gr.skip()] * (2 + len(CONTROLS))
-        if not id:
+        if not id or session.brought == id:  # the page was loaded anew
             return nothing
         try:
             shared = self.gallery.get(id)
@@ -167,7 +168,7 @@ class Sharing:
             words = f"{say('share.missing.title', session.language)}. {say('share.missing.sentence', session.language)}"
             return [notice(words, "error"), *nothing[1:]]
         key = "share.restored.private" if shared.private else "share.restored"
-        title = shared_title(shared, session.language)
+        title, session.brought = shared_title(shared, session.language), id
         told = notice(say(key, session.language, title=title), "ready")
         return [told, list(session.vamps), *(gr.update(value=value) for value in values)]
 

@@ -8,6 +8,7 @@ import gradio as gr
 
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.lanes import PREVIEW_LANE
+from vampnet.studio.session import Session
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 AT_ONCE: dict[str, Any] = {**QUIET, "queue": False}
@@ -89,5 +90,11 @@ class TokenMap:
             everything: all controls in the order of `CONTROLS`.
         """
         # The map asks for the ground that it lacks, whatever way a source came.
-        self.ground.select(handlers.ground, session, self.ground, **AT_ONCE)
-        self.heard.select(handlers.hear, [session, *everything], self.heard, **PREVIEW_LANE, **QUIET)
+        self.ground.select(handlers.ground, session, self.ground, trigger_mode="multiple", **AT_ONCE)
+
+        def hear(session: Session, event: gr.EventData, *values: Any) -> dict[str, Any]:
+            # Which question it answers: by then another may have been asked.
+            return {**handlers.hear(session, *values), "number": getattr(event, "number", None)}
+
+        given = [session, *everything]
+        self.heard.select(hear, given, self.heard, trigger_mode="multiple", **PREVIEW_LANE, **QUIET)

@@ -8,7 +8,7 @@
   const holders = new Map();
   const listeners = new Map();
   studio.held = (name, props, watch, trigger, event) => {
-    holders.set(name, { props, ask: () => event && trigger(event, {}) });
+    holders.set(name, { props, ask: (data = {}) => event && trigger(event, data) });
     const tell = () => listeners.has(name) && listeners.get(name)(props.value || null);
     watch("value", tell);
     tell();
@@ -73,6 +73,8 @@
     // ---- what the server says
     show() {
       const value = this.props.value || {};
+      if (value.turn < this.turn) return; // an answer that was overtaken by a later one
+      this.turn = value.turn ?? this.turn;
       this.figure.classList.toggle("vs-problem", Boolean(value.problem));
       const before = this.data;
       // A problem leaves the map as it was, but never that of another clip.
@@ -186,19 +188,20 @@
       // A second press is a change of mind.
       this.hearing = !this.hearing;
       if (!this.hearing) return void this.buttons();
-      this.stale = false;
       this.note.textContent = "";
-      holders.get("heard").ask();
+      this.askToHear();
       this.buttons();
     }
 
+    askToHear() {
+      this.stale = false;
+      this.asking = (this.asking || 0) + 1;
+      holders.get("heard").ask({ number: this.asking });
+    }
+
     heard(value) {
-      if (!value || !this.hearing) return;
-      if (this.stale) {
-        this.stale = false;
-        holders.get("heard").ask();
-        return;
-      }
+      if (!value || !this.hearing || value.number !== this.asking) return;
+      if (this.stale) return void this.askToHear();
       this.hearing = false;
       if (value.problem) this.note.textContent = value.problem;
       else this.start((this.keptTrack = { sound: value.sound, start: value.start, end: value.end }));

@@ -4,6 +4,7 @@
   const studio = (window.VampStudio = window.VampStudio || {});
   const AHEAD = 0.15; // seconds before the first click, so that none is late
   const STOP_SLACK = 0.25; // of a bar: who stops this little after a bar line meant the bar line
+  const TRIES = 5; // to send what was recorded
   const say = (key, values) => studio.say(`record.${key}`, values);
 
   const make = (...given) => studio.element(...given);
@@ -202,8 +203,18 @@
       quiet(job);
       job.blocks = [];
       tell(say("sending"));
+      const send = async () => {
+        for (let tries = 1; ; tries++) {
+          try {
+            return await upload(new File([sound], "recording.wav", { type: "audio/wav" }));
+          } catch (error) {
+            if (tries === TRIES) throw error;
+            await new Promise((then) => setTimeout(then, 2000 * tries)); // it cannot be played again
+          }
+        }
+      };
       try {
-        const { path } = await upload(new File([sound], "recording.wav", { type: "audio/wav" }));
+        const { path } = await send();
         trigger("upload", { path, bpm: job.bpm, metre: job.metre, bars: job.bars });
         // Whether it can be used, the line about the source tells.
         finish(say(job.bars === 1 ? "done.one" : "done", { count: job.bars, tempo: job.bpm, seconds: (job.bars * job.bar).toFixed(2) }));

@@ -20,7 +20,7 @@
 
   // The owner's cookie, which scripts cannot read: it comes with an answer of the server.
   let owner = null;
-  const introduce = () => (owner = owner || fetch("v/owner", { method: "POST", headers: { "X-VampNet": "1" } }).catch(() => null));
+  const introduce = () => (owner = owner || fetch("v/owner", { method: "POST", headers: { "X-VampNet": "1" } }).catch(() => (owner = null)));
 
   const linkOf = (id, ending = "") => new URL(`v/${id}${ending}`, location.href).href;
 
