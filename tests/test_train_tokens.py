@@ -192,7 +192,7 @@ def test_what_is_encoded_is_written_when_it_is_stopped(tmp_path, monkeypatch, ca
 
     codec.encode = encode
     monkeypatch.setattr("vampnet.codec.load_codec", lambda folder: codec)
-    line = ["--codec", "x", "--audio", str(tmp_path / "audio"), "--out", str(tmp_path / "out")]
+    line = ["--codec", str(tmp_path), "--audio", str(tmp_path / "audio"), "--out", str(tmp_path / "out")]
     assert main(line) == 130 and "goes on from here" in capsys.readouterr().err
     assert TokenData(tmp_path / "out").lengths.tolist() == [200]
     assert main(line) == 0 and len(TokenData(tmp_path / "out")) == 3

@@ -196,7 +196,9 @@ def plot_codec(figures: dict[str, Any]) -> Any:
             one.scatter(values, row + apart, s=18, alpha=0.75, linewidths=0, **style)
             one.plot([np.median(values)] * 2, [row - 0.38, row + 0.38], color=INK, linewidth=1.5)
         one.set_yticks(range(len(sets)), [f"{name} ({len(clips)})" for name, clips in sets.items()] if key == "mel" else [])
-        one.set(xlabel=title, xlim=(0, None) if key == "mel" else (0, 1), ylim=(len(sets) - 0.4, -0.6))
+        # Worse than noise is below 0.
+        least = min(0.0, *(clip[key] for clips in sets.values() for clip in clips.values()))
+        one.set(xlabel=title, xlim=(least, None if key == "mel" else 1), ylim=(len(sets) - 0.4, -0.6))
     figure.suptitle(f"{figures['model']}: the codec alone, clip by clip (line: median)")
     return figure
 

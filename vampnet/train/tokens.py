@@ -285,7 +285,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m vampnet.train.tokens", description="Encode folders of audio into training tokens."
     )
-    parser.add_argument("--codec", required=True, metavar="FOLDER", help="the trained codec")
+    about = "the trained codec: a folder, or the name of a model such as mini"
+    parser.add_argument("--codec", required=True, metavar="NAME", help=about)
     parser.add_argument(
         "--audio", required=True, nargs="+", metavar="FOLDER", help="folders of wav, flac, ogg, mp3 or aiff files"
     )
@@ -301,9 +302,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
+        from vampnet.checkpoints import load_codec_of
         from vampnet.codec import load_codec
 
-        codec = load_codec(args.codec)
+        codec = load_codec(args.codec) if Path(args.codec).is_dir() else load_codec_of(args.codec)
         if isinstance(codec, torch.nn.Module):
             codec.eval().to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         with StopRequest.listening() as stop:
