@@ -177,7 +177,8 @@ def test_presets_move_the_sliders_and_say_where_they_stand(page: Any) -> None:
     page.wait_for_selector(".vs-presets button[data-name=Dream][aria-pressed=true]")
     assert page.input_value("#control-periodic input[type=range]") == "48" and bright(page) < before
     slide(page, "periodic", 47)
-    assert pressed.count() == 0
+    # The preset moved several sliders, and the answer that came may have been to one of these.
+    page.wait_for_selector(".vs-presets:not(:has(button[aria-pressed=true]))")
 
 
 def test_a_take_plays_as_a_loop_and_becomes_the_source(page: Any, clip: Path) -> None:
