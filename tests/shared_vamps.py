@@ -1,16 +1,26 @@
-"""A vamp that needs no model, for tests of sharing."""
+"""What the tests of sharing share: a vamp that needs no model, somebody who owns it, a gallery."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 
 from vampnet import audio
 from vampnet.beats import make_grid
 from vampnet.config import HOP, SAMPLE_RATE, Prompt, Sampling
+from vampnet.gallery import Gallery
 from vampnet.vamp import Vamp
 
 SECRET_NAME = "Grandmother humming"
+OWNER = "o" * 22
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Gallery:
+    return Gallery(tmp_path / "gallery")
 
 
 def make_vamp(takes: int = 2, seconds: float = 0.3, seed: int = 7, name: str = SECRET_NAME) -> Vamp:

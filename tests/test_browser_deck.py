@@ -39,11 +39,13 @@ window.unpack = (text) => new Float32Array(Uint8Array.from(atob(text), (letter) 
 # Tracks of seamless loops through the deck's own graph, in an offline context; `plan` is a list of [frame, index].
 OFFLINE = """async ({tracks, frames, origin, begin, plan, joins}) => {
   const context = new OfflineAudioContext(1, frames, 44100);
-  const run = VampStudio.makeRun(context, context.destination, origin, begin);
+  const run = VampStudio.makeRun(context, context.destination);
+  run.open(origin, begin);
   tracks.map(unpack).forEach((samples, i) => {
     const buffer = context.createBuffer(1, samples.length, 44100);
     buffer.copyToChannel(samples, 0);
-    run.add(i, buffer, i ? 0 : 1, joins[i]);
+    run.add(i, buffer);
+    run.start(i, i ? 0 : 1, joins[i]);
   });
   for (const [frame, index] of plan) tracks.forEach((_, i) => run.level(i, i === index ? 1 : 0, frame));
   return pack((await context.startRendering()).getChannelData(0));
@@ -100,10 +102,10 @@ def largest_step(sound: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def bare(browser: Any) -> Iterator[Any]:
-    """A page with nothing but the player."""
+    """A page with nothing but the player's voices."""
     page = browser.new_page()
     page.set_content("<p>nothing</p>")
-    page.add_script_tag(path=str(WEB / "player.js"))
+    page.add_script_tag(path=str(WEB / "run.js"))
     page.evaluate(PACK)
     yield page
     page.close()
@@ -219,6 +221,55 @@ def test_what_is_heard_while_keys_are_pressed(studio: Any) -> None:
     assert heard == [0, 1, 2, 3, 0, 2, 1, 3] and beyond < 1e-4
     # What is missed is at least a block of the audio thread (128 samples); where two tracks cross is as quiet for a few more.
     assert settled.mean() > 0.6 and step <= inside and gap <= quiet + 32
+
+
+# The audio thread takes over connections and tells of ends when it comes to it: here, a fifth of a second later.
+LATE = """() => {
+  const {connect} = AudioNode.prototype, nodes = AudioScheduledSourceNode.prototype;
+  const ended = Object.getOwnPropertyDescriptor(nodes, 'onended');
+  AudioNode.prototype.connect = function (...given) {
+    setTimeout(() => connect.apply(this, given), 200);
+    return given[0];
+  };
+  Object.defineProperty(nodes, 'onended', {...ended, set(run) { ended.set.call(this, () => setTimeout(run, 200)); }});
+  window.inTime = () => {
+    AudioNode.prototype.connect = connect;
+    Object.defineProperty(nodes, 'onended', ended);
+  };
+}"""
+JOIN_AGAIN = """async () => {
+  const {player, deck} = VampStudio, {tracks, owner} = player.state(), {beats, downbeats} = deck.current().vamp;
+  await player.load(tracks.slice(0, 1), {owner});
+  await player.load(tracks, {owner, beats, downbeats});
+}"""
+
+
+@pytest.mark.parametrize("way", ["begun anew", "joined"])
+def test_loops_are_in_phase_though_connections_come_late(studio: Any, way: str) -> None:
+    page = studio
+    shown = page.evaluate("VampStudio.deck.current().vamp")
+    tracks = [left_of(track) for track in (shown["source_track"], *shown["takes"])]
+    page.keyboard.press("0")
+    wait_heard(page, 0)
+    page.evaluate(LATE)
+    if way == "joined":
+        page.evaluate(JOIN_AGAIN)
+    else:
+        page.keyboard.press("Space")
+        page.keyboard.press("Space")
+    page.wait_for_function("VampStudio.player.output().run?.keys().length === 4")
+    page.evaluate("window.inTime()")
+    page.wait_for_timeout(300)
+    for number, track in enumerate(tracks):
+        page.keyboard.press(str(number))
+        wait_heard(page, number)
+        page.wait_for_timeout(250)
+        page.evaluate("window.tapped = []")
+        page.wait_for_timeout(250)
+        first, samples, origin = page.evaluate(RECORDED)
+        out = unpacked(samples)
+        assert len(out) > 4096
+        assert np.abs(out - track[(np.arange(first, first + len(out)) - origin) % len(track)]).max() < 1e-4, number
 
 
 def test_switching_waits_for_the_beat_and_the_bar(studio: Any) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import io
 import json
 import re
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import pytest
+import shared_vamps
 import soundfile
 import studio_tools
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from shared_vamps import SECRET_NAME, make_vamp
+from shared_vamps import OWNER, SECRET_NAME, make_vamp
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
@@ -27,13 +27,8 @@ from vampnet.studio.share_words import describe_settings
 from vampnet.studio.text import en, ko
 
 handlers, session, known_beats = studio_tools.handlers, studio_tools.session, studio_tools.known_beats
-OWNER = "o" * 22
+gallery = shared_vamps.gallery
 NASTY = "\"><script>alert(1)</script>&'"
-
-
-@pytest.fixture
-def gallery(tmp_path: Path) -> Gallery:
-    return Gallery(tmp_path / "gallery")
 
 
 @pytest.fixture

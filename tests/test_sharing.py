@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shared_vamps
 import soundfile
 import studio_tools
 import torch
-from shared_vamps import make_vamp
+from shared_vamps import OWNER, make_vamp
 from test_share import client_of
 
 from vampnet import audio
@@ -28,13 +29,7 @@ from vampnet.studio.share_data import publish
 from vampnet.studio.sharing import Sharing
 
 handlers, session, known_beats = studio_tools.handlers, studio_tools.session, studio_tools.known_beats
-OWNER = "o" * 22
-NASTY = "\"><script>alert(1)</script>&'"
-
-
-@pytest.fixture
-def gallery(tmp_path: Path) -> Gallery:
-    return Gallery(tmp_path / "gallery")
+gallery = shared_vamps.gallery
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,20 +47,31 @@ class HalfLinear(nn.Module):
         return self.multiply(self.prepare(x))
 
 
-class HalfLayer(nn.Module):
+class Matrices(nn.Module):
+    """The four matrices of a layer, queries scaled and norms in them.
+
+    Args:
+        layer: in float32; it stays as it is.
+        linear: what becomes of a weight, called as `HalfLinear` is.
+    """
+
+    def __init__(self, layer: Layer, linear: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        attention, feed_forward = layer.attention, layer.feed_forward
+        self.heads, dim = attention.heads, attention.qkv.in_features
+        qkv = attention.qkv.weight
+        qkv = torch.cat([qkv[:dim] * (dim // self.heads) ** -0.5, qkv[dim:]])
+        self.qkv = linear(qkv, eps=layer.attention_norm.eps, gain=layer.attention_norm.weight)
+        self.out = linear(attention.out.weight)
+        self.into = linear(feed_forward.into.weight, eps=layer.feed_forward_norm.eps, gain=layer.feed_forward_norm.weight)
+        self.down = linear(feed_forward.out.weight)
+
+
+class HalfLayer(Matrices):
     """`attention.Layer` on flat (B * T, dim) float32."""
 
     def __init__(self, layer: Layer) -> None:
-        super().__init__()
-        attention, feed_forward = layer.attention, layer.feed_forward
-        self.heads = attention.heads
-        dim = attention.qkv.in_features
-        qkv = attention.qkv.weight
-        qkv = torch.cat([qkv[:dim] * (dim // self.heads) ** -0.5, qkv[dim:]])
-        self.qkv = HalfLinear(qkv, eps=layer.attention_norm.eps, gain=layer.attention_norm.weight)
-        self.out = HalfLinear(attention.out.weight)
-        self.into = HalfLinear(feed_forward.into.weight, eps=layer.feed_forward_norm.eps, gain=layer.feed_forward_norm.weight)
-        self.down = HalfLinear(feed_forward.out.weight)
+        super().__init__(layer, HalfLinear)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """(B * T, dim) float32 and the (1, heads, T, T) bias -> (B * T, dim) float32."""

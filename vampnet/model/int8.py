@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vampnet import passes
 from vampnet.model.attention import Layer
-from vampnet.model.half import attend, split_heads
+from vampnet.model.half import Matrices, attend, split_heads
 
 
 class Int8Linear(nn.Module):
@@ -52,20 +52,11 @@ class Int8Linear(nn.Module):
         return self.multiply(*self.prepare(x))
 
 
-class Int8Layer(nn.Module):
+class Int8Layer(Matrices):
     """`attention.Layer` on flat (B * T, dim) float32 and what its first matrix reads of that."""
 
     def __init__(self, layer: Layer) -> None:
-        super().__init__()
-        attention, feed_forward = layer.attention, layer.feed_forward
-        self.heads = attention.heads
-        dim = attention.qkv.in_features
-        qkv = attention.qkv.weight
-        qkv = torch.cat([qkv[:dim] * (dim // self.heads) ** -0.5, qkv[dim:]])
-        self.qkv = Int8Linear(qkv, eps=layer.attention_norm.eps, gain=layer.attention_norm.weight)
-        self.out = Int8Linear(attention.out.weight)
-        self.into = Int8Linear(feed_forward.into.weight, eps=layer.feed_forward_norm.eps, gain=layer.feed_forward_norm.weight)
-        self.down = Int8Linear(feed_forward.out.weight)
+        super().__init__(layer, Int8Linear)
 
     def forward(self, x: Tensor, heard: tuple[Tensor, Tensor], bias: Tensor, following: Int8Linear) -> tuple[Tensor, Tensor]:
         """One layer, in place.

@@ -78,8 +78,8 @@ class Handlers:
         """[message, takes, value of each control] as they were when the page was there before."""
         message = gr.skip() if session.source is None else about_source(session)
         takes = list(session.vamps) if session.vamps else gr.skip()
-        values = session.values or [gr.skip()] * len(NAMES)
-        return [message, takes, *(gr.update(value=value) if session.values else value for value in values)]
+        values = [gr.update(value=value) for value in session.values] or [gr.skip()] * len(NAMES)
+        return [message, takes, *values]
 
     async def model_status(self, session: Session) -> AsyncIterator[str]:
         """A line about the model: what is being done as long as something is, and then what there is."""

@@ -1,72 +1,17 @@
 // Plays several loops in sync: decoded once, begun at one sample of the audio clock, each through a gain of its own.
-// Needs no other script. A track is {sound, start, end, seconds, alias}: the path of its file; where in it the loop begins and
-// ends, in seconds (0, 0 = the whole file); its length in seconds; and perhaps another track that is the same music.
+// Needs run.js. A track is {sound, start, end, seconds, alias}: the path of its file; where in it the loop begins and ends, in
+// seconds (0, 0 = the whole file); its length in seconds; and perhaps another track that is the same music.
 (() => {
   "use strict";
   const studio = (window.VampStudio = window.VampStudio || {});
   const RATE = 44100;
-  // Seconds. All gains approach their targets exponentially with one time constant, so while one track gives way to another
-  // their gains always add up to what they were, however often and quickly somebody switches.
-  const TAU = 0.006;
-  const OPENING = 0.003;
   // Seconds from a key to what it changes: the audio thread is up to this far ahead of what a script is told of it.
   const AHEAD = 0.03;
   const MARGIN = 0.012; // what must be left of it when a voice was told to begin: a late one would be out of phase
+  const EASE = 0.006; // seconds: time constant of the master volume
   let most = 1500; // seconds of decoded sound that are held: 530 MB
 
   const modulo = (a, n) => ((a % n) + n) % n;
-
-  // Voices whose loops all began at the sample `origin`, so that they stay in phase. On any audio context, an offline one too.
-  // Tracks of different lengths each loop on their own length. `begin` is the sample at which the run is first heard.
-  studio.makeRun = (context, output, origin, begin) => {
-    const rate = context.sampleRate;
-    const bus = context.createGain();
-    const voices = new Map();
-    bus.gain.value = 0;
-    bus.gain.setTargetAtTime(1, begin / rate, OPENING);
-    bus.connect(output);
-
-    function add(key, buffer, level, frame = begin) {
-      const node = context.createBufferSource();
-      const gain = context.createGain();
-      node.buffer = buffer;
-      node.loop = true;
-      gain.gain.value = level;
-      node.connect(gain).connect(bus);
-      node.start(frame / rate, modulo(frame - origin, buffer.length) / rate);
-      voices.set(key, { node, gain, frames: buffer.length, from: frame });
-    }
-
-    function level(key, value, frame) {
-      voices.get(key)?.gain.gain.setTargetAtTime(value, frame / rate, TAU);
-    }
-
-    // Takes back the levels that were to come from a sample on.
-    function cancel(frame) {
-      for (const { gain } of voices.values()) gain.gain.cancelScheduledValues(frame / rate);
-    }
-
-    function drop(key, frame) {
-      const voice = voices.get(key);
-      if (!voice) return;
-      voices.delete(key);
-      voice.gain.gain.setTargetAtTime(0, frame / rate, TAU);
-      voice.node.onended = () => voice.gain.disconnect();
-      voice.node.stop(frame / rate + 16 * TAU);
-    }
-
-    function end(frame, unheard = false) {
-      if (unheard) bus.disconnect();
-      bus.gain.setTargetAtTime(0, frame / rate, OPENING);
-      for (const { node } of voices.values()) node.stop(frame / rate + 16 * OPENING);
-      setTimeout(() => bus.disconnect(), 1000);
-    }
-
-    return {
-      origin, add, level, cancel, drop, end, has: (key) => voices.has(key), keys: () => [...voices.keys()],
-      frames: (key) => voices.get(key)?.frames, from: (key) => voices.get(key)?.from ?? 0,
-    };
-  };
 
   // ---- what is decoded -----------------------------------------------------------------------------------------------------
 
@@ -140,6 +85,7 @@
   let run = null;
   let rest = 0; // samples that have passed, where it is paused
   let loading = Promise.resolve();
+  let joining = Promise.resolve();
   let loads = 0;
   let asked = 0; // counts what was asked for, so that something slow does not undo something newer
   const listeners = new Map(); // function -> the element it serves
@@ -171,14 +117,20 @@
     tracks.forEach((track, i) => run.level(track.key, levels[i], at));
   }
 
-  // Lets a decoded track run along, unheard.
-  function join(track) {
-    const buffer = store.get(track.key)?.buffer;
-    if (!run || !buffer || run.has(track.key)) return;
-    for (let lead = 2 * AHEAD, frame = 0; !frame || (!inTime(frame) && lead < 2); lead *= 2) {
-      if (frame) run.drop(track.key, frame);
-      frame = soon(lead);
-      run.add(track.key, buffer, 0, frame);
+  // Lets those tracks that are decoded run along, unheard. One call after the other: none begins twice.
+  const join = (...list) => (joining = joining.catch(() => {}).then(() => joinNow(list)));
+
+  async function joinNow(list) {
+    for (let lead = AHEAD; run && lead < 2; lead *= 2) {
+      const current = run;
+      const fresh = list.filter((track) => tracks.includes(track) && store.get(track.key)?.buffer && !run.has(track.key));
+      if (!fresh.length) return;
+      for (const { key } of fresh) current.add(key, store.get(key).buffer);
+      await studio.whenConnected(context);
+      if (run !== current) continue;
+      const frame = soon(lead);
+      for (const { key } of fresh) run.start(key, 0, frame);
+      if (!inTime(frame) && lead < 1) for (const { key } of fresh) run.drop(key, frame);
     }
   }
 
@@ -191,21 +143,24 @@
     }
   }
 
-  // A new run, of which so many samples have passed; the old one gives way to it.
-  function begin(passed) {
+  // A new run, of which so many samples have passed (null: as many as of the old one, which gives way to it), unless it is no
+  // longer wanted once it could begin.
+  async function begin(passed, isWanted) {
     for (let lead = AHEAD; ; lead *= 2) {
+      const made = studio.makeRun(context, master);
+      const ready = tracks.filter(({ key }) => store.get(key)?.buffer);
+      for (const { key } of ready) made.add(key, store.get(key).buffer);
+      await studio.whenConnected(context);
+      if (!isWanted()) return made.discard();
       const frame = soon(lead);
-      const made = studio.makeRun(context, master, frame - passed, frame);
-      tracks.forEach(({ key }, i) => {
-        const buffer = store.get(key)?.buffer;
-        if (buffer) made.add(key, buffer, levelOf(i), frame);
-      });
+      made.open(passed === null ? run.origin : frame - passed, frame);
+      for (const track of ready) made.start(track.key, levelOf(tracks.indexOf(track)), frame);
       if (inTime(frame) || lead > 1) {
         if (run) run.end(frame);
         run = made;
         return;
       }
-      made.end(frame, true);
+      made.discard();
     }
   }
 
@@ -214,6 +169,7 @@
     if (!tracks.length) return;
     settle();
     const ask = ++asked;
+    const those = tracks;
     playing = true;
     wake();
     tell();
@@ -221,7 +177,10 @@
       const buffers = await Promise.all(tracks.filter((track, i) => i === heard || track.solo).map(decode));
       if (ask !== asked || !playing) return;
       const length = store.get(tracks[heard].key)?.buffer?.length || buffers[0].length;
-      begin(share === null ? (run ? soon() - run.origin : rest) : Math.round(share * length));
+      const passed = share === null ? (run ? null : rest) : Math.round(share * length);
+      await begin(passed, () => ask === asked && playing && tracks === those);
+      if (ask !== asked || !playing) return;
+      if (tracks !== those) return play(share);
       joinOthers();
     } catch (error) {
       if (ask === asked) stop();
@@ -290,7 +249,8 @@
       throw error;
     }
     if (ask !== asked || !run) return;
-    join(track);
+    await join(track);
+    if (ask !== asked || !run) return;
     const frame = nextFrame(when, Math.max(soon(), run.from(track.key)));
     tracks.forEach((other, i) => run.level(other.key, levelOf(i, index, true), frame));
     const arrive = () => {
@@ -330,11 +290,13 @@
       const buffer = await decode(tracks[heard]);
       if (load !== loads || run !== old) return;
       if (buffer.length === frames) {
-        tracks.forEach(join);
+        await join(...tracks);
+        if (load !== loads || run !== old) return;
         const frame = Math.max(soon(), run.from(tracks[heard].key));
         applyLevels(frame);
         for (const key of run.keys()) if (!tracks.some((track) => track.key === key)) run.drop(key, frame);
-      } else begin(0);
+      } else await begin(0, () => load === loads && run === old);
+      if (load !== loads) return;
       joinOthers();
       tell();
     } catch (error) {
@@ -360,7 +322,7 @@
     track[what] = value;
     if (what === "solo" && value && run) {
       await decode(track);
-      join(track);
+      await join(track);
     }
     applyLevels();
     tell();
@@ -368,7 +330,7 @@
 
   function setMaster(value) {
     loudness = value ** 2;
-    if (master) master.gain.setTargetAtTime(loudness, context.currentTime + AHEAD, TAU);
+    if (master) master.gain.setTargetAtTime(loudness, context.currentTime + AHEAD, EASE);
     tell();
   }
 
