@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vampnet.codec import Codec, SpectralCodec, SpectralCodecConfig, load_codec, save_codec, spectral
+from vampnet.codec import Codec, SpectralCodec, SpectralCodecConfig, load_codec, save_codec, search, spectral
+from vampnet.codec.bands import over_frequency
 from vampnet.codec.envelope import ShortView
 from vampnet.codec.griffin_lim import griffin_lim, griffin_lim_pieces, spectrum, synthesize
-from vampnet.codec.spectral import over_frequency, ring_pad
+from vampnet.codec.spectral import ring_pad
 
 TINY = SpectralCodecConfig(dim=16, encoder_layers=1, decoder_layers=1, kernel=3, rounds=3)
 HOP = 384
@@ -101,6 +102,20 @@ def test_items_of_a_batch_are_searched_on_their_own(window, loop):
     assert torch.equal(together[1:2], griffin_lim(magnitudes[1:2], window, HOP, 3, loop=loop))
 
 
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("frames", [2, 3, 40, 64])
+@pytest.mark.parametrize("given", ["nothing", "ends", "phases"])
+def test_the_compiled_search_finds_what_the_plain_one_does(window, monkeypatch, loop, frames, given):
+    magnitudes = 5 + 5 * torch.rand(2, frames, 1025)  # phases of bins that are nearly empty would be those of rounding errors
+    ends = {"head": torch.randn(2, 300), "tail": torch.randn(2, 200)} if given == "ends" else {}
+    start = spectrum(torch.randn(2, frames * HOP), window, HOP, loop)[..., :500] if given == "phases" else None
+    assert search.fits(window, HOP, frames) == (frames > 2)
+    compiled = griffin_lim(magnitudes, window, HOP, 3, loop=loop, start=start, **ends)
+    monkeypatch.setattr(search, "fits", lambda *given: False)
+    plain = griffin_lim(magnitudes, window, HOP, 3, loop=loop, start=start, **ends)
+    assert plain.std() > 0.1 and (compiled - plain).norm() < 1e-4 * plain.norm()
+
+
 def test_known_samples_stay(window):
     magnitudes = spectrum(chord(40 * HOP), window, HOP).abs()
     head, tail = torch.randn(1, 1000), torch.randn(1, 500)
@@ -180,6 +195,24 @@ def test_sharpening_makes_partials_stand_out_at_the_power_that_they_had():
     assert silence.abs().max() < 1e-6
 
 
+def test_in_one_pass_magnitudes_are_sharpened_as_in_many(codec):
+    config = dataclasses.replace(codec.config, sharpen=1.3)
+    sharp = SpectralCodec(config).eval()
+    sharp.mean.normal_(-2, 2)
+    features = 3 * torch.randn(2, 9, config.inputs)
+    features[0, :3] -= 9  # below the floor
+    features[1, :2] += 9  # beyond what is let through
+    many, one = sharp.sharpened(sharp.magnitudes(features)), sharp.heard_magnitudes(features)
+    assert many.max() > 1000 and (many == 0).float().mean() > 0.05
+    assert torch.allclose(one, many, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 4, 14])
+def test_latents_are_the_sum_of_what_all_levels_say(codec, n):
+    codes = torch.randint(0, 1024, (2, n, 30))
+    assert torch.allclose(codec.latents(codes), codec.quantizer.from_codes(codes)[0].mT, atol=1e-5)
+
+
 @pytest.mark.parametrize("bins", [1024, 41, 7, 2])
 def test_the_average_over_frequency_is_that_of_its_neighbours(bins):
     x = torch.randn(2, 3, bins)
@@ -216,7 +249,7 @@ def test_decoding_in_bfloat16_is_near_to_float32(codec, monkeypatch):
     seen = []
     monkeypatch.setattr(
         codec,
-        "magnitudes",
+        "heard_magnitudes",
         lambda features: seen.append(features) or torch.ones(1, 20 * codec.config.frames, codec.config.window // 2 + 1),
     )
     codec.decode(codes)

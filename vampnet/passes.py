@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
@@ -136,18 +137,38 @@ def merged(mixed: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
     return rows, factors
 
 
+def sharpened(fine: Tensor, high: Tensor, floor: float, sharpen: float) -> Tensor:
+    """What `SpectralCodec.magnitudes` and `SpectralCodec.sharpened` make of log magnitudes.
+
+    Args:
+        fine: (N, f) float32 contiguous, of the bins that are coded one by one.
+        high: (N, F - f) float32 contiguous, of those above.
+        floor, sharpen: of the codec.
+
+    Returns:
+        (N, F) float32 magnitudes.
+    """
+    out = fine.new_empty(len(fine), fine.shape[1] + high.shape[1])
+    _run("sharpened", out.numel(), len(out), fine, high, np.float32(floor), np.float32(sharpen), out)
+    return out
+
+
+def at_once(kernel: Callable[..., None], given: Sequence[Sequence[Any]]) -> None:
+    """Calls a kernel once with each of what is given, in threads of their own but for one."""
+    others = [_helpers(len(given) - 1).submit(kernel, *arguments) for arguments in given[1:]]
+    kernel(*given[0])
+    for other in others:
+        other.result()
+
+
 def _run(name: str, numbers: int, rows: int, *arguments: Any) -> None:
     """A kernel on all rows, in as many parts as torch has threads."""
     from vampnet import numba_kernels
 
-    kernel = getattr(numba_kernels, name)
     given = [_array(x) if isinstance(x, Tensor) else x for x in arguments]
     parts = min(torch.get_num_threads(), rows) if numbers > SMALL else 1
     ends = [rows * part // parts for part in range(parts + 1)]
-    others = [_helpers(parts - 1).submit(kernel, *given, *ends[part : part + 2]) for part in range(1, parts)]
-    kernel(*given, 0, ends[1])
-    for other in others:
-        other.result()
+    at_once(getattr(numba_kernels, name), [(*given, *ends[part : part + 2]) for part in range(parts)])
 
 
 def _array(x: Tensor) -> np.ndarray:

@@ -71,6 +71,8 @@ class ShortView(nn.Module):
     def correct(self, audio: Tensor, levels: Tensor, loop: bool = False) -> Tensor:
         """(B, J * hop) float samples with levels nearer to (B, J, bands): the slow part of a difference is made good entirely,
         the fast part beyond `slack`, or all of it where there are no tones."""
+        if len(audio) > 1 and audio.device.type == "cpu":  # one after the other, so that spectra stay in the cache
+            return torch.cat([self.correct(*one, loop) for one in zip(audio.split(1), levels.split(1), strict=True)])
         now = spectrum(audio, self.window, self.hop, loop)
         gain = (levels - self._of_spectra(now)).clamp(-CUT, CLAMP)
         side = min(SLOW_FRAMES, gain.shape[1] - 1)

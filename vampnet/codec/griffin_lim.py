@@ -9,9 +9,12 @@ import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from . import search
 
 KEPT_PHASES = 1 << 21
 """Phases of at most so many bins are kept for the next call: those of 17 seconds take 17 MB."""
@@ -112,6 +115,19 @@ def _draw_phases(frames: int, bins: int, hop: int, size: int) -> Tensor:
 _kept_phases = lru_cache(maxsize=2)(_draw_phases)
 
 
+def white_blocks(frames: int, bins: int, hop: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """`white_phases` as `search.run` takes them."""
+    return (_kept_blocks if frames * bins <= KEPT_PHASES else _draw_blocks)(frames, bins, hop, size)
+
+
+def _draw_blocks(frames: int, bins: int, hop: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    real, imaginary = _draw_phases(frames, bins, hop, size).unbind(-1)
+    return search.in_blocks(real), search.in_blocks(imaginary)
+
+
+_kept_blocks = lru_cache(maxsize=2)(_draw_blocks)
+
+
 @torch.no_grad()
 def griffin_lim(
     magnitudes: Tensor,
@@ -141,16 +157,19 @@ def griffin_lim(
     Returns:
         (B, J * hop) float samples.
     """
-    # On a CPU one item after the other, so that its spectra stay in the cache.
-    size = 1 if magnitudes.device.type == "cpu" else len(magnitudes)
-    weight = _overlap_weight(window, hop, magnitudes.shape[1], loop)
-    white = white_phases(*magnitudes.shape[1:], hop, window.shape[0]).to(magnitudes.device)
-    parts = []
-    for i in range(0, len(magnitudes), size):
-        first, last, known = (None if x is None else x[i : i + size] for x in (head, tail, start))
-        search = _Search(magnitudes[i : i + size], window, hop, loop, weight, first, last)
-        parts.append(search.run(search.start(white, known), rounds, momentum))
-    audio = torch.cat(parts)
+    frames, bins = magnitudes.shape[1:]
+    weight = _overlap_weight(window, hop, frames, loop)
+    ends = [head, tail, start]
+    if magnitudes.device.type == "cpu" and magnitudes.dtype == torch.float32 and search.fits(window, hop, frames):
+        white = white_blocks(frames, bins, hop, window.shape[0])
+        parts = [
+            search.run(one, window, hop, white, weight[0], rounds, momentum, loop, *(None if x is None else x[i] for x in ends))
+            for i, one in enumerate(magnitudes)
+        ]
+        audio = torch.stack(parts)
+    else:
+        white = white_phases(frames, bins, hop, window.shape[0]).to(magnitudes.device)
+        audio = _Search(magnitudes, window, hop, loop, weight, head, tail).run(white, start, rounds, momentum)
     return audio if correct is None else _pinned(correct(audio), head, tail)
 
 
@@ -163,7 +182,8 @@ def _pinned(audio: Tensor, head: Tensor | None, tail: Tensor | None) -> Tensor:
 
 
 class _Search:
-    """The rounds of `griffin_lim`, with memory that they share: to get it anew would cost as much as the work."""
+    """The rounds of `griffin_lim` where `search` does not fit, with memory that they share: to get it anew costs as much as
+    the work."""
 
     def __init__(
         self, magnitudes: Tensor, window: Tensor, hop: int, loop: bool, weight: Tensor, head: Tensor | None, tail: Tensor | None
@@ -202,9 +222,9 @@ class _Search:
         frames = audio.unfold(-1, self.window.shape[0], self.hop)
         return torch.view_as_real(torch.fft.rfft(torch.mul(frames, self.window, out=self.frames), dim=-1))
 
-    def run(self, spectra: Tensor, rounds: int, momentum: float) -> Tensor:
-        """(B, J, F, 2) to start from -> (B, J * hop) samples."""
-        before = None
+    def run(self, white: Tensor, known: Tensor | None, rounds: int, momentum: float) -> Tensor:
+        """Phases to start from, as of `start` -> (B, J * hop) samples."""
+        before, spectra = None, self.start(white, known)
         for _ in range(rounds):
             now = self.spectra(self.samples(spectra))
             # Real and imaginary parts by hand: for complex numbers torch's lerp, abs and products with real ones cost more than

@@ -20,7 +20,10 @@ import torch.nn.functional as F
 from dac.nn.quantize import ResidualVectorQuantize
 from torch import Tensor, nn
 
+from vampnet import passes
+
 from ..config import CODEBOOK_SIZE, HOP, N_CODEBOOKS, SAMPLE_RATE
+from .bands import band_matrices, over_frequency
 from .described import DescribedCodec
 from .envelope import ShortView
 from .griffin_lim import frames_between, griffin_lim_pieces, spectrum
@@ -178,7 +181,7 @@ class SpectralCodec(DescribedCodec):
             )
             self.register_buffer("short_mean", torch.zeros(config.short_bands))
         self.register_buffer("window", torch.hann_window(config.window), persistent=False)
-        pool, spreader = _band_matrices(config)
+        pool, spreader = band_matrices(config.window // 2 + 1 - config.fine_bins, config.bands)
         self.register_buffer("pool", pool, persistent=False)
         self.register_buffer("spreader", spreader, persistent=False)
 
@@ -235,6 +238,16 @@ class SpectralCodec(DescribedCodec):
         sharp = torch.exp((sharp + 0.5 * torch.log((before + 1e-9) / (after + 1e-9))).clamp(max=9.0))
         return torch.cat([(sharp - c.floor).clamp_min(0.0), rest], dim=-1)
 
+    def heard_magnitudes(self, features: Tensor) -> Tensor:
+        """(B, T, inputs) features -> (B, T * frames, window / 2 + 1) magnitudes, sharpened: in one pass on a CPU."""
+        c = self.config
+        if features.device.type != "cpu":
+            return self.sharpened(self.magnitudes(features))
+        logs = features[..., : c.frames * c.features].reshape(-1, c.features)
+        fine = torch.addcmul(self.mean[: c.fine_bins], logs[:, : c.fine_bins], self.spread)
+        high = torch.addcmul(self.mean[c.fine_bins :], logs[:, c.fine_bins :], self.spread) @ self.spreader
+        return passes.sharpened(fine, high, c.floor, c.sharpen).unflatten(0, (len(features), -1))
+
     def short_levels(self, features: Tensor) -> Tensor:
         """(B, T, inputs) features -> (B, T * short_frames, short_bands) levels, as of `ShortView.levels`."""
         c = self.config
@@ -269,6 +282,20 @@ class SpectralCodec(DescribedCodec):
                 part = block(part)
             out[:, start:stop] = part[:, left : left + stop - start]
         return out
+
+    def latents(self, codes: Tensor) -> Tensor:
+        """(B, n, T) int64 codes of the n coarsest levels -> (B, T, dim), their sum as the decoder reads it.
+
+        One product for all levels: the quantizer makes one each, and turns every one around.
+        """
+        levels = self.quantizer.quantizers[: codes.shape[1]]
+        outer = [level.out_proj for level in levels]
+        # Weight norm, which a layer works out anew whenever it is called.
+        weight = torch.cat([o.weight_g * o.weight_v / o.weight_v.norm(dim=(1, 2), keepdim=True) for o in outer], dim=1)[..., 0]
+        bias = sum(o.bias for o in outer)
+        parts = codes.split(PIECE, dim=2)
+        vectors = ([level.codebook(part[:, i]) for i, level in enumerate(levels)] for part in parts)
+        return torch.cat([F.linear(torch.cat(some, dim=2), weight, bias) for some in vectors], dim=1)
 
     def codebook_vectors(self) -> Tensor:
         """(n_codebooks, codebook_size, codebook_dim) float: the vectors that transformers read tokens with."""
@@ -311,9 +338,9 @@ class SpectralCodec(DescribedCodec):
             (B, 1, T * hop) float samples.
         """
         c = self.config
-        latents = torch.cat([self.quantizer.from_codes(piece)[0] for piece in codes.split(PIECE, dim=2)], dim=2)
+        latents = self.latents(codes)
         with self.arithmetic(codes.device):
-            heard = self._through(self.decoder, latents.transpose(1, 2), loop)
+            heard = self._through(self.decoder, latents, loop)
         del latents
         frames, hop = codes.shape[-1] * c.frames, c.hop // c.frames
 
@@ -324,7 +351,7 @@ class SpectralCodec(DescribedCodec):
 
         @functools.lru_cache(maxsize=1)
         def magnitudes(start: int, stop: int) -> Tensor:
-            return self.sharpened(self.magnitudes(features(start, stop)))
+            return self.heard_magnitudes(features(start, stop))
 
         def correct(audio: Tensor, spans: list[tuple[int, int]], loop: bool) -> Tensor:
             parts = [self.short_levels(features(*span)) for span in spans]
@@ -350,35 +377,3 @@ class SpectralCodec(DescribedCodec):
             return spectrum(torch.cat(parts, dim=1), half, hop // 2, loop)[..., :bins]
 
         return search(magnitudes, window=self.window, hop=hop, rounds=c.wide_rounds, start=phases, **final)[:, None]
-
-
-def over_frequency(x: Tensor) -> Tensor:
-    """(B, J, F) -> its moving average over 41 bins of frequency, or as many as there are; mirrored at the edges."""
-    side, bins = min(20, x.shape[-1] - 1), x.shape[-1]
-    span, width = F.pad(x, (side, side), mode="reflect"), 2 * side + 1
-    # Sums over 1, 2, 4, ... bins, each of the one before: a third of the price of `F.avg_pool1d`.
-    total, reach = torch.zeros_like(x), 0
-    for power in range(width.bit_length()):
-        if width >> power & 1:
-            total += span[..., reach : reach + bins]
-            reach += 1 << power
-        if width >> power > 1:
-            span = span[..., : -(1 << power)] + span[..., 1 << power :]
-    return total.div_(width)
-
-
-def _band_matrices(config: SpectralCodecConfig) -> tuple[Tensor, Tensor]:
-    """(high bins, bands) mean over each band, and (bands, high bins) linear interpolation between band centres."""
-    bins = config.window // 2 + 1 - config.fine_bins
-    edges = torch.linspace(0, bins, config.bands + 1)
-    position = torch.arange(bins) + 0.5
-    band = torch.bucketize(position, edges[1:-1], right=True)
-    pool = F.one_hot(band, config.bands).float()
-    pool = pool / pool.sum(0, keepdim=True)
-    centres = (edges[1:] + edges[:-1]) / 2
-    place = ((position - centres[0]) / (centres[1] - centres[0])).clamp(0, config.bands - 1)
-    low = place.floor().long().clamp(max=config.bands - 2)
-    spreader = torch.zeros(config.bands, bins)
-    spreader[low, torch.arange(bins)] = 1 - (place - low)
-    spreader[low + 1, torch.arange(bins)] = place - low
-    return pool, spreader
