@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from vampnet.audio import make_signal
+from vampnet.decorrelation import decorrelate, span
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -90,7 +91,7 @@ def split(signal: AudioSignal, loop: bool = False) -> tuple[AudioSignal, StereoI
         return make_signal(audio.clone(), rate), StereoImage(1, length, rate, loop)
     left, right = audio[0].detach().float().cpu()
     axis = _principal_axis(*_band_energies(left, right, rate, loop), rate)
-    a, b = axis
+    a, b = _twice(axis)
     if bool((axis == axis[:, :1]).all()):
         mid, side = a[0] * left + b[0] * right, a[0] * right - b[0] * left
     else:
@@ -129,25 +130,28 @@ def apply(take: AudioSignal, image: StereoImage, loop: bool = False) -> AudioSig
         return make_signal(audio.clone(), image.sample_rate)
     mid, rate, length = audio[0, 0].detach().float().cpu(), image.sample_rate, audio.shape[-1]
     predicted, remainder = _at_frames(image, length, loop)
-    a, b = image.axis
-    bands = _band_matrix(rate)
+    a, b = _twice(image.axis)
+    bands = _twice(_band_matrix(rate))
     if not remainder.any():
 
         def paint(frames: slice, m: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            side = (predicted[:, frames].T @ bands) * m
-            return a * m - b * side, b * m + a * side
+            return _turned(m, (predicted[:, frames].T @ bands).mul_(m), a, b)
 
         channels = _filter([mid], length, loop, paint)
     else:
-        far = _decorrelate(mid, rate, loop)
+        far = decorrelate(mid, rate, loop)
         on_mid, on_far = _matched(mid, far, rate, loop, predicted, remainder)
 
         def paint_wide(frames: slice, m: torch.Tensor, d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            side = (on_mid[:, frames].T @ bands) * m + (on_far[:, frames].T @ bands) * d
-            return a * m - b * side, b * m + a * side
+            return _turned(m, (on_mid[:, frames].T @ bands).mul_(m).addcmul_(on_far[:, frames].T @ bands, d), a, b)
 
         channels = _filter([mid, far], length, loop, paint_wide)
     return make_signal(torch.stack(channels)[None].to(audio.device), rate)
+
+
+def _turned(mid: torch.Tensor, side: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Spectra (n, 2 F) along the axis (a, b) and across it -> those of left and right."""
+    return (a * mid).addcmul_(b, side, value=-1), (b * mid).addcmul_(a, side)
 
 
 def _matched(
@@ -219,14 +223,6 @@ def _frames(starts: torch.Tensor) -> Iterator[tuple[slice, list[int]]]:
         yield batch, starts[batch].tolist()
 
 
-def _span(x: torch.Tensor, ring: int, start: int, stop: int) -> torch.Tensor:
-    """Samples start to stop of a ring on which (N,) lies, N <= ring, with silence behind it."""
-    if 0 <= start and stop <= len(x):
-        return x[start:stop]
-    at = torch.arange(start, stop) % ring
-    return torch.where(at < len(x), x[at.clamp_max(len(x) - 1)], 0.0)
-
-
 def _roll_up(x: torch.Tensor, ring: int) -> torch.Tensor:
     """(C, ring + WINDOW) as `_add` leaves it -> (C, ring), in the same memory: what reaches over either end is added there."""
     half = WINDOW // 2
@@ -244,12 +240,20 @@ def _regular(where: list[int]) -> bool:
 
 
 def _spectra(x: torch.Tensor, ring: int, where: list[int]) -> torch.Tensor:
-    """(N,) on its ring -> (n, F) spectra of the frames that begin at `where`."""
+    """(N,) on its ring -> (n, 2 F) spectra of the frames that begin at `where`, real and imaginary parts in turn.
+
+    Torch turns a real factor of complex numbers into a complex one first.
+    """
     if _regular(where):
-        frames = _span(x, ring, where[0], where[-1] + WINDOW).unfold(0, WINDOW, HOP)
+        frames = span(x, ring, where[0], where[-1] + WINDOW).unfold(0, WINDOW, HOP)
     else:
-        frames = torch.stack([_span(x, ring, start, start + WINDOW) for start in where])
-    return torch.fft.rfft(frames * _window())
+        frames = torch.stack([span(x, ring, start, start + WINDOW) for start in where])
+    return torch.view_as_real(torch.fft.rfft(frames * _window())).flatten(1)
+
+
+def _twice(x: torch.Tensor) -> torch.Tensor:
+    """(..., F) -> (..., 2 F), each number for the real and the imaginary part of a frequency."""
+    return x.repeat_interleave(2, dim=-1)
 
 
 def _add(out: torch.Tensor, pieces: torch.Tensor, where: list[int]) -> None:
@@ -260,8 +264,8 @@ def _add(out: torch.Tensor, pieces: torch.Tensor, where: list[int]) -> None:
             out[:, start + half : start + half + WINDOW] += pieces[:, i]
         return
     for first in range(half, half + WINDOW, HOP):
-        span = out[:, where[0] + first : where[0] + first + HOP * len(where)]
-        span.unflatten(1, (-1, HOP)).add_(pieces[:, :, first - half : first - half + HOP])
+        part = out[:, where[0] + first : where[0] + first + HOP * len(where)]
+        part.unflatten(1, (-1, HOP)).add_(pieces[:, :, first - half : first - half + HOP])
 
 
 def _window() -> torch.Tensor:
@@ -271,19 +275,19 @@ def _window() -> torch.Tensor:
 def _band_energies(x: torch.Tensor, y: torch.Tensor, rate: int, loop: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Two signals (N,) -> |X|^2, Re(X conj Y), |Y|^2 summed over each band, (BANDS, frames) float64 each."""
     ring, starts = _ring(len(x), loop)
-    bands = _band_matrix(rate).T
+    bands = _twice(_band_matrix(rate)).T
     out = torch.empty(3, BANDS, len(starts), dtype=torch.float64)
     for batch, where in _frames(starts):
         fx, fy = _spectra(x, ring, where), _spectra(y, ring, where)
         for i, (p, q) in enumerate(((fx, fx), (fx, fy), (fy, fy))):
-            out[i, :, batch] = ((p.real * q.real + p.imag * q.imag) @ bands).T.double()
+            out[i, :, batch] = ((p * q) @ bands).T.double()
     return out[0], out[1], out[2]
 
 
 def _filter(
     signals: list[torch.Tensor], length: int, loop: bool, process: Callable[..., tuple[torch.Tensor, torch.Tensor]]
 ) -> list[torch.Tensor]:
-    """Overlap-add: spectra (n, F) of each signal -> process(frames, *spectra) -> two spectra -> two signals (N,).
+    """Overlap-add: spectra (n, 2 F) of each signal -> process(frames, *spectra) -> two spectra -> two signals (N,).
 
     Divides by the sum of squared windows that really fell on each sample, so that doing nothing gives the signal back.
     """
@@ -292,8 +296,8 @@ def _filter(
     even, square = ring == HOP * len(starts) and _regular(starts.tolist()), window.square()
     out = torch.zeros(2 if even else 3, ring + WINDOW)
     for batch, where in _frames(starts):
-        spectra = process(batch, *(_spectra(x, ring, where) for x in signals))
-        _add(out[:2], torch.fft.irfft(torch.stack(spectra), WINDOW) * window, where)
+        made = torch.stack(process(batch, *(_spectra(x, ring, where) for x in signals)))
+        _add(out[:2], torch.fft.irfft(torch.view_as_complex(made.unflatten(2, (-1, 2))), WINDOW) * window, where)
         if not even:
             _add(out[2:], square.expand(1, len(where), -1), where)
     out = _roll_up(out, ring)
@@ -349,46 +353,3 @@ def _image_at(image: StereoImage, position: torch.Tensor) -> tuple[torch.Tensor,
     part = (position - low).clamp(0, 1).float()
     mixed = values[..., low] * (1 - part) + values[..., high] * part
     return mixed[0], mixed[1]
-
-
-@lru_cache(maxsize=4)
-def _allpass(rate: int) -> torch.Tensor:
-    """(WINDOW,) impulse response of the decorrelator; index 0 is time 0, and the second half lies before it.
-
-    An allpass whose phase goes down a staircase, +90 degrees, -90, -270 ..., a few steps to each ear's critical band and at
-    least 27 Hz apart. At a quarter of a turn m + d and m - d are equally loud at every frequency, so that nothing is coloured
-    as by random phases or a delay; from step to step the signs change, so that the two are independent over a band.
-    """
-    frequency = torch.arange(WINDOW // 2 + 1, dtype=torch.float64) * rate / WINDOW
-    phase = torch.full_like(frequency, math.pi / 2)
-    generator = torch.Generator().manual_seed(2023)
-    step = 27.0
-    while step < rate / 2:
-        spacing = max(27.0, 24.7 * (1 + 0.00437 * step) / 3)
-        turned = ((frequency - step) / (0.6 * spacing) + 0.5).clamp(0, 1)
-        phase -= math.pi * turned.square() * (3 - 2 * turned)
-        step += spacing * float(0.75 + 0.5 * torch.rand((), generator=generator))
-    return torch.fft.irfft(torch.polar(torch.ones_like(phase), phase), WINDOW).float()
-
-
-def _decorrelate(x: torch.Tensor, rate: int, loop: bool) -> torch.Tensor:
-    """(N,) -> (N,) through the decorrelator; around the ring with `loop`."""
-    response, n, half = _allpass(rate), len(x), WINDOW // 2
-    if loop and n < WINDOW:
-        # The response goes round more than once.
-        return torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(_placed(response, n)), n)
-    size, step, ring = 4 * WINDOW, 3 * WINDOW, n if loop else n + WINDOW
-    there, out = torch.fft.rfft(_placed(response, size)), torch.empty_like(x)
-    # In pieces, of which what the response reaches around is left out: one transform of five minutes would take 300 MB.
-    for start in range(0, n, 32 * step):
-        count = -(-min(32 * step, n - start) // step)
-        around = _span(x, ring, start - half, start - half + count * step + WINDOW)
-        made = torch.fft.irfft(torch.fft.rfft(around.unfold(0, size, step)) * there, size)[:, half : half + step]
-        out[start : start + count * step] = made.reshape(-1)[: n - start]
-    return out
-
-
-def _placed(response: torch.Tensor, size: int) -> torch.Tensor:
-    """An impulse response (WINDOW,) on a ring of `size` samples."""
-    where = torch.cat([torch.arange(WINDOW // 2), torch.arange(-(WINDOW // 2), 0)]) % size
-    return torch.zeros(size).index_add_(0, where, response)
