@@ -46,7 +46,7 @@ def _allpass(rate: int) -> torch.Tensor:
 
 
 def decorrelate(x: torch.Tensor, rate: int, loop: bool) -> torch.Tensor:
-    """(N,) float at `rate` Hz -> (N,) with the same energy at every frequency, independent of it; around the ring with `loop`."""
+    """(N,) float at `rate` Hz -> (N,) as loud at every frequency, and independent of it; around the ring with `loop`."""
     response, n, half = _allpass(rate), len(x), LENGTH // 2
     if loop and n < LENGTH:
         # The response goes round more than once.
