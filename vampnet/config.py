@@ -206,8 +206,9 @@ class Sampling:
         mask_temperature: starting weight of the Gumbel noise on the confidence, annealed linearly to 0 (paper: over 6).
         top_p: nucleus filtering: the likeliest tokens up to this probability mass; 1 = off.
         top_k: only the k likeliest tokens; 0 = off.
-        typical_mass: locally typical filtering (Meister et al. 2022): probability mass of the most typical tokens; 1 = off.
-            With 0.6 the bundled model's takes keep attacks and beats better and are as rich as without (docs/log.md).
+        typical_mass: locally typical filtering of coarse tokens (Meister et al. 2022): probability mass of the most typical
+            ones; 1 = off. With 0.6 the bundled model's takes keep attacks and beats better and are as rich as without
+            (docs/log.md).
         typical_min_tokens: how many tokens typical filtering always leaves.
         sample_cutoff: share of the steps, from the start, in which tokens are drawn; after it the likeliest is taken; 1 = all.
         fine_steps: parallel decoding steps of the coarse-to-fine model; one to four make no difference that could be told.

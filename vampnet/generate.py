@@ -9,7 +9,7 @@ only by the rounding of the model's batched arithmetic, which in rare cases flip
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -339,7 +339,8 @@ def generate(
     """Regenerate the masked tokens of a clip: the coarse levels first, then the fine ones given these (paper section 3).
 
     The coarse stage takes `sampling.steps` a window and `sampling.feedback` rounds, the fine stage `sampling.fine_steps` and
-    one round, since the fine levels of earlier rounds are seen by nobody.
+    one round, since the fine levels of earlier rounds are seen by nobody, and draws from all tokens (`typical_mass` is for the
+    coarse ones).
 
     Args:
         coarse: model of the coarsest levels, in eval mode; `coarse.config.n_codebooks` is `fine.config.n_conditioning`.
@@ -379,4 +380,6 @@ def generate(
     out[:, :levels] = fill_windows(
         coarse, given, todo, sampling.steps, sampling, rounds=sampling.feedback, stage="coarse", **rest
     )
-    return fill_windows(fine, out, fine_mask, sampling.fine_steps, sampling, stage="fine", **rest)
+    # Fine levels say how, not what: with typical tokens alone they are no better (docs/log.md), and later.
+    drawn = replace(sampling, typical_mass=1.0)
+    return fill_windows(fine, out, fine_mask, drawn.fine_steps, drawn, stage="fine", **rest)
