@@ -212,6 +212,9 @@ def test_the_fine_stage_heeds_seed_and_temperature():
     assert not torch.equal(made(0), made(1))
     assert torch.equal(made(0, temperature=0), made(1, temperature=0))
     assert not torch.equal(made(0), made(0, temperature=0.1))
+    # Typical tokens are for the coarse stage: it is the fine one that is drawn from here.
+    assert torch.equal(made(0, typical_mass=0.1), made(0, typical_mass=1.0))
+    assert not torch.equal(made(0, top_k=1), made(0))
 
 
 def test_take_i_depends_on_seed_and_i_alone():

@@ -25,19 +25,23 @@ LEAST = F(-120.0)
 """Of an exponent to base 2: what is smaller is nothing beside a row's largest."""
 
 
+_OPTIONS: dict[str, Any] = {
+    "nogil": True, "error_model": "numpy", "boundscheck": False,
+    "fastmath": {"contract", "nnan", "ninf", "nsz", "arcp", "reassoc"},
+}  # fmt: skip
+
+
 def compiled(function: Callable[..., None]) -> Any:
     """The function, compiled when it is first called; from the disk where numba finds a folder that it may write to."""
-    options: dict[str, Any] = {
-        "nogil": True, "error_model": "numpy", "boundscheck": False,
-        "fastmath": {"contract", "nnan", "ninf", "nsz", "arcp", "reassoc"},
-    }  # fmt: skip
     try:
-        return numba.njit(cache=True, **options)(function)
+        return numba.njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:
-        return numba.njit(**options)(function)
+        return numba.njit(**_OPTIONS)(function)
 
 
 inline = numba.njit(inline="always")
+shared = numba.njit(**_OPTIONS)
+"""For what several kernels call, or one several times: compiled once, where `inline` writes it out each time."""
 
 
 @intrinsic
@@ -225,7 +229,7 @@ def merged(mixed, sums, rows, factors, first, stop):
 # ---- of the bundled codec ----------------------------------------------------------------------------------------------------
 
 
-@inline
+@shared
 def _averaged(x, spans, total):
     """The moving average of `codec.bands.over_frequency`: (n,) into `total`; `spans` is for twice 40 more."""
     n = x.shape[0]

@@ -21,7 +21,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from vampnet.numba_kernels import compiled, inline
+from vampnet.numba_kernels import compiled, shared
 
 F = np.float32
 TINY = F(1e-18)
@@ -101,7 +101,7 @@ def _teach(operation: Callable[[Any, Any], Any], instruction: str) -> None:
 
         return _lanes(a, b), make
 
-    @overload(operation, inline="always")
+    @overload(operation)
     def chosen(a, b):
         if isinstance(a, _Lanes) or isinstance(b, _Lanes):
             return lambda a, b: both(a, b)
@@ -117,7 +117,7 @@ for _operation, _instruction in (
     _teach(_operation, _instruction)
 
 
-@inline
+@shared
 def _transform(real, imaginary, other_real, other_imaginary, cos, sin):
     """Stockham's transform of n complex numbers, in fours and perhaps a last time in twos; n a power of two.
 
@@ -169,7 +169,7 @@ def _transform(real, imaginary, other_real, other_imaginary, cos, sin):
     return real, imaginary, other_real, other_imaginary
 
 
-@inline
+@shared
 def _aimed(x, y, before_real, before_imaginary, sizes, at, ahead, scale):
     """A bin of 16 frames: what it is, taken further from what it was, with the size that it should have, times `scale`."""
     real = x + (x - load(before_real, at)) * ahead
@@ -178,13 +178,13 @@ def _aimed(x, y, before_real, before_imaginary, sizes, at, ahead, scale):
     return real * gain, imaginary * gain
 
 
-@inline
+@shared
 def _remember(before_real, before_imaginary, at, x, y):
     store(before_real, at, x)
     store(before_imaginary, at, y)
 
 
-@inline
+@shared
 def _aim(real, imaginary, before_real, before_imaginary, sizes, cos, sin, base, ahead, scale):
     """From the transform of the even (real) and odd (imaginary) samples to that of the samples aimed at, in place.
 
@@ -212,7 +212,7 @@ def _aim(real, imaginary, before_real, before_imaginary, sizes, cos, sin, base, 
         _fold(real, imaginary, here, there, ax, ay, bx, by, cos[k], sin[k])
 
 
-@inline
+@shared
 def _start(real, imaginary, spectra_real, spectra_imaginary, cos, sin, base, scale):
     """The transform that `_aim` leaves, of the spectra to start from."""
     n = real.shape[0] // LANES
@@ -226,7 +226,7 @@ def _start(real, imaginary, spectra_real, spectra_imaginary, cos, sin, base, sca
         _fold(real, imaginary, here, there, ax, ay, bx, by, cos[k], sin[k])
 
 
-@inline
+@shared
 def _fold(real, imaginary, here, there, ax, ay, bx, by, cos, sin):
     """Bins k (a) and n - k (b) of real samples -> those of the transform of even and odd samples."""
     even_x, even_y, turn_x, turn_y = ax + bx, ay - by, ax - bx, ay + by
@@ -278,9 +278,9 @@ def close(outs, bounds, inverse, audio, hop, side, n, loop, head, tail):
     for i in range(hop):
         sound = audio[i * rows : (i + 1) * rows]
         sound[:] = F(0)
-        for part in range(outs.shape[0]):
-            first, stop = bounds[part], bounds[part + 1] + rows - bounds[-1]
-            heard, given = sound[first:stop], outs[part, i * rows + first : i * rows + stop]
+        for number in range(outs.shape[0]):
+            first, stop = bounds[number], bounds[number + 1] + rows - bounds[-1]
+            heard, given = sound[first:stop], outs[number, i * rows + first : i * rows + stop]
             for j in range(heard.shape[0]):
                 heard[j] += given[j]
     if loop:
@@ -299,11 +299,11 @@ def close(outs, bounds, inverse, audio, hop, side, n, loop, head, tail):
         _at(audio, hop, side + n + j, _of(audio, hop, side + (j if loop else n - 2 - j)))
 
 
-@inline
+@shared
 def _of(audio, hop, at):
     return audio[at % hop * (audio.shape[0] // hop) + at // hop]
 
 
-@inline
+@shared
 def _at(audio, hop, at, value):
     audio[at % hop * (audio.shape[0] // hop) + at // hop] = value
