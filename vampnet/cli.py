@@ -49,7 +49,10 @@ SAMPLING_HELP = {
     "mask_temperature": ("T", "how much chance there is in what is settled first; over 6 is best"),
     "top_p": ("SHARE", "choose only among the likeliest sounds up to this share of the probability; 1 = off"),
     "top_k": ("N", "choose only among the N likeliest sounds; 0 = off"),
-    "typical_mass": ("SHARE", "choose only among the most typical sounds up to this share of the probability; 1 = off"),
+    "typical_mass": (
+        "SHARE",
+        "choose only the most typical sounds, up to this share of the probability; coarse layers; 1 = off",
+    ),
     "typical_min_tokens": ("N", "with --typical-mass: always leave so many sounds to choose from"),
     "sample_cutoff": ("SHARE", "after this share of the rounds always take the likeliest; 1 = never"),
     "fine_steps": ("N", "rounds in which the fine layers are settled"),

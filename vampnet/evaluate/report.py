@@ -132,8 +132,9 @@ def count_of(lengths: Sequence[float]) -> str:
 def how_drawn(sampling: Sampling) -> str:
     """A sentence about a sampling, all but its coarse steps; what the paper does is said where this is something else."""
     parts = [f"temperature {sampling.temperature:g}", f"mask temperature {sampling.mask_temperature:g}"]
-    parts += [f"{words} {value:g}" for words, value, off in (
-        ("top-k", sampling.top_k, 0), ("top-p", sampling.top_p, 1), ("typical mass", sampling.typical_mass, 1),
+    parts += [words.format(value) for words, value, off in (
+        ("top-k {}", sampling.top_k, 0), ("top-p {:g}", sampling.top_p, 1),
+        ("typical mass {:g} of the coarse tokens", sampling.typical_mass, 1),
     ) if value != off]  # fmt: skip
     every = "" if sampling.filters else ", from all tokens as in the paper"
     other = " (the paper draws from all tokens)" if sampling.filters else ""
