@@ -47,17 +47,24 @@ def test_the_catalogue_without_anything(server, unreachable):
     assert entries[1].size_bytes == pytest.approx(3.03e9, rel=0.01) and entries[1].licence == "CC BY-NC-SA 4.0"
 
 
-def test_the_command_prints_a_table(server, capsys):
+def test_the_command_prints_a_table(server, unreachable, capsys):
     parser = argparse.ArgumentParser()
     add_parser(parser.add_subparsers(dest="command"))
     assert run(parser.parse_args(["models"])) == 0
-    titles, *lines = capsys.readouterr().out.splitlines()
+    out, said = capsys.readouterr()
+    titles, *lines = out.splitlines()
+    assert not said
     assert titles.split() == ["name", "where", "size", "licence", "about"]
     assert [line.split()[0] for line in lines] == ["mini", STOCK, f"{STOCK}:choir"]
     assert all("CC BY-NC-SA 4.0" in line and " hub " in line for line in lines[1:])
     server.asked.clear()
     assert run(parser.parse_args(["models", "--offline"])) == 0 and not server.asked
-    assert "3.0 GB" in capsys.readouterr().out
+    out, said = capsys.readouterr()
+    assert "3.0 GB" in out and not said
+    unreachable()
+    assert run(parser.parse_args(["models"])) == 0
+    shown, said = capsys.readouterr()
+    assert shown == out and said.startswith("The hub gave no answer")
 
 
 def test_sizes_for_people():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,15 +55,16 @@ def size(count: int | None) -> str:
     return f"{max(count, 1) / 1e6:.0f} MB" if count >= 950_000 else f"{max(count / 1e6, 0.1):.1f} MB"
 
 
-def catalogue(online: bool = True) -> list[Entry]:
+def catalogue(online: bool = True, unanswered: Callable[[], None] | None = None) -> list[Entry]:
     """The models there are: bundled ones, the published one with its fine-tunes, then what else the hub's cache holds.
 
     Args:
         online: ask the hub for the fine-tunes and sizes of the published weights. Without it, without an answer or with
             HF_HUB_OFFLINE set, those are listed that are on disk, and the published model always.
+        unanswered: called where the hub was asked and gave no answer.
     """
     cached = dict(hub.cached_snapshots())
-    entries = [_bundled(name) for name in layout.bundled_models()] + _published(cached.pop(STOCK, None), online)
+    entries = [_bundled(name) for name in layout.bundled_models()] + _published(cached.pop(STOCK, None), online, unanswered)
     for name, folder in cached.items():
         entries += _cached(name, folder)
     return entries
@@ -74,7 +76,7 @@ def _bundled(name: str) -> Entry:
     return Entry(name, "bundled", size, _licence_in(folder), True, Sentence("comes with the program; small and quick"))
 
 
-def _published(folder: Path | None, online: bool) -> list[Entry]:
+def _published(folder: Path | None, online: bool, unanswered: Callable[[], None] | None) -> list[Entry]:
     """The stock model and its fine-tunes."""
     here = {entry.name: entry for entry in (_cached(STOCK, folder) if folder else [])}
     found = dict(here)
@@ -82,7 +84,8 @@ def _published(folder: Path | None, online: bool) -> list[Entry]:
         try:
             listed = hub.listing(STOCK, seconds=SECONDS)
         except ModelUnavailable:
-            pass  # the list is of use without it
+            if unanswered is not None:  # the list is of use without it
+                unanswered()
         else:
             licence = LICENCES[STOCK]
             for entry in _entries(STOCK, listed.sizes, licence, "hub"):

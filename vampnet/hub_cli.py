@@ -23,10 +23,13 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the table of models to stdout; returns the exit status 0."""
+    """Prints the table of models to stdout, and to stderr whether the hub was asked in vain; returns the exit status 0."""
     from vampnet.catalogue import catalogue
 
-    sys.stdout.write(table(catalogue(online=not options.offline)))
+    silent: list[bool] = []
+    sys.stdout.write(table(catalogue(not options.offline, lambda: silent.append(True))))
+    if silent:
+        sys.stderr.write("The hub gave no answer: fine-tunes that are not on this computer are left out.\n")
     return 0
 
 
