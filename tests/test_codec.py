@@ -105,7 +105,9 @@ def test_items_of_a_batch_are_searched_on_their_own(window, loop):
 @pytest.mark.parametrize("loop", [False, True])
 @pytest.mark.parametrize("frames", [2, 3, 40, 64])
 @pytest.mark.parametrize("given", ["nothing", "ends", "phases"])
-def test_the_compiled_search_finds_what_the_plain_one_does(window, monkeypatch, loop, frames, given):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_compiled_search_finds_what_the_plain_one_does(window, monkeypatch, loop, frames, given, threads):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     magnitudes = 5 + 5 * torch.rand(2, frames, 1025)  # phases of bins that are nearly empty would be those of rounding errors
     ends = {"head": torch.randn(2, 300), "tail": torch.randn(2, 200)} if given == "ends" else {}
     start = spectrum(torch.randn(2, frames * HOP), window, HOP, loop)[..., :500] if given == "phases" else None
