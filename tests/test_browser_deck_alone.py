@@ -90,3 +90,22 @@ def test_a_page_without_gradio_shows_the_same_deck(shared: Any) -> None:
     assert (longer * 1.5) % 1 == pytest.approx(one, abs=0.02) or (longer * 1.5 - one) % 1 > 0.97
     page.locator(".vs-take canvas").nth(2).locator("..").click(position={"x": 30, "y": 10})
     wait_heard(page, 3)
+
+
+def test_what_was_asked_for_is_heard_though_the_tracks_change_places_meanwhile(shared: Any) -> None:
+    page = shared
+    page.evaluate("VampStudio.player.hold(2.6)")  # so that the last one is not decoded yet
+    page.keyboard.press("1")
+    wait_heard(page, 1)
+    page.evaluate(
+        """async () => {
+          const {player} = VampStudio, {tracks, owner} = player.state();
+          const going = player.hear(3);
+          await Promise.resolve().then(() => {});
+          await player.load([tracks[3], tracks[1], tracks[0], tracks[2]], {owner});
+          await going;
+        }"""
+    )
+    wait_heard(page, 0)
+    assert [track["sound"] for track in state(page)["tracks"]][0] == "3.wav"
+    assert "3.wav|0|0" in page.evaluate("VampStudio.player.output().run.keys()")

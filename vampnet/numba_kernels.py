@@ -278,6 +278,6 @@ def sharpened(fine, high, floor, sharpen, out, first, stop):
         _averaged(powers, spans, after)
         for j in range(n):
             size = F(math.sqrt(powers[j] * ((before[j] + F(1e-9)) / (after[j] + F(1e-9)))))
-            row[j] = max(min(size, F(8103.0839)) - floor, F(0))
+            row[j] = max(min(size, F(math.exp(9.0))) - floor, F(0))
         for j in range(others.shape[0]):
             rest[j] = max(_exp(min(max(others[j], least), F(8))) - floor, F(0))

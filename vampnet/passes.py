@@ -5,6 +5,8 @@ loops are numba's (`vampnet.numba_kernels`), imported with the first pass.
 
 Rows of whole numbers have a factor each: row i stands for `factors[i] * rows[i]`. A product of such rows with a matrix of whole
 numbers has one scale a column more. What a row becomes depends on nothing but the row.
+
+`sharpened` is a pass of the bundled codec, by the same means.
 """
 
 from __future__ import annotations

@@ -248,9 +248,11 @@
       tell();
       throw error;
     }
-    if (ask !== asked || !run) return;
+    // Where other tracks were loaded meanwhile, `load` has seen to what was wanted.
+    const stale = () => ask !== asked || !run || tracks[index] !== track;
+    if (stale()) return;
     await join(track);
-    if (ask !== asked || !run) return;
+    if (stale()) return;
     const frame = nextFrame(when, Math.max(soon(), run.from(track.key)));
     tracks.forEach((other, i) => run.level(other.key, levelOf(i, index, true), frame));
     const arrive = () => {
