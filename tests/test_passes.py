@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vampnet import passes
+from vampnet.config import Sampling
 from vampnet.model.half import attend
+from vampnet.sampling import choose, filter_logits, numbers_for
 
 ROWS, DIM = 301, 128
 
@@ -163,3 +168,68 @@ def test_without_a_place_for_compiled_code_it_is_compiled_anew(tmp_path: Path) -
     rows, kept, where = done.stdout.rsplit(maxsplit=2)
     assert (rows, kept) == ("[[127, 127, 127], [127, 127, 127]]", "NullCache"), done.stderr
     assert where == str(package / "passes.py")
+
+
+def test_kernels_are_compiled_anew_when_what_they_call_has_changed() -> None:
+    folder = Path(passes.__file__).parent
+    for kernels in ("codec/search_kernels.py", "draw_kernels.py", "tile_kernels.py"):
+        text = (folder / kernels).read_text(encoding="utf-8")
+        names = re.findall(r"^from vampnet\.(\w+) import", text, re.M)
+        parts = b"".join((folder / f"{name}.py").read_bytes() for name in sorted(names))
+        now = hashlib.sha256(parts).hexdigest()[:12]
+        assert names and f'\nMADE_WITH = "{now}"\n' in text, f'{kernels} needs MADE_WITH = "{now}", as {names} have changed'
+
+
+def logits_of(rows: int, codes: int = 1024) -> Tensor:
+    return torch.randn(rows, codes) * torch.logspace(-1, 1, rows)[:, None]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "options", [{}, {"typical_mass": 1.0}, {"temperature": 0.7}, {"typical_mass": 1.0, "temperature": 1.4}]
+)
+def test_tokens_are_drawn_in_one_pass_as_in_many(options: dict[str, float], smoothing: float, threads: None) -> None:
+    logits, sampling = logits_of(500), Sampling(**options)
+    u = torch.rand(numbers_for((500,), sampling), dtype=torch.float64).float()
+    wanted, sure = choose(logits, u, sampling, smoothing)
+    tokens, log_p = passes.chosen(logits, u, sampling.temperature, sampling.typical_mass, smoothing)
+    same = tokens == wanted
+    assert tokens.dtype == torch.int64 and log_p.dtype == torch.float32
+    assert same.float().mean() > 0.99  # the border between two tokens may be rounded to either side
+    assert torch.allclose(log_p[same], sure[same], atol=1e-5)
+    assert torch.allclose(log_p, logits.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0], atol=1e-5)
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+    p = torch.tensor([0.5, 0.0, 0.3, 0.15, 0.05] + 12 * [0.0])
+    logits = p.clamp_min(1e-30).log().expand(20_000, -1).contiguous()
+    tokens, _ = passes.chosen(logits, torch.rand(20_000), 1.0, 1.0, 0.0)
+    assert torch.allclose(tokens.bincount(minlength=17) / 20_000, p, atol=0.02)
+    tokens, _ = passes.chosen(logits, torch.rand(20_000, 8), 1.0, 0.6, 0.0)
+    typical = filter_logits(logits[:1], Sampling(typical_mass=0.6)).softmax(dim=-1)[0]
+    assert torch.allclose(tokens.bincount(minlength=17) / 20_000, typical, atol=0.02)
+    # The ends of what uniform numbers can be.
+    for u, token in ((0.0, 0), (1.0, 4)):
+        assert int(passes.chosen(logits[:1], torch.tensor([u]), 1.0, 1.0, 0.0)[0]) == token
+
+
+@pytest.mark.parametrize("damage", [torch.nan, torch.inf, -torch.inf])
+def test_damaged_logits_show(damage: float) -> None:
+    logits = logits_of(3)
+    logits[1, 700] = damage
+    tokens, log_p = passes.chosen(logits, torch.rand(3, 8), 1.0, 0.6, 0.1)
+    assert log_p.isfinite().tolist() == [True, False, True] and int(tokens.max()) < 1024
+
+
+def test_a_thread_that_comes_late_is_not_waited_for() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    logits, u = logits_of(400), torch.rand(400)
+    wanted = passes.chosen(logits, u, 1.0, 1.0, 0.0)
+    busy = passes._helpers(1).submit(time.sleep, 3.0)
+    began = time.perf_counter()
+    made = passes.chosen(logits, u, 1.0, 1.0, 0.0)
+    took = time.perf_counter() - began
+    busy.result()
+    torch.set_num_threads(before)
+    assert took < 2.0 and all(map(torch.equal, made, wanted))

@@ -26,6 +26,12 @@ def usable_device(device: str | torch.device | None) -> str | torch.device:
     return chosen
 
 
+def cpu_has(*instructions: str) -> bool:
+    """Whether torch finds one of some sets of instructions in this CPU: "vnni" (of AVX-512), "avx512_bf16", "amx_tile"."""
+    # Torch may stop to tell: then the CPU is taken for one without them.
+    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in instructions)
+
+
 def answers_late(device: torch.device) -> bool:
     """Whether what is asked of a device is done while the computer goes on, so that looking at a result means waiting."""
     return device.type == "cuda"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from vampnet import passes
 from vampnet.config import MASK, CancelledError, Sampling
 from vampnet.device import answers_late
 from vampnet.device_steps import fill_on_device
@@ -21,6 +22,7 @@ from vampnet.sampling import (
     choose,
     confidence,
     gumbel,
+    in_one_pass,
     least_confident,
     mask_count,
     mask_temperature,
@@ -99,11 +101,14 @@ class _Decoder:
     batch: int
     progress: _Progress
     first: int = field(init=False)
+    quick: bool = field(init=False)
+    """Draw in one pass, where the arithmetic is rounded anyway; else every number is what torch makes of it."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
             raise ValueError(f"Decoding needs at least 1 step and 1 item at a time, not {self.steps} and {self.batch}.")
         self.first = self.model.config.n_conditioning
+        self.quick = getattr(self.model, "precision", "float32") != "float32" and in_one_pass(self.sampling)
 
     def fill(self, tokens: Tensor, mask: Tensor, generators: Sequence[torch.Generator], wrap: int = 0) -> Tensor:
         """Tokens (B, K, T) with everything masked decided; arguments as in `fill`, checked already."""
@@ -162,15 +167,22 @@ class _Decoder:
             if not where.any():
                 continue
             logits = self.model(seen[items], where=asked[items])
-            size = ROWS if logits.device.type == "cpu" else len(logits)
+            quick = self.quick and not greedy and logits.device.type == "cpu"
+            size = len(logits) if quick or logits.device.type != "cpu" else ROWS
             parts = zip(logits.split(size), u[items][where].split(size), strict=True)
-            tokens_of, log_p_of = zip(*(self._decide(part.float(), None if greedy else at) for part, at in parts), strict=True)
+            tokens_of, log_p_of = zip(
+                *(self._decide(part.float(), None if greedy else at, quick) for part, at in parts), strict=True
+            )
             chosen[items][where], log_p[items][where] = torch.cat(tokens_of), torch.cat(log_p_of)
         return chosen, log_p
 
-    def _decide(self, logits: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _decide(self, logits: Tensor, u: Tensor | None, quick: bool) -> tuple[Tensor, Tensor]:
         """(M, V) logits and (M,) or (M, n) uniform numbers, None = the likeliest -> (M,) tokens and their log probabilities."""
-        token, log_p = choose(logits, u, self.sampling, self.model.config.label_smoothing)
+        sampling, smoothing = self.sampling, self.model.config.label_smoothing
+        if quick:
+            token, log_p = passes.chosen(logits, u, sampling.temperature, sampling.typical_mass, smoothing)
+        else:
+            token, log_p = choose(logits, u, sampling, smoothing)
         if not log_p.isfinite().all():
             raise ValueError("The model's logits are not finite: its weights are damaged, or its precision is too low.")
         return token, log_p

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vampnet.config import Sampling
-from vampnet.sampling import choose, numbers_a_token
+from vampnet.sampling import choose, in_one_pass
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +105,7 @@ def chosen(logits: Tensor, u: Tensor, sampling: Sampling, smoothing: float) -> t
         As there, up to rounding.
     """
     kernels = _fused(logits.device)
-    plain = sampling.temperature == 1 and not sampling.top_k and sampling.top_p == 1
-    if kernels is not None and plain and (sampling.typical_mass == 1 or numbers_a_token(sampling) > 1):
+    if kernels is not None and sampling.temperature == 1 and in_one_pass(sampling):
         return kernels.draw(logits, u, smoothing, sampling.typical_mass)
     return choose(logits, u, sampling, smoothing)
 

@@ -4,6 +4,9 @@ numba comes with librosa, brings its own compiler, and keeps on the disk what it
 which numpy lacks: these bits are the upper half of a float32's.
 
 Loops over a row are many short ones, each of which becomes vector instructions; a row stays in the nearest cache in between.
+
+numba compiles a function anew when the file that it stands in has changed, and no other. So files of kernels that call what
+stands in another one say by `MADE_WITH` what that one was.
 """
 
 from __future__ import annotations
@@ -25,10 +28,9 @@ LEAST = F(-120.0)
 """Of an exponent to base 2: what is smaller is nothing beside a row's largest."""
 
 
-_OPTIONS: dict[str, Any] = {
-    "nogil": True, "error_model": "numpy", "boundscheck": False,
-    "fastmath": {"contract", "nnan", "ninf", "nsz", "arcp", "reassoc"},
-}  # fmt: skip
+ANY_ORDER = ("contract", "nnan", "ninf", "nsz", "arcp", "reassoc")
+"""What a compiler may do with sums and products of floats."""
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False, "fastmath": set(ANY_ORDER)}
 
 
 def compiled(function: Callable[..., None]) -> Any:
@@ -45,42 +47,54 @@ shared = numba.njit(**_OPTIONS)
 
 
 @intrinsic
-def _bits(context, x):
+def bits(context, x):
     """float32 -> int32 of the same bits."""
     return types.int32(types.float32), lambda context, builder, signature, given: builder.bitcast(given[0], ir.IntType(32))
 
 
 @intrinsic
-def _number(context, bits):
+def number(context, bits):
     """The lowest 32 bits of a whole number -> float32 of the same bits."""
     return types.float32(types.int32), lambda context, builder, signature, given: builder.bitcast(given[0], ir.FloatType())
 
 
-@inline
-def _widened(half):
-    return _number(U(half) << HALF)
+@intrinsic
+def taken(typing, counter, count):
+    """Adds to the only number of an int64 array, for all threads at once; what it was before."""
+
+    def make(context, builder, signature, arguments):
+        counter = context.make_array(signature.args[0])(context, builder, arguments[0])
+        count = context.cast(builder, arguments[1], signature.args[1], types.int64)
+        return builder.atomic_rmw("add", counter.data, count, "seq_cst")
+
+    return types.int64(counter, count), make
 
 
 @inline
-def _narrowed(x):
+def widened(half):
+    return number(U(half) << HALF)
+
+
+@inline
+def narrowed(x):
     """The nearest bfloat16; the larger one where two are."""
-    return np.uint16(U(U(_bits(x)) + U(0x8000)) >> HALF)
+    return np.uint16(U(U(bits(x)) + U(0x8000)) >> HALF)
 
 
 @inline
 def _ordered(x):
     """Whole numbers that compare as the given ones do: only the largest of whole numbers is found by vector instructions."""
-    bits = _bits(x)
-    return bits ^ ((bits >> S(31)) & S(0x7FFFFFFF))
+    same = bits(x)
+    return same ^ ((same >> S(31)) & S(0x7FFFFFFF))
 
 
 @inline
-def _whole(y, rows):
+def whole(y, rows):
     """(n,) float32 -> (n,) int8, the nearest to y over its factor, which is given back."""
     most = S(0)
     for j in range(y.shape[0]):
-        most = max(most, _bits(abs(y[j])))
-    size = max(_number(most), F(1e-12))
+        most = max(most, bits(abs(y[j])))
+    size = max(number(most), F(1e-12))
     scale = F(127) / size
     for j in range(y.shape[0]):
         rows[j] = np.int8(np.rint(y[j] * scale))
@@ -88,12 +102,12 @@ def _whole(y, rows):
 
 
 @inline
-def _root(squares, n, eps):
+def root(squares, n, eps):
     return F(1) / F(math.sqrt(squares / F(n) + eps))
 
 
 @inline
-def _gelu(x):
+def gelu(x):
     """The tanh approximation of GELU; tanh itself as a quotient of polynomials, exact to the last bits of a float32."""
     u = F(0.7978845608) * (x + F(0.044715) * x * x * x)
     u = min(max(u, F(-7.99881172)), F(7.99881172))
@@ -113,7 +127,7 @@ def _gelu(x):
 
 
 @inline
-def _exp(x):
+def exp(x):
     """Exact to 2e-7 of the result; x between -80 and 80."""
     power = x * LOG2_E
     nearest = np.rint(power)
@@ -123,7 +137,7 @@ def _exp(x):
     p = p * rest + F(5.5503272e-2)
     p = p * rest + F(2.4022651e-1)
     p = p * rest + F(6.9314718e-1)
-    return _number(_bits(p * rest + F(1)) + (S(nearest) << S(23)))
+    return number(bits(p * rest + F(1)) + (S(nearest) << S(23)))
 
 
 @compiled
@@ -134,13 +148,13 @@ def normed(x, gain, eps, rows, factors, first, stop):
         for j in range(x.shape[1]):
             squares += x[i, j] * x[i, j]
             y[j] = x[i, j] * gain[j]
-        factors[i] = _whole(y, rows[i]) * _root(squares, x.shape[1], eps)
+        factors[i] = whole(y, rows[i]) * root(squares, x.shape[1], eps)
 
 
 @compiled
 def quantised(x, rows, factors, first, stop):
     for i in range(first, stop):
-        factors[i] = _whole(x[i], rows[i])
+        factors[i] = whole(x[i], rows[i])
 
 
 @compiled
@@ -153,7 +167,7 @@ def added(x, product, scale, gain, eps, rows, factors, first, stop):
             x[i, j] = value
             squares += value * value
             y[j] = value * gain[j]
-        factors[i] = _whole(y, rows[i]) * _root(squares, x.shape[1], eps)
+        factors[i] = whole(y, rows[i]) * root(squares, x.shape[1], eps)
 
 
 @compiled
@@ -164,8 +178,8 @@ def gated(product, scale, rows, factors, first, stop):
         factor = factors[i]
         for j in range(n):
             value = F(product[i, j]) * factor * scale[j]
-            y[j] = value * _gelu(F(product[i, n + j]) * factor * scale[n + j])
-        factors[i] = _whole(y, rows[i])
+            y[j] = value * gelu(F(product[i, n + j]) * factor * scale[n + j])
+        factors[i] = whole(y, rows[i])
 
 
 @compiled
@@ -183,7 +197,7 @@ def split(product, factors, scale, out, first, stop):
     for i in range(first, stop):
         factor, item, step = factors[i], i // steps, i % steps
         for j in range(product.shape[1]):
-            row[j] = _narrowed(F(product[i, j]) * factor * scale[j])
+            row[j] = narrowed(F(product[i, j]) * factor * scale[j])
         for part in range(3):
             for head in range(heads):
                 at = (part * heads + head) * size
@@ -197,9 +211,9 @@ def raised(scores, bias, sums, first, stop):
     for i in range(first, stop):
         top = S(-0x7FFFFFFF)
         for j in range(scores.shape[1]):
-            y[j] = (_widened(scores[i, j]) + _widened(bias[i, j])) * LOG2_E
+            y[j] = (widened(scores[i, j]) + widened(bias[i, j])) * LOG2_E
             top = max(top, _ordered(y[j]))
-        most = _number(top ^ ((top >> S(31)) & S(0x7FFFFFFF)))
+        most = number(top ^ ((top >> S(31)) & S(0x7FFFFFFF)))
         total = F(0)
         for j in range(scores.shape[1]):
             power = max(y[j] - most, LEAST)
@@ -207,9 +221,9 @@ def raised(scores, bias, sums, first, stop):
             rest = power - nearest
             p = F(0.05500721) * rest + F(0.24220727)
             p = p * rest + F(0.69328271)
-            p = _number(_bits(p * rest + F(1)) + (S(nearest) << S(23)))
+            p = number(bits(p * rest + F(1)) + (S(nearest) << S(23)))
             total += p
-            scores[i, j] = _narrowed(p)
+            scores[i, j] = narrowed(p)
         sums[i] = total
 
 
@@ -222,8 +236,8 @@ def merged(mixed, sums, rows, factors, first, stop):
         for head in range(heads):
             inverse = F(1) / sums[item, head, step]
             for j in range(size):
-                y[head * size + j] = _widened(mixed[item, head, step, j]) * inverse
-        factors[i] = _whole(y, rows[i])
+                y[head * size + j] = widened(mixed[item, head, step, j]) * inverse
+        factors[i] = whole(y, rows[i])
 
 
 # ---- of the bundled codec ----------------------------------------------------------------------------------------------------
@@ -270,14 +284,14 @@ def sharpened(fine, high, floor, sharpen, out, first, stop):
         row, rest, some, others = out[i], out[i, n:], fine[i], high[i]
         for j in range(n):
             logs[j] = min(max(some[j], least), F(8))
-            powers[j] = _exp(F(2) * logs[j])
+            powers[j] = exp(F(2) * logs[j])
         _averaged(logs, spans, smooth)
         _averaged(powers, spans, before)
         for j in range(n):
-            powers[j] = _exp(F(2) * min(smooth[j] + sharpen * (logs[j] - smooth[j]), F(30)))
+            powers[j] = exp(F(2) * min(smooth[j] + sharpen * (logs[j] - smooth[j]), F(30)))
         _averaged(powers, spans, after)
         for j in range(n):
             size = F(math.sqrt(powers[j] * ((before[j] + F(1e-9)) / (after[j] + F(1e-9)))))
             row[j] = max(min(size, F(math.exp(9.0))) - floor, F(0))
         for j in range(others.shape[0]):
-            rest[j] = max(_exp(min(max(others[j], least), F(8))) - floor, F(0))
+            rest[j] = max(exp(min(max(others[j], least), F(8))) - floor, F(0))

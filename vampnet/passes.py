@@ -1,16 +1,18 @@
 """What lies between the whole-number matrix products of a CPU, each in one pass over the memory, by all of torch's threads.
 
 torch does the same in many steps, each of which reads and writes all of it: there they took half of a transformer's time. The
-loops are numba's (`vampnet.numba_kernels`), imported with the first pass.
+loops are numba's (`vampnet.numba_kernels`), imported with the first pass. Where a CPU has instructions for `tile_passes`, these
+take their place.
 
 Rows of whole numbers have a factor each: row i stands for `factors[i] * rows[i]`. A product of such rows with a matrix of whole
 numbers has one scale a column more. What a row becomes depends on nothing but the row.
 
-`sharpened` is a pass of the bundled codec, by the same means.
+`chosen` draws tokens, and `sharpened` is a pass of the bundled codec, by the same means.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -26,9 +28,22 @@ SMALL = 1 << 14
 """Numbers that one thread is through with before another would have begun."""
 
 
-def begin() -> threading.Thread:
-    """Starts to import numba, which takes most of a second, beside what is done meanwhile; the thread that does it."""
-    thread = threading.Thread(target=lambda: quantised(torch.ones(1, 1)), name="import-numba", daemon=True)
+def begin(*modules: str) -> threading.Thread:
+    """Starts to import numba, which takes most of a second, and modules of kernels, beside what is done meanwhile.
+
+    Args:
+        modules: their names.
+
+    Returns:
+        The thread that does it.
+    """
+
+    def work() -> None:
+        chosen(torch.zeros(1, 16), torch.zeros(1), 1.0, 1.0, 0.0)  # the first call of a kernel takes as long as the import
+        for module in modules:
+            importlib.import_module(module)
+
+    thread = threading.Thread(target=work, name="import-numba", daemon=True)
     thread.start()
     return thread
 
@@ -155,6 +170,27 @@ def sharpened(fine: Tensor, high: Tensor, floor: float, sharpen: float) -> Tenso
     return out
 
 
+def chosen(logits: Tensor, u: Tensor, temperature: float, mass: float, smoothing: float) -> tuple[Tensor, Tensor]:
+    """`sampling.choose` in one pass, without top-k and top-p: tokens of the same distribution, the same ones but for rounding.
+
+    Args:
+        logits: (M, V) float32 contiguous.
+        u: (M,) float32 uniform in [0, 1); (M, n) with a typical mass.
+        temperature: above 0.
+        mass: of the locally typical tokens; 1 = all.
+        smoothing: of the model's training.
+
+    Returns:
+        (M,) int64 tokens and (M,) float32 log probabilities, which are no numbers where a logit is none.
+    """
+    from vampnet import draw_kernels
+
+    tokens, log_p = logits.new_empty(len(logits), dtype=torch.int64), logits.new_empty(len(logits), dtype=torch.int32)
+    options = (np.float32(temperature), np.float32(smoothing), np.float32(mass))
+    in_turns(draw_kernels.chosen, logits.numel(), logits, u.reshape(len(logits), -1), *options, tokens, log_p, 32)
+    return tokens, log_p.view(torch.float32)
+
+
 def at_once(kernel: Callable[..., None], given: Sequence[Sequence[Any]]) -> None:
     """Calls a kernel once with each of what is given, in threads of their own but for one."""
     others = [_helpers(len(given) - 1).submit(kernel, *arguments) for arguments in given[1:]]
@@ -163,17 +199,38 @@ def at_once(kernel: Callable[..., None], given: Sequence[Sequence[Any]]) -> None
         other.result()
 
 
+def in_turns(kernel: Callable[..., None], numbers: int, *arguments: Any) -> None:
+    """A kernel in as many threads as torch has, which take pieces of the work in turns: one that comes late does less.
+
+    Args:
+        kernel: called with the arguments, and with a counter of what was taken.
+        numbers: that it writes, more or less; few are left to one thread.
+        arguments: tensors on a CPU become arrays, of bits where they are bfloat16; so do those in tuples.
+    """
+    given = (*map(_given, arguments), np.zeros(1, np.int64))
+    count = torch.get_num_threads() - 1 if numbers > SMALL else 0
+    others = [_helpers(count).submit(kernel, *given) for _ in range(count)]
+    kernel(*given)
+    for other in others:
+        if not other.cancel():  # one that has not begun finds nothing to do
+            other.result()
+
+
 def _run(name: str, numbers: int, rows: int, *arguments: Any) -> None:
     """A kernel on all rows, in as many parts as torch has threads."""
     from vampnet import numba_kernels
 
-    given = [_array(x) if isinstance(x, Tensor) else x for x in arguments]
+    given = [_given(x) for x in arguments]
     parts = min(torch.get_num_threads(), rows) if numbers > SMALL else 1
     ends = [rows * part // parts for part in range(parts + 1)]
     at_once(getattr(numba_kernels, name), [(*given, *ends[part : part + 2]) for part in range(parts)])
 
 
-def _array(x: Tensor) -> np.ndarray:
+def _given(x: Any) -> Any:
+    if isinstance(x, tuple):
+        return tuple(_given(part) for part in x)
+    if not isinstance(x, Tensor):
+        return x
     return x.view(torch.int16).numpy().view(np.uint16) if x.dtype == torch.bfloat16 else x.numpy()
 
 

@@ -154,6 +154,12 @@ def numbers_a_token(sampling: Sampling) -> int:
     return TRIES if alone and LEAST_TRIED <= sampling.typical_mass < 1 and sampling.temperature > 0 else 1
 
 
+def in_one_pass(sampling: Sampling) -> bool:
+    """Whether tokens are drawn of all, or tried, so that nothing has to be sorted: what `passes.chosen` is for."""
+    plain = not sampling.top_k and sampling.top_p == 1 and sampling.temperature > 0
+    return plain and (sampling.typical_mass == 1 or numbers_a_token(sampling) > 1)
+
+
 def numbers_for(shape: Sequence[int], sampling: Sampling) -> tuple[int, ...]:
     """The shape of the uniform numbers that tokens of a shape take: (*shape,), or (*shape, n) with n numbers a token."""
     numbers = numbers_a_token(sampling)

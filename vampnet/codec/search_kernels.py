@@ -5,8 +5,7 @@ that follow each other in memory, and nothing has to be turned around. For that 
 sample r * hop + i at i * rows + r, so that those of 16 frames that begin a hop apart follow each other too.
 
 LLVM makes vector instructions of a loop only where it can tell that what is written is not read again, and the butterflies of a
-transform read and write at eight places. So there are vectors here that are left as they are, whatever width a CPU has. All is
-in one file: numba compiles a function anew when its own file has changed, and no other.
+transform read and write at eight places. So there are vectors here that are left as they are, whatever width a CPU has.
 """
 
 from __future__ import annotations
@@ -21,14 +20,15 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from vampnet.numba_kernels import compiled, shared
+from vampnet.numba_kernels import ANY_ORDER, compiled, shared
 
 F = np.float32
+MADE_WITH = "aa16c64834c6"
+"""What is compiled in here from other files: see `tests/test_passes.py`."""
 TINY = F(1e-18)
 LANES = 16
 """Frames that are worked on at once, as in `search`."""
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
-_ANY_ORDER = ("contract", "nnan", "ninf", "nsz", "arcp", "reassoc")
 
 
 class _Lanes(types.Type):
@@ -97,7 +97,7 @@ def _teach(operation: Callable[[Any, Any], Any], instruction: str) -> None:
     def both(typing, a, b):
         def make(context, builder, signature, arguments):
             given = [_all(context, builder, kind, x) for kind, x in zip(signature.args, arguments, strict=True)]
-            return getattr(builder, instruction)(*given, flags=_ANY_ORDER)
+            return getattr(builder, instruction)(*given, flags=ANY_ORDER)
 
         return _lanes(a, b), make
 

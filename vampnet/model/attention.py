@@ -67,13 +67,16 @@ class RelativeBias(nn.Module):
         slopes = torch.linspace(0, 2, self.weight.shape[1])
         self.weight.copy_(-(total / count)[:, None] * slopes)
 
+    def line(self, steps: int) -> Tensor:
+        """(heads, 2 * steps - 1) float: the bias of key k for query q at [:, k - q + steps - 1]."""
+        distance = torch.arange(1 - steps, steps, device=self.weight.device)
+        return self.weight[relative_buckets(distance, self.buckets, self.max_distance)].t()
+
     def forward(self, steps: int) -> Tensor:
         """(1, heads, steps, steps) float: the bias of key k for query q at [0, :, q, k]."""
-        distance = torch.arange(1 - steps, steps, device=self.weight.device)
-        values = self.weight[relative_buckets(distance, self.buckets, self.max_distance)]
         # Row i of the unfolded view holds the distances i - (steps - 1) + k: the query steps - 1 - i. Only 2 * steps - 1 values
         # are looked up, so the backward pass does not scatter steps * steps gradients into 32 buckets.
-        return values.t().unfold(1, steps, 1).flip(1).unsqueeze(0)
+        return self.line(steps).unfold(1, steps, 1).flip(1).unsqueeze(0)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:

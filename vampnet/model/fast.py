@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vampnet import passes
 from vampnet.config import PRECISIONS
-from vampnet.device import answers_late
+from vampnet.device import answers_late, cpu_has
 from vampnet.model.attention import RelativeBias
 from vampnet.model.half import HalfLayer, HalfLinear, padded
 from vampnet.model.transformer import TokenTransformer
+from vampnet.tile_passes import can_be_tiled, has_tiles
 
 if TYPE_CHECKING:
     from vampnet.codec import Codec
@@ -28,17 +30,12 @@ GPU_ITEMS = 16
 
 def fast_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 matrices faster than float32 ones."""
-    return _cpu_has("avx512_bf16", "amx_tile")
+    return cpu_has("avx512_bf16", "amx_tile")
 
 
 def fast_int8() -> bool:
     """Whether this CPU multiplies int8 matrices faster than float32 ones, and without saturating in between."""
-    return _cpu_has("vnni", "amx_tile")
-
-
-def _cpu_has(*instructions: str) -> bool:
-    # Torch may stop to tell: then the CPU is taken for one without them.
-    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in instructions)
+    return cpu_has("vnni", "amx_tile")
 
 
 def best_precision(device: str | torch.device) -> str:
@@ -51,10 +48,10 @@ def best_precision(device: str | torch.device) -> str:
 
 def get_ready(precision: str, device: str | torch.device) -> None:
     """Begins to import what a model in this precision will need on this device, beside the reading of its weights."""
-    if precision == "int8" or (precision == "auto" and best_precision(device) == "int8"):
-        from vampnet import passes
-
-        passes.begin()
+    precision = best_precision(device) if precision == "auto" else precision
+    tiles = has_tiles()
+    if precision == "int8" or (precision == "bfloat16" and tiles and torch.device(device).type == "cpu"):
+        passes.begin(*(["vampnet.tile_kernels"] if tiles else []))
 
 
 def in_precision(model: nn.Module, precision: str, device: str | torch.device) -> nn.Module:
@@ -66,7 +63,8 @@ def in_precision(model: nn.Module, precision: str, device: str | torch.device) -
         device: where it is to compute. int8 is for CPUs.
 
     Returns:
-        `model` itself for float32; otherwise a `FastTransformer` that shares nothing with it but what stays in float32.
+        `model` itself for float32; otherwise a `FastTransformer` that shares nothing with it but what stays in float32, made of
+        tiles where the device and the shape are for that.
 
     Raises:
         ValueError: an unknown precision, or int8 on another device than a CPU.
@@ -79,6 +77,10 @@ def in_precision(model: nn.Module, precision: str, device: str | torch.device) -
         raise ValueError(f"int8 is for CPUs, not for {torch.device(device).type}: use bfloat16 there.")
     if precision == "float32" or not isinstance(model, TokenTransformer):
         return model.to(device)
+    if torch.device(device).type == "cpu" and can_be_tiled(model.config):
+        from vampnet.model.tiled import TiledTransformer
+
+        return TiledTransformer(model, precision)
     return FastTransformer(model, precision).to(device)
 
 
@@ -128,11 +130,6 @@ class FastTransformer(nn.Module):
 
     def __init__(self, model: TokenTransformer, precision: str) -> None:
         super().__init__()
-        if precision == "int8":
-            from vampnet.model.int8 import Int8Layer as FastLayer  # with it comes numba
-            from vampnet.model.int8 import Int8Linear as Linear
-        else:
-            FastLayer, Linear = HalfLayer, HalfLinear
         self.config, self.precision = model.config, precision
         with torch.no_grad():
             table = model.projected_vectors()
@@ -140,12 +137,20 @@ class FastTransformer(nn.Module):
             self.register_buffer("table", table)
             self.bias = RelativeBias(model.config.heads, model.config.position_buckets, model.config.position_max_distance)
             self.bias.load_state_dict(model.bias.state_dict())
-            self.layers = nn.ModuleList(FastLayer(layer) for layer in model.layers)
-            self.classifiers = nn.ModuleList(
-                Linear(weight, bias, model.norm.eps, model.norm.weight) for weight, bias in model.heads()
-            )
+            self._take(model)
         self._biases: dict[tuple[int, torch.device], Tensor] = {}
         self.eval()
+
+    def _take(self, model: TokenTransformer) -> None:
+        if self.precision == "int8":
+            from vampnet.model.int8 import Int8Layer as FastLayer  # with it comes numba
+            from vampnet.model.int8 import Int8Linear as Linear
+        else:
+            FastLayer, Linear = HalfLayer, HalfLinear
+        self.layers = nn.ModuleList(FastLayer(layer) for layer in model.layers)
+        self.classifiers = nn.ModuleList(
+            Linear(weight, bias, model.norm.eps, model.norm.weight) for weight, bias in model.heads()
+        )
 
     @torch.no_grad()
     def forward(self, tokens: Tensor, where: Tensor | None = None) -> Tensor:
@@ -167,17 +172,21 @@ class FastTransformer(nn.Module):
         offsets = torch.arange(config.n_codebooks, device=tokens.device) * (config.codebook_size + 1)
         rows = tokens.clamp(max=config.codebook_size).transpose(1, 2) + offsets
         x = F.embedding_bag(rows.reshape(batch * steps, -1), self.table, mode="sum")
-        prepared = self._through(x, self._bias(steps))
-        if where is not None:
-            return self._classify(prepared, where)
+        prepared = self._through(x, steps)
+        return self._everywhere(prepared, batch, steps) if where is None else self._classify(prepared, where)
+
+    def _everywhere(self, prepared: tuple[Tensor, ...], batch: int, steps: int) -> Tensor:
+        """What `_through` gives -> (B, n_predicted, T, codebook_size) float32."""
+        config = self.config
         # No shape here depends on what a tensor holds, so that a GPU can do all of it without being asked in between.
-        logits = x.new_empty(batch * steps, config.n_predicted, config.codebook_size, dtype=torch.float32)
+        logits = prepared[0].new_empty(batch * steps, config.n_predicted, config.codebook_size, dtype=torch.float32)
         for level, classify in enumerate(self.classifiers):
             classify.multiply(*prepared, into=logits[:, level])
         return logits.view(batch, steps, config.n_predicted, -1).transpose(1, 2)
 
-    def _through(self, x: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    def _through(self, x: Tensor, steps: int) -> tuple[Tensor, ...]:
         """(B * T, dim) float32 through all layers -> what the classifiers' `multiply` takes."""
+        bias = self._bias(steps)
         if self.precision == "int8":
             heard = self.layers[0].qkv.prepare(x)
             following = [layer.qkv for layer in self.layers[1:]] + [self.classifiers[0]]

@@ -1,0 +1,150 @@
+"""A transformer by tiles beside the plain formulas; all of it wants a CPU that has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vampnet import tile_passes
+from vampnet.config import MASK, TransformerConfig
+from vampnet.model import fast
+from vampnet.model.fast import FastTransformer, in_precision
+from vampnet.model.tiled import TiledTransformer
+from vampnet.model.transformer import TokenTransformer
+from vampnet.tile_passes import Parts, TileMatrix, can_be_tiled, line_of
+
+pytestmark = pytest.mark.skipif(not tile_passes.has_tiles(), reason="this CPU has no instructions for tiles")
+
+PRECISIONS = ("int8", "bfloat16")
+DISTANCES = {"int8": 0.04, "bfloat16": 0.02}
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def shape(**changes: int) -> TransformerConfig:
+    of = {"n_codebooks": 4, "codebook_size": 128, "codebook_dim": 3, "dim": 128, "layers": 3, "heads": 2, "context": 90}
+    return TransformerConfig(**{**of, **changes})
+
+
+def model_of(**changes: int) -> TokenTransformer:
+    """A model whose every part matters."""
+    model = TokenTransformer(shape(**changes), torch.randn(4, 128, 3)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+        model.bias.weight.normal_()
+    return model
+
+
+def tokens_of(items: int, steps: int) -> Tensor:
+    return torch.randint(0, 128, (items, 4, steps)).masked_fill(torch.rand(items, 4, steps) < 0.6, MASK)
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def bits(x: Tensor) -> np.ndarray:
+    return x.contiguous().view(torch.int16).numpy().view(np.uint16)
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 7, 12, 17])
+def test_products_of_whole_numbers_are_exact(count: int) -> None:
+    from vampnet import tile_kernels
+
+    weight, rows = (torch.randint(-127, 128, size, dtype=torch.int8) for size in ((192, 136), (count, 136)))
+    weight[:, 0], rows[0], weight[7] = 127, -127, -127  # the largest sums, of either sign
+    matrix, sums = TileMatrix(weight.float()), torch.zeros(20, 256, dtype=torch.int32)
+    tile_kernels.multiplied((rows ^ -128).numpy(), count, matrix.packed.numpy(), matrix.start.numpy(), sums.numpy())
+    assert torch.equal(matrix.scale, torch.ones(192))
+    assert torch.equal(sums[:count, :192], rows.int() @ weight.T.int())
+    assert not sums[count:].any() and not sums[:, 192:].any()
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_products_of_bfloat16_add_up_in_float32(count: int) -> None:
+    from vampnet import tile_kernels
+
+    weight, rows = torch.randn(64, 72), torch.randn(count, 72).bfloat16()
+    matrix, sums = TileMatrix(weight, precision="bfloat16"), torch.zeros(count, 64)
+    tile_kernels.multiplied(bits(rows), count, bits(matrix.packed), matrix.start.numpy(), sums.numpy())
+    assert distance(sums, rows.float() @ weight.bfloat16().float().T) < 1e-6
+
+
+@pytest.mark.parametrize("steps", [1, 5, 6, 7, 63, 64, 65, 100])
+def test_attention(steps: int, threads: None) -> None:
+    items, heads = 2, 3
+    q, k, v = (scale * torch.randn(items, heads, steps, 64).bfloat16() for scale in (0.3, 1, 1))
+    values = 3 * torch.randn(heads, 2 * steps - 1)
+    parts, whole = Parts.empty(items, heads, steps), -(-steps // 64) * 64
+    parts.queries.copy_(q)
+    k, v = (torch.nn.functional.pad(x, (0, 0, 0, whole - steps)) for x in (k, v))
+    parts.keys.copy_(k.view(items, heads, -1, 64, 32, 2).transpose(3, 4))
+    parts.keys.transpose(3, 4).flatten(4).flatten(2, 3)[:, :, steps:] = torch.nan  # what is not there
+    parts.values.copy_(v.view(items, heads, -1, 2, 64).transpose(3, 4))
+    bias = torch.stack([values[:, steps - 1 - i : 2 * steps - 1 - i] for i in range(steps)], dim=1)
+    weights = (q.double() @ k[:, :, :steps].double().mT + bias).softmax(dim=-1)
+    wanted = (weights @ v[:, :, :steps].double()).transpose(1, 2).reshape(items * steps, -1)
+    assert distance(tile_passes.mixed(parts, line_of(values, steps)), wanted) < 0.006
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("steps", [1, 5, 70])
+def test_logits_are_near_those_in_float32(precision: str, steps: int, threads: None) -> None:
+    for changes in ({}, {"n_conditioning": 1, "layers": 1}):
+        model = model_of(**changes)
+        quick, tokens = in_precision(model, precision, "cpu"), tokens_of(3, steps)
+        assert type(quick) is TiledTransformer
+        where = torch.rand(3, model.config.n_predicted, steps) < 0.5
+        where[0] = False
+        with torch.no_grad():
+            wanted, everywhere = model(tokens, where=where), model(tokens)
+        found = quick(tokens, where=where)
+        assert found.dtype == torch.float32 and found.shape == wanted.shape
+        if len(wanted):
+            assert 0 < distance(found, wanted) < DISTANCES[precision]
+        assert distance(quick(tokens), everywhere) < DISTANCES[precision]
+        assert torch.equal(quick(tokens)[where], found)
+        assert quick(tokens, where=where & False).shape == (0, 128)
+        # As exact as without tiles.
+        assert distance(found, wanted) < 1.3 * distance(FastTransformer(model, precision)(tokens, where=where), wanted) + 1e-3
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_neither_the_other_items_nor_threads_change_anything(precision: str) -> None:
+    quick, tokens, before = in_precision(model_of(), precision, "cpu"), tokens_of(5, 67), torch.get_num_threads()
+    made = []
+    for count in (1, 2, 7):
+        torch.set_num_threads(count)
+        made += [quick(tokens), torch.cat([quick(item) for item in tokens.split(1)])]
+    torch.set_num_threads(before)
+    assert all(torch.equal(logits, made[0]) for logits in made)
+
+
+def test_what_is_tiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert can_be_tiled(shape())
+    assert not can_be_tiled(shape(heads=4)) and not can_be_tiled(shape(codebook_size=100))
+    assert type(in_precision(model_of(heads=4), "int8", "cpu")) is FastTransformer
+    with monkeypatch.context() as patch:
+        patch.setenv("NUMBA_CPU_NAME", "generic")
+        assert not can_be_tiled(shape())
+    monkeypatch.setattr(tile_passes, "cpu_has", lambda *names: True)  # one that multiplies whole matrices
+    assert not can_be_tiled(shape()) and type(in_precision(model_of(), "int8", "cpu")) is FastTransformer
+    assert fast.in_precision(model_of(), "float32", "cpu").__class__ is TokenTransformer
+
+
+def test_the_bundled_model_is_tiled() -> None:
+    from vampnet.pipeline import VampNet
+
+    model = VampNet.from_pretrained("mini", "cpu", precision="int8")
+    assert type(model.coarse) is type(model.fine) is TiledTransformer

@@ -1,0 +1,247 @@
+"""A transformer by tiles (`vampnet.tiles`), compiled by numba.
+
+Between two attentions everything goes by rows: the matrix behind attention, the feed-forward, and the queries, keys and values
+of the next layer. So a thread takes a block of rows through all of that, and none of it leaves the caches. Threads take blocks
+in turns, by a counter.
+
+Rows are int8 numbers with a factor each, or bfloat16 ones, whose factor is 1. A matrix is a tuple: its weights as tiles read
+them, what the sums begin with, a scale for each column, and the weight and the epsilon of the norm before it, if there is one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba.extending import overload
+from numba.types import int8
+
+from vampnet.numba_kernels import bits, compiled, gelu, narrowed, number, root, shared, taken
+from vampnet.tiles import (
+    COLUMNS,
+    TILE,
+    halved,
+    one_half,
+    one_scores,
+    one_whole,
+    six_half,
+    six_scores,
+    six_whole,
+    weighed,
+)
+
+F, S, B = np.float32, np.int32, np.int8
+MADE_WITH = "0d9342ac4ef7"
+"""What is compiled in here from other files: see `tests/test_passes.py`."""
+
+
+# ---- for either kind of numbers ----------------------------------------------------------------------------------------------
+
+
+def _kept(y, row):
+    """(n,) float32 -> the nearest (n,) int8, as the bits of them + 128, or bfloat16; their factor."""
+
+
+def _multiplied(rows, count, packed, start, sums):
+    """`count` rows times a matrix, into the first rows of `sums`."""
+
+
+@overload(_kept, inline="always")
+def _kept_as(y, row):
+    if row.dtype == int8:
+
+        def kept(y, row):
+            most = S(0)
+            for j in range(y.shape[0]):
+                most = max(most, bits(abs(y[j])))
+            size = max(number(most), F(1e-12))
+            scale = F(127) / size
+            for j in range(y.shape[0]):
+                row[j] = B(np.rint(y[j] * scale)) ^ B(-128)
+            return size / F(127)
+    else:
+
+        def kept(y, row):
+            for j in range(y.shape[0]):
+                row[j] = narrowed(y[j])
+            return F(1)
+
+    return kept
+
+
+@overload(_multiplied)
+def _multiplied_by(rows, count, packed, start, sums):
+    six, one = (six_whole, one_whole) if packed.dtype == int8 else (six_half, one_half)
+
+    def multiplied(rows, count, packed, start, sums):
+        for panel in range(packed.shape[0]):
+            row = 0
+            while row + TILE <= count:
+                six(rows, row, packed, panel, start, panel * COLUMNS, sums, row, panel * COLUMNS)
+                row += TILE
+            while row < count:
+                one(rows, row, packed, panel, start, panel * COLUMNS, sums, row, panel * COLUMNS)
+                row += 1
+
+    return multiplied
+
+
+@compiled
+def multiplied(rows, count, packed, start, sums):
+    _multiplied(rows, count, packed, start, sums)
+
+
+# ---- blocks of rows ----------------------------------------------------------------------------------------------------------
+
+
+@shared
+def _normed(x, gain, eps, y, row):
+    """(n,) float32 through a norm into a row; its factor."""
+    squares = F(0)
+    for j in range(x.shape[0]):
+        squares += x[j] * x[j]
+    share = root(squares, x.shape[0], eps)
+    for j in range(x.shape[0]):
+        y[j] = x[j] * gain[j] * share
+    return _kept(y, row)
+
+
+@shared
+def _added(sums, factor, scale, x):
+    for j in range(x.shape[0]):
+        x[j] += F(sums[j]) * factor * scale[j]
+
+
+@shared
+def _gated(sums, factor, scale, y, row):
+    n = y.shape[0]
+    for j in range(n):
+        y[j] = F(sums[j]) * factor * scale[j] * gelu(F(sums[n + j]) * factor * scale[n + j])
+    return _kept(y, row)
+
+
+@shared
+def _parted(sums, factors, scale, begin, count, queries, keys, values):
+    """Sums of a block -> queries, keys and values of attention, in the order in which tiles read them."""
+    _, heads, steps, size = queries.shape
+    row = np.empty(size, np.uint16)
+    for head in range(heads):
+        for r in range(count):
+            item, step = (begin + r) // steps, (begin + r) % steps
+            at, own = head * size, item * heads + head
+            halved(sums, r, at, factors[r], scale, queries, (own * steps + step) * size)
+            halved(sums, r, heads * size + at, factors[r], scale, row, 0)
+            panel, place = keys[item, head, step // COLUMNS], step % COLUMNS
+            for j in range(size // 2):
+                panel[j, place, 0] = row[2 * j]
+                panel[j, place, 1] = row[2 * j + 1]
+            halved(sums, r, 2 * heads * size + at, factors[r], scale, row, 0)
+            pair, side = values[item, head, step // 2], step % 2
+            for j in range(size):
+                pair[j, side] = row[j]
+
+
+@shared
+def _through(mixed, x, begin, count, out, into, down, rows, hidden, sums, y, factors):
+    """What follows attention in a layer, added to x."""
+    for r in range(count):
+        factors[r] = _kept(mixed[begin + r], rows[r])
+    _multiplied(rows, count, out[0], out[1], sums)
+    for r in range(count):
+        _added(sums[r], factors[r], out[2], x[begin + r])
+        factors[r] = _normed(x[begin + r], into[3], into[4], y[: x.shape[1]], rows[r])
+    _multiplied(rows, count, into[0], into[1], sums)
+    for r in range(count):
+        factors[r] = _gated(sums[r], factors[r], into[2], y, hidden[r])
+    _multiplied(hidden, count, down[0], down[1], sums)
+    for r in range(count):
+        _added(sums[r], factors[r], down[2], x[begin + r])
+
+
+@compiled
+def by_rows(mixed, x, out, into, down, following, queries, keys, values, rows, factors, block, counter):
+    packed, start, scale, gain, eps = following
+    dim, width, wide = x.shape[1], into[2].shape[0] // 2, max(into[2].shape[0], scale.shape[0])
+    attended, leaves = mixed.shape[0] > 0, rows.shape[0] > 0
+    own, hidden = np.empty((block, dim), packed.dtype), np.empty((block, width), packed.dtype)
+    sums, y, sizes = np.empty((block, wide), start.dtype), np.empty(max(dim, width), F), np.empty(block, F)
+    begin = taken(counter, block)
+    while begin < x.shape[0]:
+        count = min(block, x.shape[0] - begin)
+        if attended:
+            _through(mixed, x, begin, count, out, into, down, own, hidden, sums, y[:width], sizes)
+        for r in range(count):
+            row = rows[begin + r] if leaves else own[r]
+            sizes[r] = _normed(x[begin + r], gain, eps, y[:dim], row)
+            if leaves:
+                factors[begin + r] = sizes[r]
+        if not leaves:
+            _multiplied(own, count, packed, start, sums)
+            _parted(sums, sizes, scale, begin, count, queries, keys, values)
+        begin = taken(counter, block)
+
+
+@compiled
+def classified(rows, factors, places, levels, packed, start, scale, bias, out, block, counter):
+    dim, codes = rows.shape[1], out.shape[1]
+    given, sums = np.empty((block, dim), rows.dtype), np.empty((block, codes), start.dtype)
+    begin = taken(counter, block)
+    while begin < out.shape[0]:
+        stop = min(begin + block, out.shape[0])
+        while begin < stop:
+            level, count = levels[begin], 0
+            while begin + count < stop and levels[begin + count] == level:
+                for j in range(dim):
+                    given[count, j] = rows[places[begin + count], j]
+                count += 1
+            _multiplied(given, count, packed[level], start[level], sums)
+            for r in range(count):
+                factor, line = factors[places[begin + r]], out[begin + r]
+                for j in range(codes):
+                    line[j] = bias[level, j] + F(sums[r, j]) * factor * scale[level, j]
+            begin += count
+        begin = taken(counter, block)
+
+
+# ---- attention ---------------------------------------------------------------------------------------------------------------
+
+
+@shared
+def _mixed(query, key, value, line, step, steps, tile, scores, weights, shares, nothing, out, row, column):
+    """Attention of the time steps of one tile."""
+    for panel in range(key.shape[0]):
+        place = panel * COLUMNS
+        if tile == TILE:
+            six_scores(query, step, key, panel, line, place - step + steps - 1, scores, 0, place)
+        else:
+            one_scores(query, step, key, panel, line, place - step + steps - 1, scores, 0, place)
+    for r in range(tile):
+        for j in range(steps, scores.shape[1]):
+            scores[r, j] = F(-1e30)
+        shares[r] = F(1) / weighed(scores, weights, r)
+    if tile == TILE:
+        six_half(weights, 0, value, 0, nothing, 0, out, row, column)
+    else:
+        one_half(weights, 0, value, 0, nothing, 0, out, row, column)
+    for r in range(tile):
+        for j in range(COLUMNS):
+            out[row + r, column + j] *= shares[r]
+
+
+@compiled
+def mixed(queries, keys, values, line, out, block, counter):
+    items, heads, steps, size = queries.shape
+    padded, tile = keys.shape[2] * COLUMNS, TILE if steps >= TILE else 1
+    pieces = -(-steps // tile)
+    jobs = items * heads * pieces
+    scores, weights = np.empty((tile, padded), F), np.empty((tile, padded), np.uint16)
+    shares, nothing = np.empty(tile, F), np.zeros(COLUMNS, F)
+    begin = taken(counter, block)
+    while begin < jobs:
+        for job in range(begin, min(begin + block, jobs)):
+            item, head = job // pieces // heads, job // pieces % heads
+            step = min(job % pieces * tile, steps - tile)  # the last tile is whole, and does some rows twice
+            query, key, value = queries[item, head], keys[item, head], values[item, head : head + 1]
+            row, column = item * steps + step, head * size
+            _mixed(
+                query, key, value, line[head], step, steps, tile, scores, weights, shares, nothing, out, row, column
+            )  # fmt: skip
+        begin = taken(counter, block)

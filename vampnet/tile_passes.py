@@ -1,0 +1,187 @@
+"""The parts of a transformer that `vampnet.tile_kernels` computes on a CPU, by all of torch's threads.
+
+They are for CPUs that multiply 64 pairs of int8 numbers and 32 of bfloat16 by one instruction (AVX512-VNNI and -BF16), but not
+whole matrices (AMX): torch's own products are best there. What becomes of an item depends on no other one.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vampnet.config import TransformerConfig
+from vampnet.device import cpu_has
+from vampnet.passes import in_turns
+
+TILE, COLUMNS = 6, 64
+"""Rows and columns of a tile, as in `tiles`."""
+
+
+def has_tiles() -> bool:
+    """Whether this CPU is one of these."""
+    # numba can be told to compile for another CPU than this one.
+    other = any(name in os.environ for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"))
+    return all(map(cpu_has, ("avx512", "vnni", "avx512_bf16"))) and not cpu_has("amx_tile") and not other
+
+
+def can_be_tiled(config: TransformerConfig) -> bool:
+    """Whether a transformer of this shape is made of whole tiles, on a CPU that has them."""
+    whole = (config.dim, config.codebook_size, config.dim * config.ff_mult // 2)
+    return has_tiles() and config.dim == config.heads * COLUMNS and not any(size % COLUMNS for size in whole)
+
+
+class TileMatrix(nn.Module):
+    """A matrix (inputs, outputs) as tiles read it, behind a norm or not.
+
+    Args:
+        weight: (outputs, inputs) float, multiples of 64.
+        eps, gain: of the norm before it, the latter (inputs,) float; or None.
+        precision: "int8" or "bfloat16".
+
+    Attributes:
+        packed: (outputs / 64, inputs / 4, 64, 4) int8, or (outputs / 64, inputs / 2, 64, 2) bfloat16.
+        start: (outputs,) with which sums begin: int32, or zeros in float32.
+        scale: (outputs,) float32.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: None = None, eps: float | None = None, gain: Tensor | None = None, precision: str = "int8"
+    ) -> None:
+        super().__init__()
+        outputs, inputs = weight.shape
+        weight = weight.detach().float()
+        if precision == "int8":
+            scale = weight.abs().amax(dim=1).clamp_min(1e-12) / 127
+            numbers, each = (weight / scale[:, None]).round().to(torch.int8), 4
+            start = -128 * numbers.sum(dim=1, dtype=torch.int32)
+        else:
+            numbers, each = weight.bfloat16(), 2
+            start, scale = torch.zeros(outputs), torch.ones(outputs)
+        order = numbers.view(outputs // COLUMNS, COLUMNS, inputs // each, each).transpose(1, 2)
+        self.register_buffer("packed", order.contiguous())
+        self.register_buffer("start", start)
+        self.register_buffer("scale", scale)
+        self.register_buffer("gain", None if gain is None else gain.detach().float().contiguous())
+        self.eps = eps
+
+    @property
+    def given(self) -> tuple[Any, ...]:
+        """What kernels take."""
+        own = (self.packed, self.start, self.scale)
+        return own if self.gain is None else (*own, self.gain, np.float32(self.eps))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Queries, keys and values of B items of T steps, in bfloat16, as attention by tiles reads them.
+
+    Attributes:
+        queries: (B, heads, T, 64).
+        keys: (B, heads, panels, 32, 64, 2): of each 64 steps the pairs of numbers.
+        values: (B, heads, panels * 32, 64, 2): of each number the pairs of steps.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+
+    @staticmethod
+    def empty(items: int, heads: int, steps: int) -> Parts:
+        panels, half = -(-steps // COLUMNS), {"dtype": torch.bfloat16}
+        values = torch.empty(items, heads, panels * COLUMNS // 2, COLUMNS, 2, **half)
+        values[:, :, steps // 2 :] = 0  # of steps that there are not, which weigh next to nothing
+        keys = torch.empty(items, heads, panels, COLUMNS // 2, COLUMNS, 2, **half)
+        return Parts(torch.empty(items, heads, steps, COLUMNS, **half), keys, values)
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.queries, self.keys, self.values
+
+
+def line_of(values: Tensor, steps: int) -> Tensor:
+    """The bias of attention as `mixed` takes it.
+
+    Args:
+        values: (heads, 2 T - 1) float, of key k for query q at k - q + T - 1.
+        steps: T.
+
+    Returns:
+        (heads, T + T rounded up to a multiple of 64) float32.
+    """
+    room = steps + -(-steps // COLUMNS) * COLUMNS
+    return F.pad(values.detach().float(), (0, room - values.shape[1])).contiguous()
+
+
+def mixed(parts: Parts, line: Tensor) -> Tensor:
+    """softmax(q k^T + bias) v, with q scaled already; see `line_of` -> (B * T, heads * 64) float32."""
+    items, heads, steps, size = parts.queries.shape
+    out = torch.empty(items * steps, heads * size)
+    in_turns(_kernels().mixed, out.numel(), *parts.tensors, line, out, 8)
+    return out
+
+
+def by_rows(
+    given: Tensor | None,
+    x: Tensor,
+    out: TileMatrix,
+    into: TileMatrix,
+    down: TileMatrix,
+    following: TileMatrix,
+    parts: Parts,
+    leaves: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """All that goes by rows between one attention and the next.
+
+    Args:
+        given: (B * T, dim) float32 of `mixed`; None before the first attention.
+        x: (B * T, dim) float32 contiguous, to which all that follows in the layer of that attention is added.
+        out, into, down: the matrices of the rest of that layer; `into` has (2 width) columns, value and gate. Before the
+            first attention any of the same shapes.
+        following: of the next layer's queries, keys and values; or what is behind all layers.
+        parts: of the next attention, written.
+        leaves: stop behind the norm of `following`, and write no parts.
+
+    Returns:
+        Where it leaves, (B * T, dim) int8 or bfloat16 rows and their (B * T,) float32 factors, else two that are empty.
+    """
+    count = len(x) if leaves else 0
+    rows, factors = torch.empty(count, x.shape[1], dtype=out.packed.dtype), torch.empty(count)
+    given = x.new_empty(0, x.shape[1]) if given is None else given
+    matrices = (out.given, into.given, down.given, following.given)
+    # All weights are read for each block, which wants many rows; threads that end together want few.
+    block = min(96, max(24, len(x) // 12 // TILE * TILE))
+    in_turns(_kernels().by_rows, x.numel(), given, x, *matrices, *parts.tensors, rows, factors, block)
+    return rows, factors
+
+
+def classified(
+    rows: Tensor, factors: Tensor, places: Tensor, levels: Tensor, packed: Tensor, start: Tensor, scale: Tensor, bias: Tensor
+) -> Tensor:
+    """Some rows of what left the layers, times the classifiers of their levels.
+
+    Args:
+        rows, factors: of `by_rows`.
+        places: (M,) int64, which rows.
+        levels: (M,) int64, whose classifier; the more of one follow each other, the better.
+        packed, start, scale: of the levels' matrices, one more dimension in front.
+        bias: (levels, codes) float32.
+
+    Returns:
+        (M, codes) float32.
+    """
+    out = torch.empty(len(places), bias.shape[1])
+    tensors = (rows, factors, places, levels, packed, start, scale, bias, out)
+    in_turns(_kernels().classified, out.numel(), *tensors, 96)
+    return out
+
+
+def _kernels() -> Any:
+    from vampnet import tile_kernels
+
+    return tile_kernels

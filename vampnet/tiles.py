@@ -1,0 +1,223 @@
+"""Tiles of matrix products: 6 rows and 64 columns whose sums stay in a CPU's registers, written out for numba's kernels.
+
+The two instructions do the work of 64 multiplications of int8 (AVX512-VNNI) and of 32 of bfloat16 (AVX512-BF16) each, and add
+up 4 or 2 of them. No loop that LLVM is given becomes them. One of the two factors of the former has no sign: rows of int8
+numbers x are held as the bits of x + 128, and the sums of a column begin with -128 times the sum of its weights.
+
+Numbers of 16 bits are bfloat16, which numpy lacks: these bits are the upper half of a float32's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from vampnet.numba_kernels import ANY_ORDER, LEAST, LOG2_E
+
+TILE, COLUMNS, LANES = 6, 64, 16
+"""Rows and columns of a tile: 24 of the 32 registers, of 16 numbers each, hold its sums."""
+
+llvmlite.binding.initialize_native_asmparser()  # the two instructions are written as such
+
+_I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
+_INTS, _FLOATS = ir.VectorType(_I32, LANES), ir.VectorType(_F32, LANES)
+
+
+def _at(builder: Any, array: Any, place: Any, kind: Any) -> Any:
+    """A pointer to what begins `place` elements into an array."""
+    return builder.bitcast(builder.gep(array.data, [place]), kind.as_pointer())
+
+
+def _all(builder: Any, x: Any) -> Any:
+    """A number 16 times."""
+    undefined = ir.Constant(ir.VectorType(x.type, LANES), ir.Undefined)
+    one = builder.insert_element(undefined, x, _I32(0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(_INTS, [0] * LANES))
+
+
+def _loop(builder: Any, count: Any, carried: list[Any], body: Any) -> list[Any]:
+    """Emits body(i, carried) -> carried for i = 0 .. count - 1, at least once; what is carried in the end."""
+    before, again, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+    builder.branch(again)
+    builder.position_at_end(again)
+    i = builder.phi(_I64)
+    i.add_incoming(_I64(0), before)
+    held = [builder.phi(x.type) for x in carried]
+    for phi, x in zip(held, carried, strict=True):
+        phi.add_incoming(x, before)
+    made = body(i, held)
+    following = builder.add(i, _I64(1))
+    for phi, x in zip((i, *held), (following, *made), strict=True):
+        phi.add_incoming(x, builder.block)
+    builder.cbranch(builder.icmp_signed("<", following, count), again, after)
+    builder.position_at_end(after)
+    return made
+
+
+def _narrowed(builder: Any, bits: Any) -> Any:
+    """The bits of 16 float32 -> those of the nearest bfloat16; of the larger one where two are."""
+    rounded = builder.add(bits, ir.Constant(_INTS, [0x8000] * LANES))
+    return builder.trunc(builder.lshr(rounded, ir.Constant(_INTS, [16] * LANES)), ir.VectorType(ir.IntType(16), LANES))
+
+
+def _tile(rows: int, instruction: str, kind: Any, slope: int = 0) -> Any:
+    """A function that multiplies some rows with 64 columns: (given, row, packed, panel, start, begin, out, to, column).
+
+    Args of that function:
+        given: (N, K) int8 or bfloat16 contiguous, of which `rows` from `row` on are read.
+        packed: (panels, K / 4, 64, 4) int8 or (panels, K / 2, 64, 2) bfloat16; an even number in the middle.
+        start: numbers of the sums' type. Those of the columns begin at `begin`, for each further row `slope` farther on.
+        out: contiguous rows of sums; those from `to` on are written, from `column` on. Nothing looks whether they are there.
+    """
+    vectors = COLUMNS // LANES
+    dot = ir.InlineAsm(ir.FunctionType(kind, [kind, _INTS, _INTS]), f"{instruction} $3, $2, $0", "=v,0,v,v")
+
+    @intrinsic
+    def tile(typing, given, row, packed, panel, start, begin, out, to, column):
+        signature = types.none(given, row, packed, panel, start, begin, out, to, column)
+
+        def make(context, builder, signature, arguments):
+            def array(index):
+                return context.make_array(signature.args[index])(context, builder, arguments[index])
+
+            def whole(index):
+                return context.cast(builder, arguments[index], signature.args[index], types.intp)
+
+            given, packed, start, out = (array(index) for index in (0, 2, 4, 6))
+            row, panel, begin, to, column = (whole(index) for index in (1, 3, 5, 7, 8))
+            width = cgutils.unpack_tuple(builder, given.shape)[1]
+            length = cgutils.unpack_tuple(builder, packed.shape)[1]
+            stride = cgutils.unpack_tuple(builder, out.shape)[1]
+            each = 32 // signature.args[0].dtype.bitwidth
+            places = [builder.mul(builder.add(row, _I64(r)), width) for r in range(rows)]
+            firsts = [builder.add(begin, _I64(slope * r)) for r in range(rows)]
+            sums = [
+                builder.load(_at(builder, start, builder.add(at, _I64(LANES * v)), kind), align=4)
+                for at in firsts
+                for v in range(vectors)
+            ]
+            panel = builder.mul(builder.mul(panel, length), _I64(COLUMNS * each))
+
+            def body(i, sums):
+                for half in range(2):
+                    k = builder.add(builder.mul(i, _I64(2)), _I64(half))
+                    line = builder.add(panel, builder.mul(k, _I64(COLUMNS * each)))
+                    weights = [
+                        builder.load(_at(builder, packed, builder.add(line, _I64(LANES * each * v)), _INTS), align=4)
+                        for v in range(vectors)
+                    ]
+                    for r, place in enumerate(places):
+                        at = builder.add(place, builder.mul(k, _I64(each)))
+                        x = _all(builder, builder.load(_at(builder, given, at, _I32), align=1))
+                        for v, weight in enumerate(weights, r * vectors):
+                            sums = [*sums[:v], builder.call(dot, [sums[v], x, weight]), *sums[v + 1 :]]
+                return sums
+
+            sums = _loop(builder, builder.sdiv(length, _I64(2)), sums, body)
+            for r in range(rows):
+                line = builder.add(builder.mul(builder.add(to, _I64(r)), stride), column)
+                for v in range(vectors):
+                    at = _at(builder, out, builder.add(line, _I64(LANES * v)), kind)
+                    builder.store(sums[r * vectors + v], at, align=4)
+            return context.get_dummy_value()
+
+        return signature, make
+
+    return tile
+
+
+six_whole, one_whole = (_tile(rows, "vpdpbusd", _INTS) for rows in (TILE, 1))
+six_half, one_half = (_tile(rows, "vdpbf16ps", _FLOATS) for rows in (TILE, 1))
+six_scores, one_scores = (_tile(rows, "vdpbf16ps", _FLOATS, slope=-1) for rows in (TILE, 1))
+
+
+@intrinsic
+def weighed(typing, scores, weights, row):
+    """exp(x - the largest x) of a row of scores as bfloat16 into the same row of weights; their sum.
+
+    Both contiguous, with rows of a multiple of 16 numbers. Exact to 1e-4 before it is rounded.
+    """
+
+    def make(context, builder, signature, arguments):
+        scores, weights = (context.make_array(signature.args[i])(context, builder, arguments[i]) for i in range(2))
+        row = context.cast(builder, arguments[2], signature.args[2], types.intp)
+        width = cgutils.unpack_tuple(builder, scores.shape)[1]
+        begin, count = builder.mul(row, width), builder.sdiv(width, _I64(LANES))
+
+        def constant(x, kind=_FLOATS):
+            return ir.Constant(kind, [float(np.float32(x)) if kind is _FLOATS else x] * LANES)
+
+        def call(name, result, given):
+            function = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(result, [x.type for x in given]), f"llvm.{name}.v{LANES}f32"
+            )
+            return builder.call(function, given, fastmath=ANY_ORDER)
+
+        def larger(a, b):
+            return builder.select(builder.fcmp_ordered(">", a, b, flags=ANY_ORDER), a, b)
+
+        def place(i):
+            return builder.add(begin, builder.mul(i, _I64(LANES)))
+
+        def read(i):
+            return builder.load(_at(builder, scores, place(i), _FLOATS), align=4)
+
+        def by(a, b):
+            return builder.fmul(a, b, flags=ANY_ORDER)
+
+        def powers(i, carried):
+            power = larger(by(builder.fsub(read(i), largest, flags=ANY_ORDER), constant(LOG2_E)), constant(LEAST))
+            nearest = call("rint", _FLOATS, [power])
+            rest = builder.fsub(power, nearest, flags=ANY_ORDER)
+            p = constant(0.05500721)
+            for factor in (0.24220727, 0.69328271, 1.0):
+                p = builder.fadd(by(p, rest), constant(factor), flags=ANY_ORDER)
+            raised = builder.shl(builder.fptosi(nearest, _INTS), constant(23, _INTS))
+            found = builder.add(builder.bitcast(p, _INTS), raised)
+            half = _narrowed(builder, found)
+            builder.store(half, _at(builder, weights, place(i), half.type), align=2)
+            return [builder.fadd(carried[0], builder.bitcast(found, _FLOATS), flags=ANY_ORDER)]
+
+        (most,) = _loop(builder, count, [constant(-3e38)], lambda i, carried: [larger(carried[0], read(i))])
+        largest = _all(builder, call("vector.reduce.fmax", _F32, [most]))
+        (total,) = _loop(builder, count, [constant(0.0)], powers)
+        return call("vector.reduce.fadd", _F32, [_F32(0.0), total])
+
+    return types.float32(scores, weights, row), make
+
+
+@intrinsic
+def halved(typing, sums, row, column, factor, scale, out, place):
+    """64 sums of a row, each times the factor and the scale of its column, as bfloat16.
+
+    Args:
+        sums: (N, columns) int32 or float32 contiguous, of which those from `column` on in `row` are read.
+        factor: float32.
+        scale: (columns,) float32 contiguous.
+        out: contiguous array of 16 bits a number, written from `place` on, whatever its shape.
+    """
+    signature = types.none(sums, row, column, factor, scale, out, place)
+
+    def make(context, builder, signature, arguments):
+        sums, scale, out = (context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 4, 5))
+        row, column, place = (context.cast(builder, arguments[i], signature.args[i], types.intp) for i in (1, 2, 6))
+        factor = _all(builder, context.cast(builder, arguments[3], signature.args[3], types.float32))
+        begin = builder.add(builder.mul(row, cgutils.unpack_tuple(builder, sums.shape)[1]), column)
+        whole = signature.args[0].dtype == types.int32
+        for v in range(COLUMNS // LANES):
+            ahead = _I64(LANES * v)
+            x = builder.load(_at(builder, sums, builder.add(begin, ahead), _INTS if whole else _FLOATS), align=4)
+            x = builder.sitofp(x, _FLOATS) if whole else x
+            by = builder.load(_at(builder, scale, builder.add(column, ahead), _FLOATS), align=4)
+            x = builder.fmul(builder.fmul(x, factor, flags=ANY_ORDER), by, flags=ANY_ORDER)
+            half = _narrowed(builder, builder.bitcast(x, _INTS))
+            builder.store(half, _at(builder, out, builder.add(place, ahead), half.type), align=2)
+        return context.get_dummy_value()
+
+    return signature, make
