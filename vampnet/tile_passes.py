@@ -21,6 +21,8 @@ from vampnet.passes import in_turns
 
 TILE, COLUMNS = 6, 64
 """Rows and columns of a tile, as in `tiles`."""
+LARGE = 768
+"""From this width on the weights of a layer do not stay in a CPU's second cache."""
 
 
 def has_tiles() -> bool:
@@ -63,8 +65,10 @@ class TileMatrix(nn.Module):
         else:
             numbers, each = weight.bfloat16(), 2
             start, scale = torch.zeros(outputs), torch.ones(outputs)
-        order = numbers.view(outputs // COLUMNS, COLUMNS, inputs // each, each).transpose(1, 2)
-        self.register_buffer("packed", order.contiguous())
+        # What a column holds of a line as one number of 32 bits: so it is moved at once.
+        lines = numbers.contiguous().view(torch.int32).view(outputs // COLUMNS, COLUMNS, inputs // each).transpose(1, 2)
+        packed = lines.contiguous().view(numbers.dtype).view(outputs // COLUMNS, inputs // each, COLUMNS, each)
+        self.register_buffer("packed", packed)
         self.register_buffer("start", start)
         self.register_buffer("scale", scale)
         self.register_buffer("gain", None if gain is None else gain.detach().float().contiguous())
@@ -154,9 +158,7 @@ def by_rows(
     rows, factors = torch.empty(count, x.shape[1], dtype=out.packed.dtype), torch.empty(count)
     given = x.new_empty(0, x.shape[1]) if given is None else given
     matrices = (out.given, into.given, down.given, following.given)
-    # All weights are read for each block, which wants many rows; threads that end together want few.
-    block = min(96, max(24, len(x) // 12 // TILE * TILE))
-    in_turns(_kernels().by_rows, x.numel(), given, x, *matrices, *parts.tensors, rows, factors, block)
+    in_turns(_kernels().by_rows, x.numel(), given, x, *matrices, *parts.tensors, rows, factors, _block(x))
     return rows, factors
 
 
@@ -179,6 +181,13 @@ def classified(
     tensors = (rows, factors, places, levels, packed, start, scale, bias, out)
     in_turns(_kernels().classified, out.numel(), *tensors, 96)
     return out
+
+
+def _block(x: Tensor) -> int:
+    """Rows that a thread takes at a time: few, so that threads end together; many where all the weights, which are read for each
+    block, are more than caches hold."""
+    turns = 12 if x.shape[1] < LARGE else torch.get_num_threads()
+    return min(96, max(24, -(-len(x) // turns // TILE) * TILE))
 
 
 def _kernels() -> Any:
