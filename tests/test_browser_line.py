@@ -103,13 +103,27 @@ def test_a_stream_that_ends_too_early_leaves_a_page_that_works(page: Any, clip: 
     vamp(page, takes=1)
     page.wait_for_selector("#progress :text('1 take is ready')")
     page.evaluate("line.breaks = true; window.here = true")
-    vamp(page, takes=1, steps=60)
-    # Gradio loads the page anew; what was made before is there.
+    vamp(page, takes=3, steps=60)
+    # Gradio loads the page anew; what was made before is there, and what was under way goes on.
     page.wait_for_function("!window.here")
     page.wait_for_function("document.querySelectorAll('.vs-take').length > 0")
     page.wait_for_selector("#message :text('My loop')")
+    page.wait_for_selector("#progress :text('3 takes are ready')")
+    page.wait_for_function("document.querySelectorAll('.vs-take').length >= 3")
     vamp(page, takes=2)
     page.wait_for_selector("#progress :text('2 takes are ready')")
+
+
+def test_a_vamp_goes_on_while_its_page_is_loaded_anew(page: Any, clip: Path) -> None:
+    bring(page, clip)
+    vamp(page, takes=4, steps=72)
+    page.wait_for_selector("#progress progress[value]")
+    page.reload()
+    page.wait_for_selector("#stop:not([disabled])")
+    assert page.locator("#vamp").is_disabled()
+    page.wait_for_selector("#progress :text('4 takes are ready')")
+    page.wait_for_function("document.querySelectorAll('.vs-take').length === 4")
+    page.wait_for_selector("#vamp:not([disabled])")
 
 
 def test_the_picture_is_that_of_the_last_question(page: Any, clip: Path) -> None:

@@ -21,6 +21,7 @@ from studio_tools import run_vamp, short_clip, values
 from tiny import tiny_vampnet
 
 from vampnet.config import SAMPLE_RATE, Prompt, Sampling
+from vampnet.studio import work
 from vampnet.studio.controls import CONTROLS, Request
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.page import build
@@ -173,7 +174,10 @@ def test_stop_before_its_turn_leaves_nothing_to_do(handlers: Handlers, session: 
     assert len(list(handlers.vamp(session))) == 1 and session.vamps == []
 
 
-def test_a_visitor_who_leaves_stops_the_vamp(handlers: Handlers, session: Session, tmp_path: Path) -> None:
+def test_a_visitor_who_leaves_stops_the_vamp(
+    handlers: Handlers, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "GRACE_SECONDS", 0.1)
     handlers.choose(session, str(short_clip(tmp_path / "noise.wav", 3.0)))
     handlers.begin(session, *values(steps=72, takes=8))
     going = handlers.vamp(session)
@@ -183,6 +187,42 @@ def test_a_visitor_who_leaves_stops_the_vamp(handlers: Handlers, session: Sessio
         if thread.name == "studio-work":
             thread.join(30)
     assert session.stop.is_set() and session.request is None and session.vamps == []
+
+
+def test_a_vamp_goes_on_for_who_comes_back(handlers: Handlers, session: Session, tmp_path: Path) -> None:
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav", 3.0)))
+    handlers.begin(session, *values(steps=40, takes=2))
+    going = handlers.vamp(session)
+    seen = [next(going)[0] for _ in range(3)]
+    going.close()
+    told = list(handlers.go_on(session))
+    # What was seen last, progress, the end; the buttons are those of a vamp that runs, then of none.
+    assert told[0][0] == seen[-1] and not told[0][2]["interactive"] and told[0][3]["interactive"]
+    assert "2 takes are ready" in told[-1][0] and len(told[-1][1][0]["takes"]) == 2 and told[-1][2]["interactive"]
+    assert not session.stop.is_set() and session.request is session.work is None
+    # A second time there is nothing to go on with.
+    assert all("value" not in part for part in next(iter(handlers.go_on(session))))
+
+
+def test_two_may_look_on(handlers: Handlers, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "GRACE_SECONDS", 0.0)
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav", 3.0)))
+    handlers.begin(session, *values(steps=40))
+    first = handlers.vamp(session)
+    next(first)
+    second = handlers.go_on(session)
+    next(second)
+    first.close()  # a page that is slow to go
+    assert "1 take is ready" in list(second)[-1][0] and len(session.vamps) == 1
+
+
+def test_what_waits_in_line_is_not_waited_for_by_a_new_page(handlers: Handlers, session: Session, tmp_path: Path) -> None:
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
+    handlers.begin(session, *values())
+    (told,) = handlers.go_on(session)
+    assert "ask for it again" in told[0] and told[2]["interactive"] and session.request is None
+    assert len(list(handlers.vamp(session))) == 1 and session.vamps == []
+    assert "1 take is ready" in run_vamp(handlers, session)[-1][0]
 
 
 def test_a_second_press_does_not_start_a_second_vamp(handlers: Handlers, session: Session, tmp_path: Path) -> None:

@@ -184,8 +184,10 @@ def classified(
 
 
 def _block(x: Tensor) -> int:
-    """Rows that a thread takes at a time: few, so that threads end together; many where all the weights, which are read for each
-    block, are more than caches hold."""
+    """Rows that a thread takes at a time.
+
+    Few, so that threads end together; many where a layer's weights, all of them read for each block, do not stay in a cache.
+    """
     turns = 12 if x.shape[1] < LARGE else torch.get_num_threads()
     return min(96, max(24, -(-len(x) // turns // TILE) * TILE))
 

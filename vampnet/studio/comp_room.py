@@ -16,7 +16,7 @@ from vampnet.bundle import read_bundle, read_settings
 from vampnet.comping import comp, part_steps, part_times
 from vampnet.config import Prompt, Sampling
 from vampnet.studio.controls import Request
-from vampnet.studio.handlers import Handlers, buttons_of, buttons_while
+from vampnet.studio.handlers import Handlers, buttons_of, watched
 from vampnet.studio.lanes import MODEL_LANE
 from vampnet.studio.notices import notice, progress
 from vampnet.studio.players import keep_vamp
@@ -110,12 +110,9 @@ class Comping:
         def ended(well: bool) -> None:
             session.request = None
 
-        working = Work(self.handlers, session, work, ended)
-        for line in working.watch():
-            yield [line, *buttons_while(session), gr.skip()]
-        problem = working.problem()
-        done = problem or notice(f"{say('comp.done', session.language)} {working.aside}".strip(), "ready")
-        yield [done, *buttons_of(False), gr.skip() if problem else list(session.vamps)]
+        working = Work(self.handlers, session, work, ended, done=say("comp.done", session.language))
+        for line, takes, *buttons in watched(working, session):
+            yield [line, *buttons, takes]
 
     def _comp(
         self, session: Session, model: VampNet, shown: dict[str, Any], request: Request, choice: list[int], on_step: OnStep,

@@ -268,7 +268,7 @@ class Handlers:
     def vamp(self, session: Session) -> Iterator[tuple[Any, Any, Any, Any]]:
         """Makes the takes that `begin` was asked for: (progress line, takes, Vamp button, Stop button), again and again.
 
-        It takes turns with those of other visitors. If the visitor leaves, the vamp is stopped.
+        It takes turns with those of other visitors. If the visitor leaves and does not come back soon, the vamp is stopped.
         """
         # Stopped while it waited in line, it may find the request of another room when its turn comes.
         if session.request is None or session.running or session.room != "vamp":
@@ -293,15 +293,26 @@ class Handlers:
         def ended(well: bool) -> None:
             session.request = None
 
-        working = Work(self, session, work, ended, prepare=prepare)
-        for line in working.watch():
-            yield line, gr.skip(), *buttons_while(session)
-        problem, buttons = working.problem(), buttons_of(running=False)
-        if problem:
-            yield problem, gr.skip(), *buttons
-            return
         done = say("work.done.one" if request.takes == 1 else "work.done", session.language, count=request.takes)
-        yield notice(f"{done} {working.aside}".strip(), "ready"), list(session.vamps), *buttons
+        yield from watched(Work(self, session, work, ended, prepare=prepare, done=done), session)
+
+    def go_on(self, session: Session) -> Iterator[tuple[Any, Any, Any, Any]]:
+        """What the page that was there before was waiting for: as `vamp`."""
+        if session.work is not None:
+            yield from watched(session.work, session)
+        elif session.request is not None and not session.running:
+            session.request = None  # nobody comes for it any more
+            yield notice(say("work.again", session.language), "ready"), gr.skip(), *buttons_of(running=False)
+        else:
+            yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
+
+
+def watched(work: Work, session: Session) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """Work that ends with takes, until it is over: (progress line, takes, Vamp button, Stop button), again and again."""
+    for line in work.watch():
+        yield line, gr.skip(), *buttons_while(session)
+    takes = gr.skip() if work.problem() else list(session.vamps)
+    yield work.last_word(), takes, *buttons_of(running=False)
 
 
 def about_source(session: Session) -> str:

@@ -185,6 +185,7 @@ def _wire(
     opened = page.load(handlers.open_page, [session, visit], session, js=name_of_tab, **at_once)
     there = opened.then(handlers.resume, session, [message, deck.takes, *everything], **at_once)
     there = there.then(journeys.resume, session, journeys.strip, **at_once)
+    there.then(handlers.go_on, session, [progress, deck.takes, vamp, stop], concurrency_limit=None, **quiet)
     if sharing is None:
         there.then(**drawing)
     else:

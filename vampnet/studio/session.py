@@ -26,6 +26,8 @@ from vampnet.studio.shelf import Shape
 if TYPE_CHECKING:
     from audiotools import AudioSignal
 
+    from vampnet.studio.work import Work
+
 PREFIX, LOCK, LOCK_SECONDS = "vampnet-studio-", ".lock", 60
 ENVELOPE_HOP = 256
 """Samples per column of a stored envelope."""
@@ -161,6 +163,7 @@ class Session:
         request: what the vamp that waits or runs was asked for; None if there is none.
         room: where it was asked for: "vamp", "comp" or "journey".
         running: whether the vamp runs already.
+        work: what runs, if a page that is loaded anew can go on with it.
         stop: set to end that vamp.
         model_version, shape: of the model that the visitor's page knows of, as in `ModelShelf`.
         awaits_model: whether the visitor has asked for another and was not told yet what came of it.
@@ -180,6 +183,7 @@ class Session:
         self.request: tuple[Request, Source] | None = None
         self.room = ""
         self.running = False
+        self.work: Work | None = None
         self.stop = threading.Event()
         self.model_version, self.shape, self.awaits_model = 0, Shape(), False
         self.language = text.DEFAULT

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Do = Callable[["VampNet", "OnStep", "Cancelled"], Any]
 """What is to be done: with the model, a function that is told of progress, and one that says whether to stop."""
 
+GRACE_SECONDS = 60.0
+"""So long what nobody watches goes on: a page that is loaded anew, or whose line broke, is back by then."""
+
 log = logging.getLogger(__name__)
 
 
@@ -38,28 +41,32 @@ class Work:
             `ended(went_well)`.
         words: before the words of the progress line, such as "Round 3".
         prepare: done before, told of progress, and without the model: others can use it meanwhile.
+        done: the sentence that it went well. With one, the page may come back to it: it is the session's `work` meanwhile.
     """
 
     def __init__(
         self, handlers: Handlers, session: Session, do: Do, ended: Callable[[bool], None], words: str = "",
-        prepare: Callable[[OnStep], Any] = lambda on_step: None,
+        prepare: Callable[[OnStep], Any] = lambda on_step: None, done: str = "",
     ) -> None:  # fmt: skip
         self._handlers, self._session, self._do, self._ended = handlers, session, do, ended
         self._prepare = prepare
         self._words = f"{words} · " if words else ""
         self._steps: queue.Queue[tuple[str, int, int]] = queue.Queue()
         self._outcome: Future[Any] = Future()
-        self._short = ""
+        self._short, self._done, self._line = "", done, ""
+        self._worker: threading.Thread | None = None
+        self._watchers, self._counting = 0, threading.Lock()
 
     def watch(self) -> Iterator[str]:
-        """Does the work; lines of progress, as HTML, until it is over. If the visitor leaves meanwhile, it is stopped."""
-        self._session.running = True
-        # With the visitor's context: who pays for a GPU is found in it.
-        run = contextvars.copy_context().run
-        worker = threading.Thread(target=run, args=(self._run,), daemon=True, name="studio-work")
-        worker.start()
+        """Does the work, or looks on where it is done already; lines of progress, as HTML, until it is over.
+
+        If the visitor leaves meanwhile it is stopped: at once, or, where the page may come back to it, if it does not.
+        """
+        worker = self._begun()
         try:
             stopping = False
+            if self._line:
+                yield self._line
             while worker.is_alive():
                 worker.join(0.05)
                 line = latest(self._steps, self._session.language)
@@ -67,10 +74,39 @@ class Work:
                     stopping = True
                     yield progress(say("work.stopping", self._session.language))
                 elif line is not None and not stopping:
-                    yield progress(self._words + line[0], *line[1:])
+                    self._line = progress(self._words + line[0], *line[1:])
+                    yield self._line
         finally:
-            if worker.is_alive():
+            with self._counting:
+                self._watchers -= 1
+            if self._done and worker.is_alive():
+                timer = threading.Timer(GRACE_SECONDS, self._stop_unwatched)
+                timer.daemon = True
+                timer.start()
+            else:
+                self._stop_unwatched()
+
+    def _begun(self) -> threading.Thread:
+        """The thread that does it, which somebody watches from now on."""
+        with self._counting:
+            self._watchers += 1
+            if self._worker is None:
+                self._session.running = True
+                self._session.work = self if self._done else None
+                # With the visitor's context: who pays for a GPU is found in it.
+                run = contextvars.copy_context().run
+                self._worker = threading.Thread(target=run, args=(self._run,), daemon=True, name="studio-work")
+                self._worker.start()
+            return self._worker
+
+    def _stop_unwatched(self) -> None:
+        with self._counting:
+            if not self._watchers and self._worker is not None and self._worker.is_alive():
                 self._session.stop.set()
+
+    def last_word(self) -> str:
+        """The line that stands there in the end, as HTML. Only after `watch` has ended."""
+        return self.problem() or notice(f"{self._done} {self.aside}".strip(), "ready")
 
     @property
     def stopped(self) -> bool:
@@ -121,7 +157,7 @@ class Work:
         except BaseException as error:  # it is shown on the page
             self._outcome.set_exception(error)
         finally:
-            session.running = False
+            session.running, session.work = False, None
             self._ended(well)
 
 

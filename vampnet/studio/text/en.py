@@ -50,6 +50,7 @@ TEXT: dict[str, str] = {
     "work.stopped": "Stopped; nothing was changed.",
     "work.done": "Done: {count} takes are ready.",
     "work.done.one": "Done: 1 take is ready.",
+    "work.again": "The page was loaded anew before its turn had come: ask for it again.",
     "work.ended": "Your session here has ended: load the page again.",
     "work.no_source": "There is no audio yet: upload, record or choose a clip first.",
     "programs.upload": "This is not an uploaded file: upload it first, with gradio_client by handle_file(path).",

@@ -50,6 +50,7 @@ TEXT: dict[str, str] = {
     "work.stopped": "정지했습니다. 바뀐 것은 없습니다.",
     "work.done": "완료: 테이크 {count}개가 준비되었습니다.",
     "work.done.one": "완료: 테이크 1개가 준비되었습니다.",
+    "work.again": "차례가 오기 전에 페이지를 새로 열었습니다. 다시 눌러 주세요.",
     "work.ended": "세션이 끝났습니다. 페이지를 새로 고치세요.",
     "work.no_source": "아직 소리가 없습니다. 먼저 업로드하거나 녹음하거나 예제를 고르세요.",
     "programs.upload": "업로드된 파일이 아닙니다. 먼저 업로드하세요. gradio_client에서는 handle_file(path)을 쓰면 됩니다.",
