@@ -284,6 +284,11 @@ def test_bad_settings_are_refused_in_one_sentence(tmp_path):
         CorpusConfig(samples=str(tmp_path / "none"))
     with pytest.raises(ValueError, match="no audio samples"):
         CorpusConfig(samples=str(tmp_path))
+    (tmp_path / "my sound.wav").write_bytes(b"")
+    with pytest.raises(ValueError, match="names begin with"):
+        CorpusConfig(samples=str(tmp_path))
+    (tmp_path / "bd_my sound.wav").write_bytes(b"")
+    assert CorpusConfig(samples=str(tmp_path)).samples == str(tmp_path)
     with pytest.raises(ValueError, match="1 to 600"):
         CorpusConfig(seconds=0.0)
     with pytest.raises(ValueError, match="tuple"):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vampnet.train import composer, mixing
+from vampnet.train import composer, mixing, orchestration
 from vampnet.train.player import SoundFontPlayer
 from vampnet.train.sampler import HELD_OUT_SAMPLES, Sampler, find_samples
 from vampnet.train.score import Mix, Piece, Track
@@ -63,6 +63,12 @@ class CorpusConfig:
             if not find_samples(self.samples):
                 raise ValueError(
                     f"The folder {self.samples} has no audio samples (.flac, .wav, .ogg, .aiff); give another with --samples."
+                )
+            names = {kind: [path.stem for path in paths] for kind, paths in find_samples(self.samples).items()}
+            if not orchestration.known(names):
+                raise ValueError(
+                    f"No sample in {self.samples} says by its name what it is: let names begin with bd_, sn_, hat_, drum_, "
+                    "perc_, bass_, loop_, ambi_ or elec_, or leave --samples out."
                 )
         if not 1.0 <= self.seconds <= 600.0:
             raise ValueError(f"A clip must last 1 to 600 seconds, not {self.seconds:g}.")

@@ -48,6 +48,18 @@ KIT_KINDS: dict[int, tuple[str, ...]] = {
     43: ("drum_tom_lo",),
     41: ("drum_tom_lo",),
 }
+BASSES = "bass"
+OTHER_HITS = ("perc", "tabla", "elec")
+HAND_DRUMS = ("tabla", "perc", "elec_bong", "elec_wood")
+LOOPS = ("loop", "arovane_beat")
+BEDS = ("ambi", "vinyl_hiss", "guit_e", "misc_cine", "loop_drone")
+ONE_SHOTS = ("elec", "perc", "tabla", "glitch", "guit", "mehackit", "vinyl_scratch", "misc", "ambi_piano")
+
+
+def known(samples: Mapping[str, Sequence[str]]) -> list[str]:
+    """Those of some names of samples that are ever chosen."""
+    kits = [prefix for prefixes in KIT_KINDS.values() for prefix in prefixes]
+    return _named(samples, (*kits, BASSES, *OTHER_HITS, *HAND_DRUMS, *LOOPS, *BEDS, *ONE_SHOTS))
 
 
 def _named(samples: Mapping[str, Sequence[str]], prefixes: Sequence[str]) -> list[str]:
@@ -62,8 +74,8 @@ def make_track(
     source, files = "soundfont", ()
     if not drums and rng.random() < TONES_SHARE:
         source = "tones"
-    elif role == "bass" and program in gm.FAMILIES["synth bass"] and rng.random() < 0.3 and samples.get("bass"):
-        name = str(rng.choice([n for n in samples["bass"]]))
+    elif role == "bass" and program in gm.FAMILIES["synth bass"] and rng.random() < 0.3 and samples.get(BASSES):
+        name = str(rng.choice([n for n in samples[BASSES]]))
         source, files = "pitched", ((BASS_ROOTS.get(name.rsplit("_", 1)[-1], 36), name),)
     sustained, singing = program in gm.SUSTAINED and not drums, program in gm.SINGING and not drums
     guitar = program in range(24, 32) and not drums
@@ -103,7 +115,7 @@ def kit_samples(rng: np.random.Generator, track: Track, samples: Mapping[str, Se
         return track
     chosen: dict[int, str] = {}
     for key in sorted({n.pitch for n in track.notes}):
-        prefixes = ("tabla", "perc", "elec_bong", "elec_wood") if hand else KIT_KINDS.get(key, ("perc", "tabla", "elec"))
+        prefixes = HAND_DRUMS if hand else KIT_KINDS.get(key, OTHER_HITS)
         names = _named(samples, prefixes)
         if names:
             chosen[key] = str(rng.choice(names))
@@ -112,7 +124,7 @@ def kit_samples(rng: np.random.Generator, track: Track, samples: Mapping[str, Se
 
 def loop_track(rng: np.random.Generator, samples: Mapping[str, Sequence[str]], seconds: float, step: float) -> Track | None:
     """A sample loop under the music, one note for each run of it; None without loops."""
-    names = _named(samples, ("loop", "arovane_beat"))
+    names = _named(samples, LOOPS)
     if not names:
         return None
     start, length = 0.0, seconds
@@ -138,7 +150,7 @@ def loop_track(rng: np.random.Generator, samples: Mapping[str, Sequence[str]], s
 
 def bed_track(rng: np.random.Generator, samples: Mapping[str, Sequence[str]], seconds: float, step: float) -> Track | None:
     """A quiet layer of ambience or vinyl noise; None without such samples."""
-    names = _named(samples, ("ambi", "vinyl_hiss", "guit_e", "misc_cine", "loop_drone"))
+    names = _named(samples, BEDS)
     if not names:
         return None
     gap = step * 4 * int(rng.choice([8, 16, 16, 32]))
@@ -159,7 +171,7 @@ def bed_track(rng: np.random.Generator, samples: Mapping[str, Sequence[str]], se
 
 def one_shot_track(rng: np.random.Generator, samples: Mapping[str, Sequence[str]], seconds: float, step: float) -> Track | None:
     """One to three one-shots in a repeated rhythm of their own; None without samples."""
-    names = _named(samples, ("elec", "perc", "tabla", "glitch", "guit", "mehackit", "vinyl_scratch", "misc", "ambi_piano"))
+    names = _named(samples, ONE_SHOTS)
     if not names:
         return None
     files = tuple((60 + i, str(rng.choice(names))) for i in range(int(rng.integers(1, 4))))
