@@ -205,8 +205,9 @@ def classified(rows, factors, places, levels, packed, start, scale, bias, out, b
 
 
 @shared
-def _mixed(query, key, value, line, step, steps, tile, scores, weights, shares, nothing, out, row, column):
+def _mixed(query, key, value, line, step, steps, scores, weights, sums, shares, nothing, out, row, column):
     """Attention of the time steps of one tile."""
+    tile = sums.shape[0]
     for panel in range(key.shape[0]):
         place = panel * COLUMNS
         if tile == TILE:
@@ -218,12 +219,13 @@ def _mixed(query, key, value, line, step, steps, tile, scores, weights, shares, 
             scores[r, j] = F(-1e30)
         shares[r] = F(1) / weighed(scores, weights, r)
     if tile == TILE:
-        six_half(weights, 0, value, 0, nothing, 0, out, row, column)
+        six_half(weights, 0, value, 0, nothing, 0, sums, 0, 0)
     else:
-        one_half(weights, 0, value, 0, nothing, 0, out, row, column)
+        one_half(weights, 0, value, 0, nothing, 0, sums, 0, 0)
+    # Another thread may do a row of this tile as well: each writes it once, and the same.
     for r in range(tile):
         for j in range(COLUMNS):
-            out[row + r, column + j] *= shares[r]
+            out[row + r, column + j] = sums[r, j] * shares[r]
 
 
 @compiled
@@ -233,7 +235,7 @@ def mixed(queries, keys, values, line, out, block, counter):
     pieces = -(-steps // tile)
     jobs = items * heads * pieces
     scores, weights = np.empty((tile, padded), F), np.empty((tile, padded), np.uint16)
-    shares, nothing = np.empty(tile, F), np.zeros(COLUMNS, F)
+    sums, shares, nothing = np.empty((tile, COLUMNS), F), np.empty(tile, F), np.zeros(COLUMNS, F)
     begin = taken(counter, block)
     while begin < jobs:
         for job in range(begin, min(begin + block, jobs)):
@@ -242,6 +244,6 @@ def mixed(queries, keys, values, line, out, block, counter):
             query, key, value = queries[item, head], keys[item, head], values[item, head : head + 1]
             row, column = item * steps + step, head * size
             _mixed(
-                query, key, value, line[head], step, steps, tile, scores, weights, shares, nothing, out, row, column
+                query, key, value, line[head], step, steps, scores, weights, sums, shares, nothing, out, row, column
             )  # fmt: skip
         begin = taken(counter, block)
