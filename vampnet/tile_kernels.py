@@ -85,8 +85,11 @@ def _multiplied_by(rows, count, packed, start, sums):
 
 
 @compiled
-def multiplied(rows, count, packed, start, sums):
-    _multiplied(rows, count, packed, start, sums)
+def multiplied(rows, packed, start, sums, block, counter):
+    begin = taken(counter, block)
+    while begin < rows.shape[0]:
+        _multiplied(rows[begin:], min(block, rows.shape[0] - begin), packed, start, sums[begin:])
+        begin = taken(counter, block)
 
 
 # ---- blocks of rows ----------------------------------------------------------------------------------------------------------

@@ -108,6 +108,13 @@ class Parts:
         return self.queries, self.keys, self.values
 
 
+def multiplied(given: Tensor, matrix: TileMatrix) -> Tensor:
+    """A product alone: (N, inputs) int8 as the bits of x + 128, or bfloat16, contiguous -> (N, outputs) int32, or float32."""
+    sums = torch.empty(len(given), len(matrix.scale), dtype=matrix.start.dtype)
+    in_turns(_kernels().multiplied, sums.numel(), given, matrix.packed, matrix.start, sums, 96)
+    return sums
+
+
 def line_of(values: Tensor, steps: int) -> Tensor:
     """The bias of attention as `mixed` takes it.
 
