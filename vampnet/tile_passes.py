@@ -68,7 +68,7 @@ class TileMatrix(nn.Module):
         # What a column holds of a line as one number of 32 bits: so it is moved at once.
         lines = numbers.contiguous().view(torch.int32).view(outputs // COLUMNS, COLUMNS, inputs // each).transpose(1, 2)
         packed = lines.contiguous().view(numbers.dtype).view(outputs // COLUMNS, inputs // each, COLUMNS, each)
-        self.register_buffer("packed", packed)
+        self.packed = nn.Parameter(packed, requires_grad=False)
         self.register_buffer("start", start)
         self.register_buffer("scale", scale)
         self.register_buffer("gain", None if gain is None else gain.detach().float().contiguous())

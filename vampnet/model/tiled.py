@@ -22,7 +22,8 @@ class TiledTransformer(FastTransformer):
         self.layers = nn.ModuleList(Matrices(layer, matrix) for layer in model.layers)
         classifiers = [matrix(weight, None, model.norm.eps, model.norm.weight) for weight, _ in model.heads()]
         self.last = classifiers[0]  # for the norm before all of them
-        for name in ("packed", "start", "scale"):
+        self.packed = nn.Parameter(torch.stack([classifier.packed for classifier in classifiers]), requires_grad=False)
+        for name in ("start", "scale"):
             self.register_buffer(name, torch.stack([getattr(classifier, name) for classifier in classifiers]))
         self.register_buffer("classifier_bias", model.classifier_bias.detach().float().clone())
 
