@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from vampnet.numba_kernels import bits, compiled, exp, number, shared, taken
+from vampnet.numba_kernels import bits, compiled, exp, number, of_order, ordered, shared, taken
 
-MADE_WITH = "aa16c64834c6"
+MADE_WITH = "184db877ddfb"
 """What is compiled in here from other files: see `tests/test_passes.py`."""
 F, S = np.float32, np.int32
 GROUP = 16
@@ -48,12 +48,11 @@ def _softmax(logits, factor, p):
     """exp(factor * logits) over their sum; False if one of the logits is no number, or infinite."""
     size, most = S(0), S(-0x7FFFFFFF)
     for j in range(logits.shape[0]):
-        same = bits(logits[j])
-        size = max(size, same & S(0x7FFFFFFF))
-        most = max(most, same ^ ((same >> S(31)) & S(0x7FFFFFFF)))
+        size = max(size, bits(logits[j]) & S(0x7FFFFFFF))
+        most = max(most, ordered(logits[j]))
     if size >= INFINITE:
         return False
-    largest, total = number(most ^ ((most >> S(31)) & S(0x7FFFFFFF))), F(0)
+    largest, total = of_order(most), F(0)
     for j in range(logits.shape[0]):
         p[j] = exp(max(factor * (logits[j] - largest), F(-80)))
         total += p[j]

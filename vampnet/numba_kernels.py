@@ -22,7 +22,7 @@ from numba import types
 from numba.extending import intrinsic
 
 F, S, U = np.float32, np.int32, np.uint32
-HALF = U(16)
+HALF, NONE = U(16), np.int8(0)
 LOG2_E = F(1.4426950408889634)
 LEAST = F(-120.0)
 """Of an exponent to base 2: what is smaller is nothing beside a row's largest."""
@@ -82,22 +82,28 @@ def narrowed(x):
 
 
 @inline
-def _ordered(x):
+def ordered(x):
     """Whole numbers that compare as the given ones do: only the largest of whole numbers is found by vector instructions."""
     same = bits(x)
     return same ^ ((same >> S(31)) & S(0x7FFFFFFF))
 
 
 @inline
-def whole(y, rows):
-    """(n,) float32 -> (n,) int8, the nearest to y over its factor, which is given back."""
+def of_order(place):
+    """The float32 that `ordered` made a whole number of."""
+    return number(place ^ ((place >> S(31)) & S(0x7FFFFFFF)))
+
+
+@inline
+def whole(y, rows, flip):
+    """(n,) float32 -> (n,) int8, the nearest to y over its factor, which is given back; with some bits flipped."""
     most = S(0)
     for j in range(y.shape[0]):
         most = max(most, bits(abs(y[j])))
     size = max(number(most), F(1e-12))
     scale = F(127) / size
     for j in range(y.shape[0]):
-        rows[j] = np.int8(np.rint(y[j] * scale))
+        rows[j] = np.int8(np.rint(y[j] * scale)) ^ flip
     return size / F(127)
 
 
@@ -148,13 +154,13 @@ def normed(x, gain, eps, rows, factors, first, stop):
         for j in range(x.shape[1]):
             squares += x[i, j] * x[i, j]
             y[j] = x[i, j] * gain[j]
-        factors[i] = whole(y, rows[i]) * root(squares, x.shape[1], eps)
+        factors[i] = whole(y, rows[i], NONE) * root(squares, x.shape[1], eps)
 
 
 @compiled
 def quantised(x, rows, factors, first, stop):
     for i in range(first, stop):
-        factors[i] = whole(x[i], rows[i])
+        factors[i] = whole(x[i], rows[i], NONE)
 
 
 @compiled
@@ -167,7 +173,7 @@ def added(x, product, scale, gain, eps, rows, factors, first, stop):
             x[i, j] = value
             squares += value * value
             y[j] = value * gain[j]
-        factors[i] = whole(y, rows[i]) * root(squares, x.shape[1], eps)
+        factors[i] = whole(y, rows[i], NONE) * root(squares, x.shape[1], eps)
 
 
 @compiled
@@ -179,7 +185,7 @@ def gated(product, scale, rows, factors, first, stop):
         for j in range(n):
             value = F(product[i, j]) * factor * scale[j]
             y[j] = value * gelu(F(product[i, n + j]) * factor * scale[n + j])
-        factors[i] = whole(y, rows[i])
+        factors[i] = whole(y, rows[i], NONE)
 
 
 @compiled
@@ -212,8 +218,8 @@ def raised(scores, bias, sums, first, stop):
         top = S(-0x7FFFFFFF)
         for j in range(scores.shape[1]):
             y[j] = (widened(scores[i, j]) + widened(bias[i, j])) * LOG2_E
-            top = max(top, _ordered(y[j]))
-        most = number(top ^ ((top >> S(31)) & S(0x7FFFFFFF)))
+            top = max(top, ordered(y[j]))
+        most = of_order(top)
         total = F(0)
         for j in range(scores.shape[1]):
             power = max(y[j] - most, LEAST)
@@ -237,7 +243,7 @@ def merged(mixed, sums, rows, factors, first, stop):
             inverse = F(1) / sums[item, head, step]
             for j in range(size):
                 y[head * size + j] = widened(mixed[item, head, step, j]) * inverse
-        factors[i] = whole(y, rows[i])
+        factors[i] = whole(y, rows[i], NONE)
 
 
 # ---- of the bundled codec ----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 from numba.extending import overload
 from numba.types import int8
 
-from vampnet.numba_kernels import bits, compiled, gelu, narrowed, number, root, shared, taken
+from vampnet.numba_kernels import compiled, gelu, narrowed, root, shared, taken, whole
 from vampnet.tiles import (
     COLUMNS,
     TILE,
@@ -28,8 +28,8 @@ from vampnet.tiles import (
     weighed,
 )
 
-F, S, B = np.float32, np.int32, np.int8
-MADE_WITH = "0d9342ac4ef7"
+F = np.float32
+MADE_WITH = "66935bc8f7dc"
 """What is compiled in here from other files: see `tests/test_passes.py`."""
 
 
@@ -49,14 +49,7 @@ def _kept_as(y, row):
     if row.dtype == int8:
 
         def kept(y, row):
-            most = S(0)
-            for j in range(y.shape[0]):
-                most = max(most, bits(abs(y[j])))
-            size = max(number(most), F(1e-12))
-            scale = F(127) / size
-            for j in range(y.shape[0]):
-                row[j] = B(np.rint(y[j] * scale)) ^ B(-128)
-            return size / F(127)
+            return whole(y, row, np.int8(-128))
     else:
 
         def kept(y, row):
