@@ -191,29 +191,31 @@ def test_a_visitor_who_leaves_stops_the_vamp(
 
 def test_a_vamp_goes_on_for_who_comes_back(handlers: Handlers, session: Session, tmp_path: Path) -> None:
     handlers.choose(session, str(short_clip(tmp_path / "noise.wav", 3.0)))
-    handlers.begin(session, *values(steps=40, takes=2))
+    handlers.begin(session, *values(steps=72, takes=4))
     going = handlers.vamp(session)
     seen = [next(going)[0] for _ in range(3)]
     going.close()
     told = list(handlers.go_on(session))
     # What was seen last, progress, the end; the buttons are those of a vamp that runs, then of none.
     assert told[0][0] == seen[-1] and not told[0][2]["interactive"] and told[0][3]["interactive"]
-    assert "2 takes are ready" in told[-1][0] and len(told[-1][1][0]["takes"]) == 2 and told[-1][2]["interactive"]
+    assert "4 takes are ready" in told[-1][0] and len(told[-1][1][0]["takes"]) == 4 and told[-1][2]["interactive"]
     assert not session.stop.is_set() and session.request is session.work is None
-    # A second time there is nothing to go on with.
+    # A second time there is nothing to go on with but takes that were not there when the page asked for them.
+    assert next(iter(handlers.go_on(session)))[1] == session.vamps
+    handlers.resume(session)
     assert all("value" not in part for part in next(iter(handlers.go_on(session))))
 
 
 def test_two_may_look_on(handlers: Handlers, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "GRACE_SECONDS", 0.0)
     handlers.choose(session, str(short_clip(tmp_path / "noise.wav", 3.0)))
-    handlers.begin(session, *values(steps=40))
+    handlers.begin(session, *values(steps=72, takes=4))
     first = handlers.vamp(session)
     next(first)
     second = handlers.go_on(session)
     next(second)
     first.close()  # a page that is slow to go
-    assert "1 take is ready" in list(second)[-1][0] and len(session.vamps) == 1
+    assert "4 takes are ready" in list(second)[-1][0] and len(session.vamps) == 1
 
 
 def test_what_waits_in_line_is_not_waited_for_by_a_new_page(handlers: Handlers, session: Session, tmp_path: Path) -> None:

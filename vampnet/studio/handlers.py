@@ -77,6 +77,7 @@ class Handlers:
     def resume(self, session: Session) -> list[Any]:
         """[message, takes, value of each control] as they were when the page was there before."""
         message = gr.skip() if session.source is None else about_source(session)
+        session.resumed = list(session.vamps)
         takes = list(session.vamps) if session.vamps else gr.skip()
         values = [gr.update(value=value) for value in session.values] or [gr.skip()] * len(NAMES)
         return [message, takes, *values]
@@ -298,13 +299,16 @@ class Handlers:
 
     def go_on(self, session: Session) -> Iterator[tuple[Any, Any, Any, Any]]:
         """What the page that was there before was waiting for: as `vamp`."""
-        if session.work is not None:
-            yield from watched(session.work, session)
+        work = session.work  # which may end any moment
+        if work is not None:
+            yield from watched(work, session)
         elif session.request is not None and not session.running:
             session.request = None  # nobody comes for it any more
             yield notice(say("work.again", session.language), "ready"), gr.skip(), *buttons_of(running=False)
         else:
-            yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            # It may have ended between the two questions of the new page.
+            ended = session.vamps != session.resumed
+            yield gr.skip(), list(session.vamps) if ended else gr.skip(), gr.skip(), gr.skip()
 
 
 def watched(work: Work, session: Session) -> Iterator[tuple[Any, Any, Any, Any]]:

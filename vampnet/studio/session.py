@@ -172,6 +172,7 @@ class Session:
         opened: whether a page was opened with it.
         brought: id of the shared vamp that a link has brought.
         values: of all controls, as they were drawn last.
+        resumed: the takes that a page found when it was loaded anew.
     """
 
     def __init__(self, files: Files) -> None:
@@ -189,6 +190,7 @@ class Session:
         self.language = text.DEFAULT
         self.kept: dict[str, Any] = {}
         self.opened, self.brought, self.values = True, "", ()
+        self.resumed: list[dict[str, Any]] = []
         self._pages, self._counting = 1, threading.Lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
