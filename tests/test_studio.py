@@ -334,7 +334,7 @@ def test_a_tab_finds_its_session_again(handlers: Handlers, music_file: Path) -> 
     drawn = handlers.draw(first, *values(periodic=3))
     again = opened(handlers, name)
     assert again is first and opened(handlers, "f" * 32) is not first
-    message, takes, *told = handlers.resume(again)
+    message, takes, pending, *told = handlers.resume(again)
     assert "music" in message or music_file.stem in message
     assert [one["value"] for one in told] == list(values(periodic=3))
     assert handlers.draw(again, *values())["turn"] > drawn["turn"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import soundfile
@@ -195,6 +196,7 @@ def test_a_vamp_goes_on_for_who_comes_back(handlers: Handlers, session: Session,
     going = handlers.vamp(session)
     seen = [next(going)[0] for _ in range(3)]
     going.close()
+    assert isinstance(handlers.resume(session)[2], str), "the new page asks what was under way"
     told = list(handlers.go_on(session))
     # What was seen last, progress, the end; the buttons are those of a vamp that runs, then of none.
     assert told[0][0] == seen[-1] and not told[0][2]["interactive"] and told[0][3]["interactive"]
@@ -202,7 +204,7 @@ def test_a_vamp_goes_on_for_who_comes_back(handlers: Handlers, session: Session,
     assert not session.stop.is_set() and session.request is session.work is None
     # A second time there is nothing to go on with but takes that were not there when the page asked for them.
     assert next(iter(handlers.go_on(session)))[1] == session.vamps
-    handlers.resume(session)
+    assert handlers.resume(session)[2] == gr.skip()
     assert all("value" not in part for part in next(iter(handlers.go_on(session))))
 
 

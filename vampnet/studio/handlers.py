@@ -75,12 +75,16 @@ class Handlers:
         return session
 
     def resume(self, session: Session) -> list[Any]:
-        """[message, takes, value of each control] as they were when the page was there before."""
+        """[message, takes, pending, value of each control] as they were when the page was there before.
+
+        `pending` changes if something was under way, which `go_on` is for.
+        """
         message = gr.skip() if session.source is None else about_source(session)
         session.resumed = list(session.vamps)
         takes = list(session.vamps) if session.vamps else gr.skip()
         values = [gr.update(value=value) for value in session.values] or [gr.skip()] * len(NAMES)
-        return [message, takes, *values]
+        under_way = session.work is not None or (session.request is not None and not session.running)
+        return [message, takes, secrets.token_hex(4) if under_way else gr.skip(), *values]
 
     async def model_status(self, session: Session) -> AsyncIterator[str]:
         """A line about the model: what is being done as long as something is, and then what there is."""

@@ -183,9 +183,11 @@ def _wire(
     visit = gr.Textbox(visible="hidden", elem_id="visit")
     name_of_tab = "async (session, visit) => [session, await VampStudio.visit()]"
     opened = page.load(handlers.open_page, [session, visit], session, js=name_of_tab, **at_once)
-    there = opened.then(handlers.resume, session, [message, deck.takes, *everything], **at_once)
+    pending = gr.Textbox(visible="hidden", elem_id="pending")
+    there = opened.then(handlers.resume, session, [message, deck.takes, pending, *everything], **at_once)
     there = there.then(journeys.resume, session, journeys.strip, **at_once)
-    there.then(handlers.go_on, session, [progress, deck.takes, vamp, stop], concurrency_limit=None, **quiet)
+    # Only where something was under way: each question in the queue is a stream more, and browsers have few.
+    pending.change(handlers.go_on, session, [progress, deck.takes, vamp, stop], concurrency_limit=None, **quiet)
     if sharing is None:
         there.then(**drawing)
     else:
