@@ -38,6 +38,15 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test with one thread and with several, on enough numbers for these to be used."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first, so that several workers end together; skip tests marked `gpu` where there is no CUDA device."""
     items.sort(key=lambda item: (item.path.name != "test_scripts.py", not item.path.name.startswith("test_browser")))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -20,14 +18,6 @@ pytestmark = pytest.mark.skipif(not tile_passes.has_tiles(), reason="this CPU ha
 
 PRECISIONS = ("int8", "bfloat16")
 DISTANCES = {"int8": 0.04, "bfloat16": 0.02}
-
-
-@pytest.fixture(params=[1, 3])
-def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
 
 
 def shape(**changes: int) -> TransformerConfig:
