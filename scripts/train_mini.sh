@@ -10,7 +10,11 @@
 #   HOURS            of composed music (default 18; with 8 the coarse model learned its clips by heart)
 #   CODEC_MINUTES, COARSE_MINUTES, FINE_MINUTES    training time of each stage (defaults 180, 180, 90)
 #   SESSION_MINUTES  stop after about so long and exit with 3 (default: no limit)
+#   FIRST_SEED       of the training music (default 0)
 #   CORPUS_MINUTES   compose for no longer than this, and go on with the music that there is (default: all HOURS of it)
+#   CODEC_AFTER      the codec learns from what was composed by then, in minutes, while composing goes on (default: from all)
+#   AT_ONCE=1        both transformers are trained at the same time (default: one after the other)
+#   ENCODE_BATCH     clips that are tokenised at once (default 1)
 #   CONFIGS          prefix of the configurations (default configs/mini)
 #   DEVICE, WORKERS, PYTHON
 #   SMOKE=1          seconds instead of hours, to see that every stage works
@@ -29,15 +33,15 @@ no_fonts_meant=0
 SOUNDFONTS=${SOUNDFONTS-$default_fonts}
 PYTHON=${PYTHON:-python3} DEVICE=${DEVICE:-cpu} CONFIGS=${CONFIGS:-configs/mini} WORKERS=${WORKERS:-2}
 HOURS=${HOURS:-18} CODEC_MINUTES=${CODEC_MINUTES:-180} COARSE_MINUTES=${COARSE_MINUTES:-180} FINE_MINUTES=${FINE_MINUTES:-90}
-CORPUS_MINUTES=${CORPUS_MINUTES:-}
+CORPUS_MINUTES=${CORPUS_MINUTES:-} CODEC_AFTER=${CODEC_AFTER:-} AT_ONCE=${AT_ONCE:-0} ENCODE_BATCH=${ENCODE_BATCH:-1}
 clip_seconds=20 held_out_minutes=17
 codec_extra=() coarse_extra=() fine_extra=()
 if [ "${SMOKE:-0}" = 1 ]; then
   SOUNDFONTS= HOURS=0.02 CODEC_MINUTES=0.01 COARSE_MINUTES=0.01 FINE_MINUTES=0.01 clip_seconds=11 held_out_minutes=0.3
   codec_extra=(model.dim=32 model.encoder_layers=1 model.decoder_layers=1 model.rounds=2
     training.batch=2 training.crop_tokens=32 training.init_tokens=4096 "training.start=''")
-  coarse_extra=(model.dim=32 model.layers=1 model.heads=2 batch=2 valid_crops=1)
-  fine_extra=(model.dim=32 model.layers=1 model.heads=2 batch=2 valid_crops=1)
+  coarse_extra=(model.dim=32 model.layers=1 model.heads=2 batch=2 valid_crops=1 "start=''")
+  fine_extra=(model.dim=32 model.layers=1 model.heads=2 batch=2 valid_crops=1 "start=''")
 fi
 if [ -z "$SOUNDFONTS" ] && [ "${SMOKE:-0}" != 1 ] && [ "$no_fonts_meant" != 1 ]; then
   echo "There are no SoundFonts here, and the music would be another one: name some in SOUNDFONTS, or set it to nothing." >&2
@@ -91,24 +95,57 @@ stage() {  # name, command...: run once; 3 = go on in another session
   [ $status = 0 ] || exit $status
 }
 
-corpus "$out/audio/held-out" "$held_out_minutes" 10.5 --held-out
-corpus "$out/audio/train" "$(awk -v h="$HOURS" 'BEGIN {print h * 60}')" $clip_seconds
-minutes=$(left)
-stage codec "$PYTHON" -m vampnet.train.codec --config "$CONFIGS-codec.yaml" --run "$out/codec" --device "$DEVICE" \
-  --session-minutes "$minutes" --export "$out/mini" \
-  --set training.audio="$out/audio/train" training.held_out="$out/audio/held-out" training.minutes="$CODEC_MINUTES" "${codec_extra[@]}"
-for part in train held-out; do
-  minutes=$(left)
-  stage "tokens-$part" "$PYTHON" -m vampnet.train.tokens --codec "$out/mini" --audio "$out/audio/$part" \
-    --out "$out/tokens/$part" --device "$DEVICE" --stop-after "$minutes"
-done
-for which in coarse fine; do
-  budget=$COARSE_MINUTES extra=("${coarse_extra[@]}")
+transformer() {  # coarse or fine
+  local which=$1 budget=$COARSE_MINUTES extra=("${coarse_extra[@]}") minutes
   [ $which = coarse ] || budget=$FINE_MINUTES extra=("${fine_extra[@]}")
   minutes=$(left)
   stage $which "$PYTHON" -m vampnet.train.transformer $which --config "$CONFIGS-$which.yaml" --run "$out/$which" \
     --minutes "$budget" --session-minutes "$minutes" \
     --set train="$out/tokens/train" valid="$out/tokens/held-out" device="$DEVICE" "${extra[@]}"
+}
+
+corpus "$out/audio/held-out" "$held_out_minutes" 10.5 --held-out
+music=("$out/audio/train" "$(awk -v h="$HOURS" 'BEGIN {print h * 60}')" $clip_seconds --first-seed "${FIRST_SEED:-0}")
+composing=
+if [ -n "$CODEC_AFTER" ] && [ ! -f "$out/audio/train.done" ]; then
+  set -m  # a process group of its own, so that all of it ends with this script
+  corpus "${music[@]}" &
+  composing=$!
+  set +m
+  trap 'kill -- -$composing 2>/dev/null || true' EXIT
+  for ((waited = 0; waited < $(awk -v m="$CODEC_AFTER" 'BEGIN {printf "%d", m * 60}'); waited++)); do
+    kill -0 $composing 2>/dev/null || break
+    sleep 1
+  done
+else
+  corpus "${music[@]}"
+fi
+minutes=$(left)
+stage codec "$PYTHON" -m vampnet.train.codec --config "$CONFIGS-codec.yaml" --run "$out/codec" --device "$DEVICE" \
+  --session-minutes "$minutes" --export "$out/mini" \
+  --set training.audio="$out/audio/train" training.held_out="$out/audio/held-out" training.minutes="$CODEC_MINUTES" "${codec_extra[@]}"
+if [ -n "$composing" ]; then
+  wait $composing  # its exit status is that of this script
+  trap - EXIT
+fi
+for part in train held-out; do
+  minutes=$(left)
+  stage "tokens-$part" "$PYTHON" -m vampnet.train.tokens --codec "$out/mini" --audio "$out/audio/$part" \
+    --out "$out/tokens/$part" --device "$DEVICE" --stop-after "$minutes" --workers "$WORKERS" --batch "$ENCODE_BATCH"
+done
+if [ "$AT_ONCE" = 1 ]; then
+  transformer coarse &
+  coarse=$!
+  status=0
+  (transformer fine) || status=$?
+  wait $coarse || status=$?
+  [ $status = 0 ] || exit $status
+else
+  transformer coarse
+  transformer fine
+fi
+# One after the other: both write into one config.json.
+for which in coarse fine; do
   stage "export-$which" "$PYTHON" -m vampnet.train.transformer export --run "$out/$which" --out "$out/mini"
 done
 "$PYTHON" -c 'import sys; from vampnet.checkpoints import write_checksums; write_checksums(sys.argv[1])' "$out/mini"

@@ -12,7 +12,7 @@ from tiny import tiny_vampnet
 from token_models import TinyTransformer, random_mask, source
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vampnet import device_steps, generate, graphs
+from vampnet import device_steps, generate, graphs, kernels
 from vampnet import sampling as sampling_module
 from vampnet.config import CancelledError, Sampling
 from vampnet.model.fast import in_precision
@@ -205,14 +205,14 @@ def test_a_step_that_cannot_be_recorded_is_done_piece_by_piece(monkeypatch: pyte
     wanted = generate.fill(model, tokens, mask, 9, Sampling(), generators(1))
     device_steps.forget()
     monkeypatch.setattr(graphs, "_refused", False)
-    choose = device_steps.choose
+    chosen = kernels.chosen
 
     def waits(logits: torch.Tensor, *rest: Any) -> Any:
         if torch.cuda.is_current_stream_capturing():
             float(logits.sum())
-        return choose(logits, *rest)
+        return chosen(logits, *rest)
 
-    monkeypatch.setattr(device_steps, "choose", waits)
+    monkeypatch.setattr(kernels, "chosen", waits)
     assert torch.equal(generate.fill(model, tokens, mask, 9, Sampling(), generators(1)), wanted)
     assert graphs.refused() and torch.cuda.current_stream() == torch.cuda.default_stream()
     assert torch.randn(3, device="cuda").isfinite().all()  # its generator is free again

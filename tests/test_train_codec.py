@@ -11,6 +11,7 @@ import soundfile as sf
 import torch
 
 from vampnet.codec import SpectralCodec, SpectralCodecConfig, load_codec, save_codec
+from vampnet.train import audio_pool
 from vampnet.train import codec as stage
 from vampnet.train.audio_pool import AudioPool, loudness_gain
 from vampnet.train.codec_init import initialise, principal_axes, set_weight, spherical_kmeans
@@ -73,6 +74,16 @@ def test_pool_names_what_it_cannot_use_and_goes_on(folder, tmp_path, caplog):
         (tmp_path / name).unlink()
     with pytest.raises(ValueError, match="can be used"):
         AudioPool(tmp_path, 44_100)
+
+
+def test_a_pool_that_others_read_is_the_same(folder, monkeypatch):
+    plain = AudioPool(folder, 44_100)
+    monkeypatch.setattr(audio_pool, "FILES_A_PROCESS", 1)
+    monkeypatch.setattr(audio_pool.os, "cpu_count", lambda: 2)
+    ahead = AudioPool(folder, 44_100)
+    assert torch.equal(plain.samples, ahead.samples) and torch.equal(plain.ends, ahead.ends)
+    short = AudioPool(folder, 44_100, limit_hours=plain.hours / 10)
+    assert len(short.starts) == 1 and torch.equal(short.samples, plain.samples[: len(short.samples)])
 
 
 @pytest.mark.parametrize(

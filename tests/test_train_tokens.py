@@ -240,3 +240,30 @@ def test_folders_are_encoded_once_and_gone_on_with(tmp_path, caplog):
     other.codebook_vectors = lambda: torch.zeros(4, SIZE, 4)
     with pytest.raises(ValueError, match="another codec"):
         encode_folders(other, [audio], out, progress=False)
+
+
+def test_files_read_by_others_and_encoded_together_give_the_same_tokens(tmp_path, caplog):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    random = np.random.default_rng(0)
+    for number, seconds in enumerate((2.0, 1.5, 2.0, 31.5, 2.0)):
+        soundfile.write(audio / f"{number}.wav", random.normal(0, 0.1, (round(8000 * seconds), 1)), 8000)
+    (audio / "3 no sound.wav").write_text("no audio")
+    sizes = []
+
+    class Counting(LoudCodec):
+        def encode(self, sound):
+            sizes.append(len(sound))
+            return torch.cat([super(Counting, self).encode(one[None]) for one in sound])
+
+    plain = encode_folders(Counting(), [audio], tmp_path / "plain", progress=False)
+    assert sizes == [1] * 6
+    sizes.clear()
+    ahead = encode_folders(Counting(), [audio], tmp_path / "ahead", progress=False, workers=2, batch=3)
+    assert ahead == plain == {"files": 5, "skipped": 0, "failed": 1, "rows": 6, "steps": 3900, "left": 0}
+    assert sorted(sizes) == [1, 1, 1, 1, 2] and caplog.text.count("3 no sound.wav is left out") == 2
+    first, second = (TokenData(tmp_path / name) for name in ("plain", "ahead"))
+    assert torch.equal(first.codes, second.codes) and first.lengths.tolist() == second.lengths.tolist()
+    # What nobody has asked for when there is no time left is not waited for.
+    late = encode_folders(Counting(), [audio], tmp_path / "late", progress=False, minutes=0, workers=2)
+    assert late["left"] == 6 and late["files"] == 0

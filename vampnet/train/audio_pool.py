@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,13 @@ from torch import Tensor
 
 from ..audio import SUFFIXES, AudioError, load
 from ..loudness import ABSOLUTE_GATE, Loudness
+from .ahead import read_ahead
 from .loop import to_device
 
 TARGET_LUFS = -24.0
 MAX_FILE_SECONDS = 4 * 3600.0
+FILES_A_PROCESS = 32
+"""With fewer of them a process is not worth its start."""
 log = logging.getLogger(__name__)
 
 
@@ -55,25 +57,24 @@ class AudioPool:
             ValueError: the folder holds no audio, or none that can be used.
         """
         self.sample_rate = sample_rate
-        clips: list[np.ndarray] = []
+        clips: list[Tensor] = []
         room = limit_hours * 3600 * sample_rate
-        files, workers = find_audio(folder), os.cpu_count() or 1
-        # Some at a time, so that not much more than there is room for is decoded.
-        with ThreadPoolExecutor(workers) as pool:
-            for first in range(0, len(files), 8 * workers):
-                for clip in pool.map(self._load, files[first : first + 8 * workers]):
-                    if room > 0 and clip is not None:
-                        clips.append(clip)
-                        room -= len(clip)
-                if room <= 0:
-                    break
+        files = find_audio(folder)
+        workers = min(os.cpu_count() or 1, len(files) // FILES_A_PROCESS)
+        for clip in read_ahead(self._load, files, workers):
+            if clip is not None:
+                clips.append(clip.clone())  # out of the memory that it came in
+                room -= len(clip)
+            if room <= 0:
+                break
         if not clips:
             raise ValueError(f"No file below {folder} can be used: name a folder of music that can be heard.")
-        self.samples = torch.from_numpy(np.concatenate(clips))
+        self.samples = torch.cat(clips)
         self.ends = torch.tensor([len(c) for c in clips]).cumsum(0)
         self.starts = torch.cat([torch.zeros(1, dtype=torch.long), self.ends[:-1]])
 
-    def _load(self, path: Path) -> np.ndarray | None:
+    def _load(self, path: Path) -> Tensor | None:
+        """(N,) int16 of a file, or None."""
         try:
             signal = load(path, self.sample_rate, MAX_FILE_SECONDS)
         except (AudioError, OSError) as error:
@@ -81,7 +82,7 @@ class AudioPool:
             return None
         mono = signal.audio_data[0].numpy().mean(axis=0)
         mono = mono * loudness_gain(mono[:, None], self.sample_rate)
-        return (np.clip(mono, -1, 1) * 32767).astype(np.int16)
+        return torch.from_numpy((np.clip(mono, -1, 1) * 32767).astype(np.int16))
 
     @property
     def hours(self) -> float:

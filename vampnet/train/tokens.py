@@ -9,6 +9,7 @@ of its sources in the metadata. `codebooks.safetensors` beside them holds the co
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import math
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from vampnet import audio
+from vampnet.train.ahead import read_ahead
 from vampnet.train.audio_pool import MAX_FILE_SECONDS
 from vampnet.train.loop import StopRequest
 from vampnet.train.tempo import beat_of
@@ -136,36 +138,54 @@ def channel_views(audio: Tensor, channels: str) -> list[Tensor]:
     return views
 
 
-@torch.no_grad()
-def encode_file(codec, path: str | os.PathLike, channels: str = "mono") -> list[tuple[Tensor, float]]:
-    """The token rows of one sound file.
+def pieces_of(path: str | os.PathLike, sample_rate: int, hop: int, channels: str = "mono") -> list[tuple[Tensor, float]]:
+    """What of one sound file is encoded.
 
     Each view is cut into pieces of at most 30 s, and each piece is brought to -24 LUFS by itself, as a clip is before it is
     vamped. Silent pieces and tails under a second are left out.
 
     Args:
-        codec: with `sample_rate`, `hop` and `encode(audio (B, 1, N)) -> (B, K, T)`.
         path: the file.
+        sample_rate, hop: the codec's.
         channels: "mono" or "all".
 
     Returns:
-        Rows (K, T) int16 on the CPU, each with where it begins in the file, in seconds.
+        Pieces (N,) float, each with where it begins in the file, in seconds.
 
     Raises:
         ValueError: the file cannot be used (vampnet.audio.AudioError); the sentence says why.
     """
-    signal = audio.load(path, codec.sample_rate, max_seconds=MAX_FILE_SECONDS)
-    piece = int(PIECE_SECONDS * codec.sample_rate) // codec.hop * codec.hop
-    device = next((p.device for p in codec.parameters()), "cpu") if isinstance(codec, torch.nn.Module) else "cpu"
-    rows = []
+    signal = audio.load(path, sample_rate, max_seconds=MAX_FILE_SECONDS)
+    length = int(PIECE_SECONDS * sample_rate) // hop * hop
+    pieces = []
     for view in channel_views(signal.audio_data[0], channels):
-        for number, part in enumerate(view.split(piece)):
-            if len(part) < codec.sample_rate or part.abs().max() < 1e-4:
+        for number, part in enumerate(view.split(length)):
+            if len(part) < sample_rate or part.abs().max() < 1e-4:
                 continue
-            level, _ = audio.to_codec_level(audio.make_signal(part[None, None], codec.sample_rate))
-            row = codec.encode(level.audio_data.to(device))[0].to("cpu", torch.int16)
-            rows.append((row, number * piece / codec.sample_rate))
-    return rows
+            level, _ = audio.to_codec_level(audio.make_signal(part[None, None], sample_rate))
+            pieces.append((level.audio_data[0, 0], number * length / sample_rate))
+    return pieces
+
+
+@torch.no_grad()
+def encode_pieces(codec, pieces: Sequence[Tensor], batch: int = 1) -> list[Tensor]:
+    """Tokens (K, T) int16 on the CPU of pieces (N,) float, in their order.
+
+    Args:
+        codec: with `encode(audio (B, 1, N)) -> (B, K, T)`.
+        batch: most pieces, of one length, that are encoded at once.
+    """
+    device = next((p.device for p in codec.parameters()), "cpu") if isinstance(codec, torch.nn.Module) else "cpu"
+    alike: dict[int, list[int]] = {}
+    for index, piece in enumerate(pieces):
+        alike.setdefault(len(piece), []).append(index)
+    rows: dict[int, Tensor] = {}
+    for indices in alike.values():
+        for first in range(0, len(indices), batch):
+            some = indices[first : first + batch]
+            codes = codec.encode(torch.stack([pieces[index] for index in some])[:, None].to(device))
+            rows.update(zip(some, codes.to("cpu", torch.int16), strict=True))
+    return [rows[index] for index in range(len(pieces))]
 
 
 def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -216,6 +236,8 @@ def encode_folders(
     progress: bool = True,
     minutes: float | None = None,
     stop: Callable[[], bool] | None = None,
+    workers: int = 0,
+    batch: int = 1,
 ) -> dict[str, int]:
     """Encode all sound files below `folders` into token shards in `out`; files that are done are skipped.
 
@@ -223,8 +245,11 @@ def encode_folders(
     in the log and left out.
 
     Args:
+        codec: with `sample_rate`, `hop`, `codebook_vectors()` and `encode(audio (B, 1, N)) -> (B, K, T)`.
         minutes: begin no file later than this.
         stop: begin no other file once this says True; what is encoded is written.
+        workers: processes that read files; 0 = this one reads them.
+        batch: most pieces of one length that are encoded at once.
 
     Returns:
         {"files", "skipped", "failed", "rows", "steps"} of this call, and "left" for want of time or because of `stop`.
@@ -232,52 +257,96 @@ def encode_folders(
     Raises:
         ValueError: a folder is missing, or `out` holds the tokens of another codec.
     """
-    from safetensors.torch import load_file
     from tqdm import tqdm
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    _keep_vectors(codec, out)
+    done, files = done_sources(out), list(find_audio(folders))
+    todo = [(name, path) for name, path in files if name not in done]
+    result = {"files": 0, "skipped": len(files) - len(todo), "failed": 0, "rows": 0, "steps": 0, "left": 0}
+    end = time.monotonic() + 60 * (math.inf if minutes is None else minutes)
+    stop = stop or (lambda: False)
+    writer = _ShardWriter(codec, out, batch, result)
+    read = functools.partial(_read, sample_rate=codec.sample_rate, hop=codec.hop, channels=channels)
+    found = read_ahead(read, todo, workers)
+    for begun, (name, path) in enumerate(tqdm(todo, unit="file", disable=not progress, file=sys.stderr)):
+        if time.monotonic() > end or stop():
+            result["left"] = len(todo) - begun
+            break
+        pieces = next(found)
+        if isinstance(pieces, str):
+            log.warning("%s is left out: %s", name, pieces)
+            result["failed"] += 1
+            continue
+        writer.add(name, path, [(piece.clone() if workers else piece, start) for piece, start in pieces])
+    writer.finish()
+    return result
+
+
+def _read(item: tuple[str, Path], sample_rate: int, hop: int, channels: str) -> list[tuple[Tensor, float]] | str:
+    """`pieces_of` a named file, or the sentence that says why it cannot be used."""
+    try:
+        return pieces_of(item[1], sample_rate, hop, channels)
+    except ValueError as error:
+        return str(error)
+
+
+def _keep_vectors(codec, out: Path) -> None:
+    """Writes a codec's vectors into a folder of tokens; ValueError if it holds those of another one."""
+    from safetensors.torch import load_file
+
     vectors = codec.codebook_vectors().detach().float().cpu().contiguous()
     stored = out / "codebooks.safetensors"
     if not stored.is_file():
         _save({"vectors": vectors}, stored)
     elif not torch.allclose(load_file(str(stored))["vectors"], vectors, atol=1e-4):
         raise ValueError(f"{out} holds tokens of another codec: choose an empty folder with --out.")
-    done = done_sources(out)
-    files = list(find_audio(folders))
-    result = {"files": 0, "skipped": 0, "failed": 0, "rows": 0, "steps": 0, "left": 0}
-    end = time.monotonic() + 60 * (math.inf if minutes is None else minutes)
-    rows: list[Tensor] = []
-    beats: list[tuple[float, float] | None] = []
-    names: list[str] = []
-    stop = stop or (lambda: False)
-    for name, path in tqdm(files, unit="file", disable=not progress, file=sys.stderr):
-        if name in done:
-            result["skipped"] += 1
-            continue
-        if time.monotonic() > end or stop():
-            result["left"] += 1
-            continue
-        try:
-            found = encode_file(codec, path, channels)
-        except ValueError as error:
-            log.warning("%s is left out: %s", name, error)
-            result["failed"] += 1
-            continue
-        result["files"] += 1
-        result["rows"] += len(found)
-        result["steps"] += sum(row.shape[1] for row, _ in found)
-        beat, second = beat_of(path), codec.sample_rate / codec.hop
-        for row, start in found:
-            rows.append(row)
-            beats.append(None if beat is None else ((beat[0] - start) % beat[1] * second, beat[1] * second))
-        names.append(name)
-        if len(rows) >= SHARD_ROWS:
-            write_shard(out, rows, names, beats)
-            rows, beats, names = [], [], []
-    if rows:
-        write_shard(out, rows, names, beats)
-    return result
+
+
+class _ShardWriter:
+    """Encodes files once a batch of pieces has come together, and writes a shard once 256 rows have.
+
+    Args:
+        result: of `encode_folders`; counted up.
+    """
+
+    def __init__(self, codec, out: Path, batch: int, result: dict[str, int]) -> None:
+        self.codec, self.out, self.batch, self.result = codec, out, batch, result
+        self.read: list[tuple[str, Path, list[tuple[Tensor, float]]]] = []
+        self.rows: list[Tensor] = []
+        self.beats: list[tuple[float, float] | None] = []
+        self.names: list[str] = []
+
+    def add(self, name: str, path: Path, pieces: list[tuple[Tensor, float]]) -> None:
+        self.read.append((name, path, pieces))
+        if sum(len(some) for _, _, some in self.read) >= self.batch:
+            self.encode()
+
+    def encode(self) -> None:
+        rows = iter(encode_pieces(self.codec, [piece for *_, some in self.read for piece, _ in some], self.batch))
+        second = self.codec.sample_rate / self.codec.hop
+        for name, path, some in self.read:
+            beat = beat_of(path)
+            for _, start in some:
+                self.rows.append(next(rows))
+                self.result["steps"] += self.rows[-1].shape[1]
+                self.beats.append(None if beat is None else ((beat[0] - start) % beat[1] * second, beat[1] * second))
+            self.names.append(name)
+            self.result["files"] += 1
+            self.result["rows"] += len(some)
+        self.read = []
+        if len(self.rows) >= SHARD_ROWS:
+            self.write()
+
+    def write(self) -> None:
+        write_shard(self.out, self.rows, self.names, self.beats)
+        self.rows, self.beats, self.names = [], [], []
+
+    def finish(self) -> None:
+        self.encode()
+        if self.rows:
+            self.write()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -298,6 +367,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="mono: the mean of the channels; all: left and right as well",
     )
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda if there is one)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read files (default: this one reads them)")
+    parser.add_argument("--batch", type=int, default=1, help="pieces of one length encoded at once (default 1; a GPU wants 32)")
     parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="begin no file later than this, and exit with 3")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -305,13 +376,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         from vampnet.checkpoints import load_codec_of
         from vampnet.codec import load_codec
 
+        if args.workers < 0 or args.batch < 1:
+            raise ValueError("--workers must be at least 0 and --batch at least 1.")
         codec = load_codec(args.codec) if Path(args.codec).is_dir() else load_codec_of(args.codec)
         if isinstance(codec, torch.nn.Module):
             codec.eval().to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         with StopRequest.listening() as stop:
             result = encode_folders(
-                codec, args.audio, args.out, args.channels, minutes=args.stop_after, stop=lambda: bool(stop)
-            )
+                codec, args.audio, args.out, args.channels, minutes=args.stop_after, stop=lambda: bool(stop),
+                workers=args.workers, batch=args.batch,
+            )  # fmt: skip
         if result["files"] + result["skipped"] + result["left"] == 0:
             raise ValueError(f"No file below {', '.join(args.audio)} can be used: name folders of audio.")
     except (ValueError, OSError) as error:
