@@ -8,7 +8,8 @@
 #                    the built-in synthesizer alone, whose music is another one)
 #   SAMPLES          folder of CC0 one-shots and loops (default: none)
 #   HOURS            of composed music (default 18; with 8 the coarse model learned its clips by heart)
-#   CODEC_MINUTES, COARSE_MINUTES, FINE_MINUTES    training time of each stage (defaults 180, 180, 90)
+#   CODEC_MINUTES, COARSE_MINUTES, FINE_MINUTES    training time of each stage (defaults 180, 180, 90); CODEC_MINUTES=0: the
+#                    bundled codec as it is
 #   SESSION_MINUTES  stop after about so long and exit with 3 (default: no limit)
 #   FIRST_SEED       of the training music (default 0)
 #   CORPUS_MINUTES   compose for no longer than this, and go on with the music that there is (default: all HOURS of it)
@@ -37,7 +38,8 @@ CORPUS_MINUTES=${CORPUS_MINUTES:-} CODEC_AFTER=${CODEC_AFTER:-} AT_ONCE=${AT_ONC
 clip_seconds=20 held_out_minutes=17
 codec_extra=() coarse_extra=() fine_extra=()
 if [ "${SMOKE:-0}" = 1 ]; then
-  SOUNDFONTS= HOURS=0.02 CODEC_MINUTES=0.01 COARSE_MINUTES=0.01 FINE_MINUTES=0.01 clip_seconds=11 held_out_minutes=0.3
+  [ "$CODEC_MINUTES" = 0 ] || CODEC_MINUTES=0.01
+  SOUNDFONTS= HOURS=0.02 COARSE_MINUTES=0.01 FINE_MINUTES=0.01 clip_seconds=11 held_out_minutes=0.3
   codec_extra=(model.dim=32 model.encoder_layers=1 model.decoder_layers=1 model.rounds=2
     training.batch=2 training.crop_tokens=32 training.init_tokens=4096 "training.start=''")
   coarse_extra=(model.dim=32 model.layers=1 model.heads=2 batch=2 valid_crops=1 "start=''")
@@ -120,10 +122,15 @@ if [ -n "$CODEC_AFTER" ] && [ ! -f "$out/audio/train.done" ]; then
 else
   corpus "${music[@]}"
 fi
-minutes=$(left)
-stage codec "$PYTHON" -m vampnet.train.codec --config "$CONFIGS-codec.yaml" --run "$out/codec" --device "$DEVICE" \
-  --session-minutes "$minutes" --export "$out/mini" \
-  --set training.audio="$out/audio/train" training.held_out="$out/audio/held-out" training.minutes="$CODEC_MINUTES" "${codec_extra[@]}"
+if [ "$CODEC_MINUTES" = 0 ]; then
+  mkdir -p "$out/mini"
+  stage codec cp checkpoints/mini/codec.safetensors checkpoints/mini/config.json "$out/mini/"
+else
+  minutes=$(left)
+  stage codec "$PYTHON" -m vampnet.train.codec --config "$CONFIGS-codec.yaml" --run "$out/codec" --device "$DEVICE" \
+    --session-minutes "$minutes" --export "$out/mini" --set training.audio="$out/audio/train" \
+    training.held_out="$out/audio/held-out" training.minutes="$CODEC_MINUTES" "${codec_extra[@]}"
+fi
 if [ -n "$composing" ]; then
   wait $composing  # its exit status is that of this script
   trap - EXIT

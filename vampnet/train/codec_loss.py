@@ -32,12 +32,14 @@ class CodecLoss:
         weight[c.fine_bins :] = 0.5 * settings.levels_weight
         short = torch.full((c.short_frames * c.short_bands,), settings.levels_weight)
         self.weight = torch.cat([weight.repeat(c.frames), short]).to(device)
-        self._encode, self._decode, self._compare = self._plain = (
-            codec.encode_latents, codec.decode_latents, self._distances
+        # The quantizer too: level after level its many small steps leave half of a GPU's time to whoever starts them.
+        self._encode, self._quantize, self._decode, self._compare = self._plain = (
+            codec.encode_latents, codec.quantizer.forward, codec.decode_latents, self._distances
         )  # fmt: skip
         self._unproven = settings.compile and torch.device(device).type == "cuda"
         if self._unproven:
-            self._encode, self._decode, self._compare = (torch.compile(part, dynamic=False) for part in self._plain)
+            compiled = (torch.compile(part, dynamic=False) for part in self._plain)
+            self._encode, self._quantize, self._decode, self._compare = compiled
 
     def backward(self, audio: Tensor) -> dict[str, Tensor]:
         """The parts of the loss, with the gradients of the codec. Goes on uncompiled where the compiler fails."""
@@ -48,7 +50,7 @@ class CodecLoss:
             if not self._unproven:
                 raise
             log.warning("Going on without torch.compile, which fails here (%s: %s).", type(error).__name__, str(error)[:200])
-            self._encode, self._decode, self._compare = self._plain
+            self._encode, self._quantize, self._decode, self._compare = self._plain
             self.codec.zero_grad(set_to_none=True)
             loss, parts = self(audio)
             loss.backward()
@@ -64,7 +66,7 @@ class CodecLoss:
         with torch.autocast(audio.device.type, torch.bfloat16, enabled=half):
             z = self._encode(target).float()
         # In float32: codes lie closer together than bfloat16 can tell apart.
-        z_q, codes, _, commitment, codebook = codec.quantizer(z)
+        z_q, codes, _, commitment, codebook = self._quantize(z)
         with torch.autocast(audio.device.type, torch.bfloat16, enabled=half):
             out = self._decode(z_q).float()
         square, mel = self._compare(out, target)
