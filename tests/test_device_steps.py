@@ -69,7 +69,7 @@ def draw_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling_module, "draw_typical", partial(sampling_module.draw_typical, look=False))
 
 
-@pytest.mark.parametrize("wrap", [0, 4])
+@pytest.mark.parametrize("ring", [False, True])
 @pytest.mark.parametrize(
     "sampling",
     [
@@ -78,13 +78,13 @@ def draw_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         Sampling(sample_cutoff=0.0),
     ],
 )  # fmt: skip
-def test_the_tokens_are_those_of_the_cpu(sampling: Sampling, wrap: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tokens_are_those_of_the_cpu(sampling: Sampling, ring: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokens, mask = transformer(), source(4), masks(4)
-    wanted = generate.fill(model, tokens, mask, 3, sampling, generators(4), wrap=wrap, batch=4)
+    wanted = generate.fill(model, tokens, mask, 3, sampling, generators(4), ring=ring, batch=4)
     monkeypatch.setattr(generate, "answers_late", lambda device: True)
     draw_as_on_a_gpu(monkeypatch)
     for batch in (4, 3):
-        given = generate.fill(model, tokens, mask, 3, sampling, generators(4), wrap=wrap, batch=batch)
+        given = generate.fill(model, tokens, mask, 3, sampling, generators(4), ring=ring, batch=batch)
         assert (given == wanted).float().mean() > 0.995 and torch.equal(given[~mask], tokens[~mask])
         if batch == 4:
             assert torch.equal(given, wanted)
@@ -175,17 +175,17 @@ def test_a_step_is_kept_until_the_weights_change_or_memory_is_wanted(late: None)
 
 @cuda
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("wrap", [0, 3])
+@pytest.mark.parametrize("ring", [False, True])
 @pytest.mark.parametrize(
     "sampling", [Sampling(), Sampling(temperature=0), Sampling(top_k=9, top_p=0.9, typical_mass=0.5, sample_cutoff=0.5)]
 )
-def test_on_a_gpu_steps_are_recorded_and_give_the_tokens_of_the_cpu(sampling: Sampling, wrap: int, precision: str) -> None:
+def test_on_a_gpu_steps_are_recorded_and_give_the_tokens_of_the_cpu(sampling: Sampling, ring: bool, precision: str) -> None:
     tokens, mask, steps = source(2, 4, 20), masks(2)[..., :20], device_steps.WORTH_RECORDING
     models = (in_precision(tiny_vampnet().coarse, precision, "cpu"), in_precision(tiny_vampnet().coarse, precision, "cpu"))
-    wanted = generate.fill(copy.deepcopy(models[0]), tokens, mask, steps, sampling, generators(2), wrap=wrap, batch=2)
+    wanted = generate.fill(copy.deepcopy(models[0]), tokens, mask, steps, sampling, generators(2), ring=ring, batch=2)
     model = copy.deepcopy(models[1]).to("cuda")
     for _ in range(2):
-        given = generate.fill(model, tokens, mask, steps, sampling, generators(2), wrap=wrap, batch=2)
+        given = generate.fill(model, tokens, mask, steps, sampling, generators(2), ring=ring, batch=2)
         assert (given == wanted).float().mean() > (0.98 if precision == "float32" else 0.8)
     kept = device_steps._kept[model]
     assert any(step.recorded for step in kept.values()) and not graphs.refused()

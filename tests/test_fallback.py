@@ -45,9 +45,9 @@ class Small(nn.Module):
         if items > self.most:
             raise self.error(CPU_WORDS if self.error is RuntimeError else "CUDA out of memory. Tried to allocate 9 GiB")
 
-    def forward(self, tokens: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, where: torch.Tensor, ring: bool = False) -> torch.Tensor:
         self._checked(len(tokens))
-        return self.model(tokens, where=where)
+        return self.model(tokens, where=where, ring=ring)
 
     def decode(self, codes: torch.Tensor, loop: bool = False) -> torch.Tensor:
         self._checked(len(codes))

@@ -44,6 +44,9 @@ def test_logits_are_near_those_in_float32(precision, conditioning):
         assert 0 < distance(found, wanted) < DISTANCES[precision]
         assert everywhere.shape == model(tokens).shape
         assert torch.allclose(everywhere[where], found, atol=1e-4)
+        ring = model(tokens, where=where, ring=True)
+        assert distance(quick(tokens, where=where, ring=True), ring) < DISTANCES[precision] < distance(ring, wanted)
+        assert torch.equal(quick(tokens, where=where), found)
 
 
 @pytest.mark.parametrize("precision", DISTANCES)

@@ -131,7 +131,7 @@ def test_mask_temperature_changes_the_order_alone():
         (dict(mask=random_mask(batch=2)), "shape"),
         (dict(steps=0), "at least 1"),
         (dict(batch=0), "at least 1"),
-        (dict(wrap=6), "context"),
+        (dict(tokens=source(steps=52), mask=random_mask(steps=52)), "context"),
     ],
 )
 def test_bad_arguments_get_one_clear_sentence(change, message):

@@ -143,20 +143,20 @@ def test_a_ring_has_no_beginning():
             assert steps < 30 or not rolled[False]
 
 
-def test_copies_beyond_the_ends_of_a_ring_are_tied_to_their_originals():
+@pytest.mark.parametrize(("steps", "windows"), [(1, 1), (28, 1), (50, 1), (51, 2)])
+def test_a_ring_that_fits_is_shown_once_and_as_a_ring(steps, windows):
     model = LocalModel(context=40)
-    mask = random_mask(steps=28, share=0.9)
-    tokens = poisoned(source(steps=28), mask)
+    mask = random_mask(steps=steps, share=0.9)
+    tokens = poisoned(source(steps=steps), mask)
     after = g.fill_windows(model, tokens, mask, 5, Sampling(), 0, [0], loop=True)
     assert_filled(tokens, after, mask)
-    for seen, asked in zip(model.seen, model.asked, strict=True):
-        assert seen.shape[-1] == 28 + 2 * 5
-        assert torch.equal(seen[..., :5], seen[..., 28:33])
-        assert torch.equal(seen[..., -5:], seen[..., 5:10])
-        assert not asked[..., :5].any() and not asked[..., -5:].any()
+    assert set(model.rings) == {windows == 1} and {seen.shape[-1] for seen in model.seen} == {steps if windows == 1 else 40}
+    model.rings.clear()
+    g.fill_windows(model, tokens, mask, 5, Sampling(), 0, [0])
+    assert not any(model.rings)
 
 
-@pytest.mark.parametrize("steps", [41, 45, 60, 90, 133])
+@pytest.mark.parametrize("steps", [51, 55, 60, 90, 133])
 def test_the_ends_of_a_long_ring_see_each_other(steps):
     model = LocalModel(context=40)
     mask = torch.ones(1, 4, steps, dtype=torch.bool)

@@ -36,13 +36,13 @@ class Counting(LocalModel):
     most = 99
     gate: Callable[[], None] | None = None
 
-    def forward(self, tokens, where=None):
+    def forward(self, tokens, where=None, ring=False):
         gate, self.gate = self.gate, None
         if gate is not None:
             gate()
         if len(tokens) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().forward(tokens, where)
+        return super().forward(tokens, where, ring)
 
     @property
     def sizes(self) -> list[int]:
@@ -144,10 +144,10 @@ def test_an_error_is_that_of_who_caused_it(crowd):
     turns, begin = Turns(together=True, patience=LONG), threading.Barrier(2)
 
     class Picky(LocalModel):
-        def forward(self, tokens, where=None):
+        def forward(self, tokens, where=None, ring=False):
             if (tokens == 666).any():
                 raise RuntimeError("These tokens do not suit me.")
-            return super().forward(tokens, where)
+            return super().forward(tokens, where, ring)
 
     model = VampNet(Part(), Picky(), LocalModel(14, 4))
 

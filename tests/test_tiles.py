@@ -94,6 +94,11 @@ def test_logits_are_near_those_in_float32(precision: str, steps: int, threads: N
         assert distance(quick(tokens), everywhere) < DISTANCES[precision]
         assert torch.equal(quick(tokens)[where], found)
         assert quick(tokens, where=where & False).shape == (0, 128)
+        if steps > 2:
+            with torch.no_grad():
+                ring = model(tokens, where=where, ring=True)
+            assert distance(quick(tokens, where=where, ring=True), ring) < DISTANCES[precision] < distance(ring, wanted)
+            assert torch.equal(quick(tokens, where=where), found)
         # As exact as without tiles.
         assert distance(found, wanted) < 1.3 * distance(FastTransformer(model, precision)(tokens, where=where), wanted) + 1e-3
 

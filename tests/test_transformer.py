@@ -65,6 +65,30 @@ def test_bias_of_every_pair():
             assert torch.equal(found[0, :, q, k], bias.weight[formula_bucket(k - q)])
 
 
+@pytest.mark.parametrize("steps", [1, 2, 16, 17])
+def test_on_a_ring_keys_lie_the_shorter_way_around(steps):
+    bias = RelativeBias(heads=2)
+    with torch.no_grad():
+        bias.weight.normal_()
+        found = bias(steps, ring=True)[0]
+    for q in range(steps):
+        for k in range(steps):
+            ways = sorted(((k - q) % steps, (k - q) % steps - steps), key=abs)
+            if abs(ways[0]) < abs(ways[1]):
+                assert torch.equal(found[:, q, k], bias.weight[formula_bucket(ways[0])])
+    assert torch.equal(found, found.roll((1, 1), (1, 2)))  # no query is at an end
+
+
+@pytest.mark.parametrize("steps", [2, 16, 17])
+def test_a_ring_has_no_beginning(steps):
+    model, tokens = tiny_model(), tiny_tokens(steps=steps)
+    turned = tokens.roll(5, -1)
+    for context in (torch.no_grad, torch.enable_grad):
+        with context():
+            assert torch.allclose(model(turned, ring=True), model(tokens, ring=True).roll(5, 2), atol=1e-4)
+            assert steps == 2 or not torch.allclose(model(turned), model(tokens).roll(5, 2), atol=1e-2)
+
+
 def test_bias_gradient_counts_pairs():
     bias = RelativeBias(2)
     bias(9).sum().backward()

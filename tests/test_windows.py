@@ -19,10 +19,10 @@ def test_cores_partition_the_clip_and_windows_fit_the_model(loop):
     for steps, context in SIZES:
         plan = plan_windows(steps, context, loop)
         assert [t for window in plan for t in range(*window.core)] == list(range(steps))
-        assert len({(window.length, window.wrap) for window in plan}) == 1
+        assert len({(window.length, window.ring) for window in plan}) == 1
         for window in plan:
             assert window.core[0] < window.core[1]
-            assert window.length + 2 * window.wrap <= (context if len(plan) > 1 else reach(context))
+            assert window.length <= (context if len(plan) > 1 else reach(context))
             seen = steps_of(window, steps)
             assert len(set(seen)) == len(seen)
             assert set(range(*window.core)) <= set(seen)
@@ -47,16 +47,17 @@ def test_windows_of_a_ring_have_margins_on_both_sides():
         plan = plan_windows(steps, context, loop=True)
         for window in plan:
             if len(plan) == 1:
-                assert window.wrap == min(margin, steps // 2)
+                assert window.ring and window.length == steps
             else:
-                assert window.core[0] - window.start >= margin
+                assert not window.ring and window.core[0] - window.start >= margin
                 assert window.start + window.length - window.core[1] >= margin
 
 
 def test_long_clips_take_no_more_windows_than_they_must():
     assert len(plan_windows(575, 574)) == len(plan_windows(575, 574, loop=True)) == 1  # 10 s
-    assert len(plan_windows(717, 574)) == 1
-    assert len(plan_windows(718, 574)) == 2
+    for loop in (False, True):
+        assert len(plan_windows(717, 574, loop)) == 1
+        assert len(plan_windows(718, 574, loop)) == 2
     context, margin = 574, 574 // MARGIN_SHARE
     for steps in (1_500, 5_000, 17_227):
         assert len(plan_windows(steps, context)) == 1 + -(-(steps - context) // (context - 2 * margin))
@@ -76,7 +77,7 @@ def test_plans_for_a_mask_decide_every_masked_step_once(loop):
         assert set(mask.any(dim=0).nonzero()[:, 0].tolist()) <= set(decided)
         for window in plan:
             assert mask[:, window.core[0] : window.core[1]].any()
-            assert window.length + 2 * window.wrap <= reach(context)
+            assert window.length <= reach(context)
             assert loop or (window.start >= 0 and window.start + window.length <= steps)
             assert loop or window.length >= min(steps, context)
 

@@ -26,17 +26,23 @@ class LocalModel(nn.Module):
         self.vectors = nn.Parameter(torch.randn(levels, MASK + 1, 12, generator=generator))
         self.kernel = nn.Parameter(torch.randn(12, 12, 2 * reach + 1, generator=generator) / 6)
         self.head = nn.Parameter(torch.randn(self.config.n_predicted, 12, 1024, generator=generator))
-        self.seen, self.asked = [], []
+        self.seen, self.asked, self.rings = [], [], []
         self.eval()
 
-    def forward(self, tokens, where=None):
+    def forward(self, tokens, where=None, ring=False):
         batch, levels, steps = tokens.shape
         assert levels == self.config.n_codebooks and steps <= most_steps(self.config.context)
         assert tokens.min() >= 0 and tokens.max() <= MASK
         self.seen.append(tokens.clone())
         self.asked.append(where.clone())
+        self.rings.append(ring)
         hidden = sum(self.vectors[k][tokens[:, k]] for k in range(levels)).transpose(1, 2)
-        hidden = torch.tanh(nn.functional.conv1d(hidden, self.kernel, padding="same"))
+        side = self.kernel.shape[-1] // 2
+        if ring:
+            hidden = hidden[..., torch.arange(-side, steps + side) % steps]
+        else:
+            hidden = nn.functional.pad(hidden, (side, side))
+        hidden = torch.tanh(nn.functional.conv1d(hidden, self.kernel))
         item, level, step = where.nonzero(as_tuple=True)
         logits = torch.einsum("md,kdv->mkv", hidden[item, :, step], self.head)[torch.arange(len(level)), level]
         logits[:, POISON] = -1e9
@@ -55,7 +61,7 @@ class TinyTransformer(nn.Module):
         self.head = nn.Linear(32, 1024 * self.config.n_predicted)
         self.eval()
 
-    def forward(self, tokens, where=None):
+    def forward(self, tokens, where=None, ring=False):
         hidden = self.layer(sum(vectors(tokens[:, k]) for k, vectors in enumerate(self.vectors)))
         logits = self.head(hidden).unflatten(-1, (-1, 1024)).transpose(1, 2)
         return logits if where is None else logits[where]
@@ -64,8 +70,8 @@ class TinyTransformer(nn.Module):
 class FlatModel(LocalModel):
     """Every token is as likely as every other: what comes out is the noise."""
 
-    def forward(self, tokens, where=None):
-        return torch.zeros_like(super().forward(tokens, where))
+    def forward(self, tokens, where=None, ring=False):
+        return torch.zeros_like(super().forward(tokens, where, ring))
 
 
 def source(batch=1, levels=4, steps=40, seed=0):
@@ -105,8 +111,8 @@ class Held(nn.Module):
         self.armed, self.waits, self.go = threading.Event(), threading.Event(), threading.Event()
         self.eval()
 
-    def forward(self, tokens, where=None):
+    def forward(self, tokens, where=None, ring=False):
         if self.armed.is_set():
             self.waits.set()
             assert self.go.wait(30)
-        return self.model(tokens, where=where)
+        return self.model(tokens, where=where, ring=ring)

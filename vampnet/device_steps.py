@@ -46,10 +46,10 @@ class DeviceStep:
     """One step of decoding for B items, in place, on tensors of fixed shape.
 
     Args:
-        model: in eval mode; `model(tokens)` gives logits (B, n_predicted, T, V).
+        model: in eval mode; `model(tokens, ring=bool)` gives logits (B, n_predicted, T, V).
         sampling: the filters and the temperature; 0 = the likeliest token.
         shape: (B, K, T) of the tokens.
-        wrap: the clip is a ring: so many steps of each end are shown again beyond the other end.
+        ring: the last time step is followed by the first.
         device: of the model.
 
     Attributes:
@@ -65,12 +65,12 @@ class DeviceStep:
     """
 
     def __init__(
-        self, model: nn.Module, sampling: Sampling, shape: tuple[int, int, int], wrap: int, device: torch.device
+        self, model: nn.Module, sampling: Sampling, shape: tuple[int, int, int], ring: bool, device: torch.device
     ) -> None:
         batch, levels, steps = shape
         self.first = model.config.n_conditioning
         self.sampling = sampling
-        self._model, self._wrap = weakref.ref(model), wrap
+        self._model, self._ring = weakref.ref(model), ring
         predicted = (batch, levels - self.first, steps)
         self.tokens = torch.zeros(shape, dtype=torch.int64, device=device)
         self.masked = torch.zeros(predicted, dtype=torch.bool, device=device)
@@ -88,10 +88,7 @@ class DeviceStep:
     def _step(self) -> None:
         model = self._model()
         assert model is not None, "the step is kept by its model"
-        seen, wrap = self.tokens, self._wrap
-        if wrap:
-            seen = torch.cat((seen[..., -wrap:], seen, seen[..., :wrap]), dim=-1)
-        logits = model(seen)[:, :, wrap : wrap + self.tokens.shape[-1]]
+        logits = model(self.tokens, ring=self._ring)
         # Levels last, as a model lays them out: in another order all of them would be copied first.
         logits = logits.transpose(1, 2).float().contiguous()
         chosen, log_p = kernels.chosen(logits, self.u.transpose(1, 2).contiguous(), self.sampling, model.config.label_smoothing)
@@ -161,12 +158,12 @@ def _places(model: nn.Module) -> int:
 
 
 def _step_for(
-    model: nn.Module, sampling: Sampling, shape: tuple[int, int, int], wrap: int, device: torch.device, steps: int
+    model: nn.Module, sampling: Sampling, shape: tuple[int, int, int], ring: bool, device: torch.device, steps: int
 ) -> DeviceStep:
     """A step that nobody else uses, its lock `busy` taken; on CUDA a recorded one, where `steps` of them are worth it."""
     # What does not change a step must not make it another one.
     same = replace(sampling, steps=1, fine_steps=1, feedback=1, mask_temperature=0.0, sample_cutoff=1.0)
-    key = (Sampling(temperature=0.0) if same.temperature == 0 else same, shape, wrap, device, _places(model))
+    key = (Sampling(temperature=0.0) if same.temperature == 0 else same, shape, ring, device, _places(model))
     with _keeping:
         kept = _kept.setdefault(model, OrderedDict())
         found = kept.get(key)
@@ -174,7 +171,7 @@ def _step_for(
             found = None
     step = found
     if step is None:
-        step = DeviceStep(model, sampling, shape, wrap, device)
+        step = DeviceStep(model, sampling, shape, ring, device)
         step.busy.acquire()
     worth = found is not None or steps >= WORTH_RECORDING
     if device.type == "cuda" and worth and not step.recorded and not graphs.refused():
@@ -207,18 +204,18 @@ def fill_on_device(
     steps: int,
     sampling: Sampling,
     generators: Sequence[torch.Generator],
-    wrap: int,
+    ring: bool,
     before: Callable[[], None],
     after: Callable[[], None],
 ) -> Tensor:
     """All steps of some items, which the model sees together, without waiting for the device in between.
 
     Args:
-        model: in eval mode; `model(tokens)` gives logits (B, n_predicted, T, V). Or what stands in for one: its `part` is the
-            model, and what its `turn` is given computes when it is its turn.
+        model: in eval mode; `model(tokens, ring=bool)` gives logits (B, n_predicted, T, V). Or what stands in for one: its
+            `part` is the model, and what its `turn` is given computes when it is its turn.
         tokens: (B, K, T) int64, MASK where masked, on the model's device.
         masked: (B, n_predicted, T) bool there.
-        steps, sampling, generators, wrap: as in `generate.fill`.
+        steps, sampling, generators, ring: as in `generate.fill`.
         before, after: called before and after each of the `steps`.
 
     Returns:
@@ -238,7 +235,7 @@ def fill_on_device(
                 before()
                 now = sampling if number < sampling.sample_cutoff * steps else likeliest
                 if step is None or now.temperature != step.sampling.temperature:
-                    wanted = model, now, tuple(tokens.shape), wrap, tokens.device, steps - number
+                    wanted = model, now, tuple(tokens.shape), ring, tokens.device, steps - number
                     before_it, step = step, turn(lambda wanted=wanted: _step_for(*wanted))
                     step.take_over(tokens, masked, before_it)
                 u, noise = uniform(numbers_for(shape, sampling), generators), gumbel(shape, generators)

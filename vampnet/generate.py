@@ -110,13 +110,13 @@ class _Decoder:
         self.first = self.model.config.n_conditioning
         self.quick = getattr(self.model, "precision", "float32") != "float32" and in_one_pass(self.sampling)
 
-    def fill(self, tokens: Tensor, mask: Tensor, generators: Sequence[torch.Generator], wrap: int = 0) -> Tensor:
+    def fill(self, tokens: Tensor, mask: Tensor, generators: Sequence[torch.Generator], ring: bool = False) -> Tensor:
         """Tokens (B, K, T) with everything masked decided; arguments as in `fill`, checked already."""
         tokens = tokens.masked_fill(mask, MASK)
         masked = mask[:, self.first :]
         # What several requests ask for at once is better computed together, call by call.
         if answers_late(tokens.device) and getattr(self.model, "alone", True):
-            return self._fill_on_device(tokens, masked, generators, wrap)
+            return self._fill_on_device(tokens, masked, generators, ring)
         total = masked.sum(dim=(1, 2))
         shape = numbers_for(masked.shape[1:], self.sampling)
         for step in range(self.steps):
@@ -124,7 +124,7 @@ class _Decoder:
                 self.progress.advance(self.steps - step)
                 break
             self.progress.check()
-            chosen, log_p = self._propose(tokens, masked, step, uniform(shape, generators), wrap)
+            chosen, log_p = self._propose(tokens, masked, step, uniform(shape, generators), ring)
             noise = gumbel(masked.shape[1:], generators)
             weight = mask_temperature(step, self.steps, self.sampling.mask_temperature)
             left = mask_count(step, self.steps, total)
@@ -134,7 +134,7 @@ class _Decoder:
             self.progress.advance()
         return tokens
 
-    def _fill_on_device(self, tokens: Tensor, masked: Tensor, generators: Sequence[torch.Generator], wrap: int) -> Tensor:
+    def _fill_on_device(self, tokens: Tensor, masked: Tensor, generators: Sequence[torch.Generator], ring: bool) -> Tensor:
         """As `fill`, part by part: where all steps of `batch` items are asked for at once, there is nothing to wait for."""
         starts, done = range(0, len(tokens), self.batch), 0
 
@@ -146,19 +146,15 @@ class _Decoder:
         for start in starts:
             items = slice(start, start + self.batch)
             tokens[items] = fill_on_device(
-                self.model, tokens[items], masked[items], self.steps, self.sampling, generators[items], wrap,
+                self.model, tokens[items], masked[items], self.steps, self.sampling, generators[items], ring,
                 self.progress.check, after,
             )  # fmt: skip
         return tokens
 
-    def _propose(self, tokens: Tensor, masked: Tensor, step: int, u: Tensor, wrap: int) -> tuple[Tensor, Tensor]:
+    def _propose(self, tokens: Tensor, masked: Tensor, step: int, u: Tensor, ring: bool) -> tuple[Tensor, Tensor]:
         """A token (B, n_predicted, T) for each masked position and its log probability, both 0 elsewhere."""
         chosen = torch.zeros_like(tokens[:, self.first :])
         log_p = torch.zeros(chosen.shape, device=tokens.device)
-        seen, asked = tokens, masked
-        if wrap:
-            seen = torch.cat((tokens[..., -wrap:], tokens, tokens[..., :wrap]), dim=-1)
-            asked = nn.functional.pad(masked, (wrap, wrap))
         u = u.to(tokens.device, torch.float32)
         greedy = self.sampling.temperature == 0 or step >= self.sampling.sample_cutoff * self.steps
         for start in range(0, len(tokens), self.batch):
@@ -166,7 +162,7 @@ class _Decoder:
             where = masked[items]
             if not where.any():
                 continue
-            logits = self.model(seen[items], where=asked[items])
+            logits = self.model(tokens[items], where=where, ring=ring)
             quick = self.quick and not greedy and logits.device.type == "cpu"
             size = len(logits) if quick or logits.device.type != "cpu" else ROWS
             parts = zip(logits.split(size), u[items][where].split(size), strict=True)
@@ -197,7 +193,7 @@ def fill(
     sampling: Sampling,
     generators: Sequence[torch.Generator],
     *,
-    wrap: int = 0,
+    ring: bool = False,
     batch: int = 1,
     stage: str = "tokens",
     on_step: OnStep | None = None,
@@ -209,15 +205,14 @@ def fill(
     schedule that is counted per item.
 
     Args:
-        model: in eval mode, with `config` (TransformerConfig); `model(tokens, where=(B, n_predicted, T) bool)` gives the
-            logits (M, V) at the M True positions, in the order of `where.nonzero()`.
+        model: in eval mode, with `config` (TransformerConfig); `model(tokens, where=(B, n_predicted, T) bool, ring=bool)` gives
+            the logits (M, V) at the M True positions, in the order of `where.nonzero()`.
         tokens: (B, n_codebooks, T) int64 in 0..1023; what they hold at masked positions is never seen (MASK is fine there).
         mask: (B or 1, n_codebooks, T) bool, True = regenerate; False in the conditioning levels.
         steps: decoding steps; an item with fewer masked tokens is finished earlier.
         sampling: `temperature`, `mask_temperature`, `sample_cutoff` and the filters. (`steps` and `fine_steps` are not read.)
         generators: one CPU generator for each item, see `sampling.take_generator`. They are advanced.
-        wrap: the clip is a ring: so many steps of each end are shown again beyond the other end, always with the tokens of
-            their originals.
+        ring: the last time step is followed by the first.
         batch: items that the model sees at a time; more than 1 is faster on a GPU, but see the head of this module.
         stage: the word that `on_step` gets.
         on_step: progress, `on_step(stage, step, of)`.
@@ -231,15 +226,15 @@ def fill(
         CancelledError: `cancelled()` was True.
     """
     work, mask = _prepared(model, tokens, mask)
-    if not 0 <= wrap <= work.shape[-1] or work.shape[-1] + 2 * wrap > reach(model.config.context):
+    if work.shape[-1] > reach(model.config.context):
         raise ValueError(
-            f"{work.shape[-1]} time steps with a wrap of {wrap} are more than a model with a context of {model.config.context} "
-            "is shown at once: use fill_windows."
+            f"{work.shape[-1]} time steps are more than a model with a context of {model.config.context} is shown at once: use "
+            "fill_windows."
         )
     if len(generators) != len(work):
         raise ValueError(f"{len(work)} items need as many generators, not {len(generators)}.")
     decoder = _Decoder(model, steps, sampling, batch, _Progress(stage, steps, on_step, cancelled))
-    return decoder.fill(work, mask, generators, wrap).to(tokens.device)
+    return decoder.fill(work, mask, generators, ring).to(tokens.device)
 
 
 def _feedback_mask(mask: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -267,7 +262,7 @@ def _fill_round(
             decoder.progress.advance(decoder.steps)
             continue
         # the still masked context on the right is decided too, as a draft for the core to agree with, and then forgotten
-        filled = decoder.fill(seen, todo, generators(number), window.wrap)
+        filled = decoder.fill(seen, todo, generators(number), window.ring)
         tokens[..., at] = torch.where(commit, filled, seen)
         masked[..., at] = todo & ~inside
     return tokens

@@ -300,7 +300,7 @@ class _Transformer(_View):
         """`work()`, when it is the request's turn."""
         return self._turns.take(_Call(self._guest, work, ()))
 
-    def __call__(self, tokens: Tensor, where: Tensor | None = None) -> Tensor:
-        key = (id(self._part), tokens.shape[-1]) if self._guest.together and where is not None else None
+    def __call__(self, tokens: Tensor, where: Tensor | None = None, ring: bool = False) -> Tensor:
+        key = (id(self._part), tokens.shape[-1], ring) if self._guest.together and where is not None else None
         part = self._part
-        return self._turns.take(_Call(self._guest, lambda t, w: part(t, where=w), (tokens, where), key))
+        return self._turns.take(_Call(self._guest, lambda t, w: part(t, where=w, ring=ring), (tokens, where), key))

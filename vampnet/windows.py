@@ -23,22 +23,23 @@ def reach(context: int) -> int:
 class Window(NamedTuple):
     """A stretch of time steps that the model sees at once, and the part of it that is decided there.
 
-    `start` may be negative or reach beyond the clip's end in a ring: steps count modulo T. With `wrap` > 0, that many steps of
-    each end of the window are shown again beyond its other end.
+    `start` may be negative or reach beyond the clip's end in a ring: steps count modulo T. With `ring`, the window is all of a
+    ring, and the model knows that its last step is followed by its first.
     """
 
     start: int
     length: int
     core: tuple[int, int]
-    wrap: int = 0
+    ring: bool = False
 
 
 def plan_windows(steps: int, context: int, loop: bool = False) -> list[Window]:
     """Cover a clip of `steps` time steps with windows that a model of `context` time steps can see.
 
-    The cores partition the clip, in order, and there is no padding. What fits into `reach(context)` is one window, a loop with
-    `wrap`. More are windows of the same length, at most `context`, each core at least context // 8 steps inside its window,
-    except at the two ends of a clip that is no loop; those of a loop are a circle, the first and the last see each other.
+    The cores partition the clip, in order, and there is no padding. What fits into `reach(context)` is one window, that of a
+    loop a `ring`. More are windows of the same length, at most `context`, each core at least context // 8 steps inside its
+    window, except at the two ends of a clip that is no loop; those of a loop are a circle: the first and the last see each
+    other.
 
     Raises:
         ValueError: `steps` or `context` is below 1.
@@ -58,10 +59,8 @@ def plan_windows(steps: int, context: int, loop: bool = False) -> list[Window]:
 
 
 def _plan_ring(steps: int, context: int, margin: int) -> list[Window]:
-    # at most half a turn on each side, so that no step is shown more than twice
-    wrap = min(margin, steps // 2)
-    if steps + 2 * wrap <= reach(context):
-        return [Window(0, steps, (0, steps), wrap)]
+    if steps <= reach(context):
+        return [Window(0, steps, (0, steps), ring=True)]
     length = min(steps, context)
     margin = min(margin, (length - 1) // 2)
     count = max(2, -(-steps // (length - 2 * margin)))

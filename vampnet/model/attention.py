@@ -67,16 +67,21 @@ class RelativeBias(nn.Module):
         slopes = torch.linspace(0, 2, self.weight.shape[1])
         self.weight.copy_(-(total / count)[:, None] * slopes)
 
-    def line(self, steps: int) -> Tensor:
-        """(heads, 2 * steps - 1) float: the bias of key k for query q at [:, k - q + steps - 1]."""
+    def line(self, steps: int, ring: bool = False) -> Tensor:
+        """(heads, 2 * steps - 1) float: the bias of key k for query q at [:, k - q + steps - 1].
+
+        On a ring a key lies at its distance the shorter way around: each query is in the middle of what it sees.
+        """
         distance = torch.arange(1 - steps, steps, device=self.weight.device)
+        if ring:
+            distance = (distance + steps // 2) % steps - steps // 2
         return self.weight[relative_buckets(distance, self.buckets, self.max_distance)].t()
 
-    def forward(self, steps: int) -> Tensor:
-        """(1, heads, steps, steps) float: the bias of key k for query q at [0, :, q, k]."""
+    def forward(self, steps: int, ring: bool = False) -> Tensor:
+        """(1, heads, steps, steps) float: the bias of key k for query q at [0, :, q, k]; `ring` as in `line`."""
         # Row i of the unfolded view holds the distances i - (steps - 1) + k: the query steps - 1 - i. Only 2 * steps - 1 values
         # are looked up, so the backward pass does not scatter steps * steps gradients into 32 buckets.
-        return self.line(steps).unfold(1, steps, 1).flip(1).unsqueeze(0)
+        return self.line(steps, ring).unfold(1, steps, 1).flip(1).unsqueeze(0)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:

@@ -153,7 +153,7 @@ class FastTransformer(nn.Module):
         )
 
     @torch.no_grad()
-    def forward(self, tokens: Tensor, where: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, where: Tensor | None = None, ring: bool = False) -> Tensor:
         """Logits, float32; arguments and shapes as `TokenTransformer.forward`.
 
         Raises:
@@ -172,7 +172,7 @@ class FastTransformer(nn.Module):
         offsets = torch.arange(config.n_codebooks, device=tokens.device) * (config.codebook_size + 1)
         rows = tokens.clamp(max=config.codebook_size).transpose(1, 2) + offsets
         x = F.embedding_bag(rows.reshape(batch * steps, -1), self.table, mode="sum")
-        prepared = self._through(x, steps)
+        prepared = self._through(x, steps, ring)
         return self._everywhere(prepared, batch, steps) if where is None else self._classify(prepared, where)
 
     def _everywhere(self, prepared: tuple[Tensor, ...], batch: int, steps: int) -> Tensor:
@@ -184,9 +184,9 @@ class FastTransformer(nn.Module):
             classify.multiply(*prepared, into=logits[:, level])
         return logits.view(batch, steps, config.n_predicted, -1).transpose(1, 2)
 
-    def _through(self, x: Tensor, steps: int) -> tuple[Tensor, ...]:
+    def _through(self, x: Tensor, steps: int, ring: bool) -> tuple[Tensor, ...]:
         """(B * T, dim) float32 through all layers -> what the classifiers' `multiply` takes."""
-        bias = self._bias(steps)
+        bias = self._bias(steps, ring)
         if self.precision == "int8":
             heard = self.layers[0].qkv.prepare(x)
             following = [layer.qkv for layer in self.layers[1:]] + [self.classifiers[0]]
@@ -218,11 +218,11 @@ class FastTransformer(nn.Module):
                 done += len(rows[0])
         return logits
 
-    def _bias(self, steps: int) -> Tensor:
-        key = (steps, self.table.device)
+    def _bias(self, steps: int, ring: bool) -> Tensor:
+        key = (steps, ring, self.table.device)
         if key not in self._biases:
             # One length at a time: it takes heads * T * T numbers.
-            bias = self.bias(steps).detach().to(_attention_type(self.table.device))
+            bias = self.bias(steps, ring).detach().to(_attention_type(self.table.device))
             self._biases = {key: bias.contiguous() if bias.device.type == "cpu" else padded(bias)}
         return self._biases[key]
 

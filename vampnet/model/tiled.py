@@ -27,9 +27,9 @@ class TiledTransformer(FastTransformer):
             self.register_buffer(name, torch.stack([getattr(classifier, name) for classifier in classifiers]))
         self.register_buffer("classifier_bias", model.classifier_bias.detach().float().clone())
 
-    def _through(self, x: Tensor, steps: int) -> tuple[Tensor, ...]:
+    def _through(self, x: Tensor, steps: int, ring: bool) -> tuple[Tensor, ...]:
         """(B * T, dim) float32 through all layers -> rows and their factors, behind the last norm."""
-        line, first = self._bias(steps), self.layers[0]
+        line, first = self._bias(steps, ring), self.layers[0]
         parts = Parts.empty(len(x) // steps, self.config.heads, steps)
         tile_passes.by_rows(None, x, first.out, first.into, first.down, first.qkv, parts)
         for layer, following in zip(self.layers, [*(layer.qkv for layer in self.layers[1:]), self.last], strict=True):
@@ -47,8 +47,8 @@ class TiledTransformer(FastTransformer):
         matrices = (self.packed, self.start, self.scale, self.classifier_bias)
         return tile_passes.classified(*prepared, places, levels.contiguous(), *matrices)
 
-    def _bias(self, steps: int) -> Tensor:
-        key = (steps, self.table.device)
+    def _bias(self, steps: int, ring: bool) -> Tensor:
+        key = (steps, ring, self.table.device)
         if key not in self._biases:
-            self._biases = {key: tile_passes.line_of(self.bias.line(steps), steps)}
+            self._biases = {key: tile_passes.line_of(self.bias.line(steps, ring), steps)}
         return self._biases[key]

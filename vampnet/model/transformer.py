@@ -128,12 +128,13 @@ class TokenTransformer(nn.Module):
         self.classifier.normal_(std=0.02)
         self.classifier_bias.zero_()
 
-    def forward(self, tokens: Tensor, where: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, where: Tensor | None = None, ring: bool = False) -> Tensor:
         """Logits of the predicted levels (n_conditioning .. n_codebooks - 1).
 
         Args:
             tokens: (B, n_codebooks, T) int64, codes 0..codebook_size-1 and MASK (or any higher number) where unknown.
             where: (B, n_predicted, T) bool; None = everywhere.
+            ring: the last time step is followed by the first.
 
         Returns:
             (B, n_predicted, T, codebook_size) float; with `where` (M, codebook_size), in the order of `x[where]`.
@@ -141,7 +142,7 @@ class TokenTransformer(nn.Module):
         Raises:
             ValueError: a shape does not fit.
         """
-        hidden = self.hidden(tokens)
+        hidden = self.hidden(tokens, ring)
         if where is None:
             batch, steps, _ = hidden.shape
             logits = F.linear(hidden, self._classifier().flatten(0, 1), self.classifier_bias.flatten())
@@ -198,7 +199,7 @@ class TokenTransformer(nn.Module):
             total = total + F.cross_entropy(logits, target[:, level][here], reduction="sum", label_smoothing=label_smoothing)
         return total / count
 
-    def hidden(self, tokens: Tensor) -> Tensor:
+    def hidden(self, tokens: Tensor, ring: bool = False) -> Tensor:
         """(B, n_codebooks, T) int64 with MASK -> (B, T, dim) float, what the classifiers read; ValueError for a wrong shape."""
         if tokens.ndim != 3 or tokens.shape[1] != self.config.n_codebooks:
             raise ValueError(
@@ -209,7 +210,10 @@ class TokenTransformer(nn.Module):
         fixed = not self.training and not torch.is_grad_enabled()
         x = self._embed_by_table(tokens) if fixed else self._embed(tokens)
         steps = tokens.shape[2]
-        bias = self._cached("bias", steps, self.bias.parameters(), lambda: self.bias(steps)) if fixed else self.bias(steps)
+        if fixed:
+            bias = self._cached("bias", (steps, ring), self.bias.parameters(), lambda: self.bias(steps, ring))
+        else:
+            bias = self.bias(steps, ring)
         for layer in self.layers:
             x = layer(x, bias)
         return self.norm(x)
