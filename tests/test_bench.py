@@ -267,6 +267,14 @@ def test_a_run_that_is_stopped_writes_what_it_has(model, quick, monkeypatch, tmp
     assert cli.main(line) == 130
     content = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert content["stopped"] and len(content["figures"]) == 2 and "was stopped" in capsys.readouterr().out
+    # It takes the place of another stopped one, but not that of a whole one.
+    monkeypatch.setattr(runner, "measure", real)
+    assert cli.main(line) == 0
+    whole = (tmp_path / "out" / "bench.json").read_bytes()
+    done.clear()
+    monkeypatch.setattr(runner, "measure", measured)
+    assert cli.main(line) == 130 and (tmp_path / "out" / "bench.json").read_bytes() == whole
+    assert json.loads((tmp_path / "out" / "stopped" / "bench.json").read_text())["stopped"]
 
 
 def test_what_would_take_too_long_is_left_out_and_named(model, quick, capsys):

@@ -90,7 +90,12 @@ def build_parser() -> argparse.ArgumentParser:
     about = f"leave out a case of which one repetition would take longer (default {shown(FULL['limit'])} s)"
     add("--limit", type=float, metavar="S", help=about)
     add("--quick", action="store_true", help="fewer and shorter cases: under a minute with mini")
-    add("--out", type=Path, metavar="FOLDER", help="also write bench.json, bench.md and pictures there")
+    add(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="also write bench.json, bench.md and pictures there, a stopped run beside a whole one into its folder stopped",
+    )
     about = "compare with an earlier run's bench.json; with two files, compare these and measure nothing"
     add("--compare", nargs="+", type=Path, metavar="JSON", help=about)
     about = "where the files of 'paper' lie or are to be made (3 GB; default: made anew, and deleted at the end)"
@@ -155,6 +160,19 @@ def _draw(run: Run, folder: Path) -> list[str]:
         return []
 
 
+def _folder_for(run: Run, out: Path) -> Path:
+    """`out`, or a folder in it for a run that was stopped where a whole one has been written before."""
+    from vampnet.bench import compare
+
+    try:
+        whole = run.stopped and not compare.read(out / "bench.json").get("stopped")
+    except (OSError, ValueError):
+        whole = False
+    folder = out / "stopped" if whole else out
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 130 if it was stopped, after writing what had been measured.
 
@@ -177,7 +195,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = _measure(args)
     sys.stdout.write(report.table(run))
     if args.out and run.figures:
-        paths = report.write(run, args.out, _draw(run, args.out))
+        folder = _folder_for(run, args.out)
+        paths = report.write(run, folder, _draw(run, folder))
         sys.stdout.write("".join(f"{path}\n" for path in paths))
     if earlier:
         sys.stdout.write("\n" + compare.compare(earlier[0], report.to_json(run)))
