@@ -27,6 +27,7 @@ from .bands import band_matrices, over_frequency
 from .described import DescribedCodec
 from .envelope import ShortView
 from .griffin_lim import frames_between, griffin_lim_pieces, spectrum
+from .tiled import TiledBlocks, can_be_tiled
 
 PIECE = 1024
 """Time steps that are worked on at a time: what a clip takes beside its own samples does not grow with its length."""
@@ -145,6 +146,9 @@ def ring_pad(x: Tensor, side: int) -> Tensor:
 
 class SpectralCodec(DescribedCodec):
     """Audio <-> tokens. See the module's first lines and `SpectralCodecConfig`."""
+
+    tiles: TiledBlocks | None = None
+    """The decoder's blocks in int8, for a CPU."""
 
     def __init__(self, config: SpectralCodecConfig) -> None:
         super().__init__()
@@ -297,6 +301,11 @@ class SpectralCodec(DescribedCodec):
         vectors = ([level.codebook(part[:, i]) for i, level in enumerate(levels)] for part in parts)
         return torch.cat([F.linear(torch.cat(some, dim=2), weight, bias) for some in vectors], dim=1)
 
+    def with_tiles(self) -> None:
+        """From now on the decoder's blocks are computed in int8 where the CPU has tiles for that (`TiledBlocks`)."""
+        if can_be_tiled(self.decoder):
+            self.tiles = TiledBlocks(self.decoder)
+
     def codebook_vectors(self) -> Tensor:
         """(n_codebooks, codebook_size, codebook_dim) float: the vectors that transformers read tokens with."""
         return torch.stack([q.codebook.weight.detach() for q in self.quantizer.quantizers])
@@ -339,8 +348,11 @@ class SpectralCodec(DescribedCodec):
         """
         c = self.config
         latents = self.latents(codes)
-        with self.arithmetic(codes.device):
-            heard = self._through(self.decoder, latents, loop)
+        if self.tiles is not None and codes.device.type == "cpu":
+            heard = self.tiles(latents, loop)
+        else:
+            with self.arithmetic(codes.device):
+                heard = self._through(self.decoder, latents, loop)
         del latents
         frames, hop = codes.shape[-1] * c.frames, c.hop // c.frames
 

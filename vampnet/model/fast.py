@@ -51,7 +51,7 @@ def get_ready(precision: str, device: str | torch.device) -> None:
     precision = best_precision(device) if precision == "auto" else precision
     tiles = has_tiles()
     if precision == "int8" or (precision == "bfloat16" and tiles and torch.device(device).type == "cpu"):
-        passes.begin(*(["vampnet.tile_kernels"] if tiles else []))
+        passes.begin(*(["vampnet.tile_kernels", "vampnet.block_kernels"] if tiles else []))
 
 
 def in_precision(model: nn.Module, precision: str, device: str | torch.device) -> nn.Module:
@@ -96,7 +96,8 @@ def items_at_a_time(precision: str, device: str | torch.device = "cpu") -> int:
 
 
 def codec_in_precision(codec: Codec, precision: str, device: str | torch.device) -> Codec:
-    """A codec to go with transformers in a precision: in bfloat16 beside faster ones than float32, where that is fast.
+    """A codec to go with transformers in a precision: in bfloat16 beside faster ones than float32, where that is fast, and
+    beside int8 with what it has to offer in int8.
 
     Args:
         codec: in float32; it stays as it is.
@@ -112,6 +113,8 @@ def codec_in_precision(codec: Codec, precision: str, device: str | torch.device)
         return codec
     twin = copy.copy(codec)
     twin.precision = "bfloat16"
+    if precision == "int8" and hasattr(twin, "with_tiles"):
+        twin.with_tiles()
     return twin
 
 
