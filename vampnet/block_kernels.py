@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from vampnet.numba_kernels import compiled, gelu, root, shared, taken
-from vampnet.tile_kernels import _kept, _multiplied
+from vampnet.tile_kernels import as_row, product
 
 F = np.float32
-MADE_WITH = "30cc94668059"
+MADE_WITH = "74828470b0d4"
 """What is compiled in here from other files: see `tests/test_passes.py`."""
 
 
@@ -41,14 +41,14 @@ def _normed(y, gain, eps, row):
     share = root(squares, n, eps)
     for j in range(n):
         y[j] *= gain[j] * share
-    return _kept(y, row)
+    return as_row(y, row)
 
 
 @shared
 def _bent(sums, factor, scale, bias, y, row):
     for j in range(y.shape[0]):
         y[j] = gelu(F(sums[j]) * factor * scale[j] + bias[j])
-    return _kept(y, row)
+    return as_row(y, row)
 
 
 @compiled
@@ -64,10 +64,10 @@ def blocked(x, out, steps, ring, weight, shift, up, above, down, below, block, c
             place = (begin + r) % steps
             _convolved(x, begin + r - place, place, steps, ring, weight, shift, y[:dim])
             factors[r] = _normed(y[:dim], gain, eps, own[r])
-        _multiplied(own, count, packed, start, sums)
+        product(own, count, packed, start, sums)
         for r in range(count):
             factors[r] = _bent(sums[r], factors[r], scale, above, y, hidden[r])
-        _multiplied(hidden, count, down[0], down[1], sums)
+        product(hidden, count, down[0], down[1], sums)
         for r in range(count):
             for j in range(dim):
                 out[begin + r, j] = x[begin + r, j] + F(sums[r, j]) * factors[r] * down[2][j] + below[j]

@@ -36,16 +36,16 @@ MADE_WITH = "66935bc8f7dc"
 # ---- for either kind of numbers ----------------------------------------------------------------------------------------------
 
 
-def _kept(y, row):
+def as_row(y, row):
     """(n,) float32 -> the nearest (n,) int8, as the bits of them + 128, or bfloat16; their factor."""
 
 
-def _multiplied(rows, count, packed, start, sums):
+def product(rows, count, packed, start, sums):
     """`count` rows times a matrix, into the first rows of `sums`."""
 
 
-@overload(_kept, inline="always")
-def _kept_as(y, row):
+@overload(as_row, inline="always")
+def _as_row(y, row):
     if row.dtype == int8:
 
         def kept(y, row):
@@ -60,8 +60,8 @@ def _kept_as(y, row):
     return kept
 
 
-@overload(_multiplied)
-def _multiplied_by(rows, count, packed, start, sums):
+@overload(product)
+def _product(rows, count, packed, start, sums):
     six, one = (six_whole, one_whole) if packed.dtype == int8 else (six_half, one_half)
 
     def multiplied(rows, count, packed, start, sums):
@@ -81,7 +81,7 @@ def _multiplied_by(rows, count, packed, start, sums):
 def multiplied(rows, packed, start, sums, block, counter):
     begin = taken(counter, block)
     while begin < rows.shape[0]:
-        _multiplied(rows[begin:], min(block, rows.shape[0] - begin), packed, start, sums[begin:])
+        product(rows[begin:], min(block, rows.shape[0] - begin), packed, start, sums[begin:])
         begin = taken(counter, block)
 
 
@@ -97,7 +97,7 @@ def _normed(x, gain, eps, y, row):
     share = root(squares, x.shape[0], eps)
     for j in range(x.shape[0]):
         y[j] = x[j] * gain[j] * share
-    return _kept(y, row)
+    return as_row(y, row)
 
 
 @shared
@@ -111,7 +111,7 @@ def _gated(sums, factor, scale, y, row):
     n = y.shape[0]
     for j in range(n):
         y[j] = F(sums[j]) * factor * scale[j] * gelu(F(sums[n + j]) * factor * scale[n + j])
-    return _kept(y, row)
+    return as_row(y, row)
 
 
 @shared
@@ -139,15 +139,15 @@ def _parted(sums, factors, scale, begin, count, queries, keys, values):
 def _through(mixed, x, begin, count, out, into, down, rows, hidden, sums, y, factors):
     """What follows attention in a layer, added to x."""
     for r in range(count):
-        factors[r] = _kept(mixed[begin + r], rows[r])
-    _multiplied(rows, count, out[0], out[1], sums)
+        factors[r] = as_row(mixed[begin + r], rows[r])
+    product(rows, count, out[0], out[1], sums)
     for r in range(count):
         _added(sums[r], factors[r], out[2], x[begin + r])
         factors[r] = _normed(x[begin + r], into[3], into[4], y[: x.shape[1]], rows[r])
-    _multiplied(rows, count, into[0], into[1], sums)
+    product(rows, count, into[0], into[1], sums)
     for r in range(count):
         factors[r] = _gated(sums[r], factors[r], into[2], y, hidden[r])
-    _multiplied(hidden, count, down[0], down[1], sums)
+    product(hidden, count, down[0], down[1], sums)
     for r in range(count):
         _added(sums[r], factors[r], down[2], x[begin + r])
 
@@ -170,7 +170,7 @@ def by_rows(mixed, x, out, into, down, following, queries, keys, values, rows, f
             if leaves:
                 factors[begin + r] = sizes[r]
         if not leaves:
-            _multiplied(own, count, packed, start, sums)
+            product(own, count, packed, start, sums)
             _parted(sums, sizes, scale, begin, count, queries, keys, values)
         begin = taken(counter, block)
 
@@ -188,7 +188,7 @@ def classified(rows, factors, places, levels, packed, start, scale, bias, out, b
                 for j in range(dim):
                     given[count, j] = rows[places[begin + count], j]
                 count += 1
-            _multiplied(given, count, packed[level], start[level], sums)
+            product(given, count, packed[level], start[level], sums)
             for r in range(count):
                 factor, line = factors[places[begin + r]], out[begin + r]
                 for j in range(codes):

@@ -21,6 +21,7 @@ from vampnet.bench.stages import Prepared, Stages, load_model
 from vampnet.bench.timing import Timing, measure
 from vampnet.bench.work import Demand, Work, floor_seconds
 from vampnet.fallback import release
+from vampnet.model.fast import fast_bfloat16
 
 LIKE = {"coarse": "coarse step", "fine": "fine step", "vamp": "coarse", "command": "vamp"}
 """Stage -> the one whose share of the limit is expected of it until it has been measured itself."""
@@ -117,7 +118,9 @@ class Runner:
         self, device: torch.device, precision: str, repeats: int, limit: float, weights: Path | None, say: Say
     ) -> None:
         self.device, self.limit, self.weights, self.say = device, limit, weights, say
-        self.dtypes = list(dict.fromkeys(("float32", precision)))
+        # Codecs are in bfloat16 where that is fast (`codec_in_precision`).
+        half = precision != "float32" and (device.type != "cpu" or fast_bfloat16())
+        self.dtypes = list(dict.fromkeys(("float32", *(["bfloat16"] if half else []), precision)))
         say("ceilings of the machine")
         self.run = Run(machine(device), precision, repeats, measure_ceilings(device, self.dtypes))
 

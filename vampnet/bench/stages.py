@@ -159,7 +159,7 @@ class Stages:
         samples = make_music(case.seconds, grid.sample_rate).mean(0, keepdims=True)
         wave = torch.from_numpy(samples)[None].to(self.model.device)
         steps = self._steps(case)
-        return Prepared(lambda: codec.encode(wave), (work.encode(codec, steps),), codec.n_codebooks * steps)
+        return Prepared(lambda: codec.encode(wave), work.encode(codec, steps), codec.n_codebooks * steps)
 
     def _decode(self, case: Case) -> Prepared:
         codec, codes = self.model.codec, self._codes(case, case.takes).to(self.model.device)
@@ -169,7 +169,7 @@ class Stages:
             for take in codes.split(1):
                 codec.decode(take)
 
-        return Prepared(run, (work.decode(codec, codes.shape[-1], case.takes),), codes.numel())
+        return Prepared(run, work.decode(codec, codes.shape[-1], case.takes), codes.numel())
 
     def _coarse_step(self, case: Case) -> Prepared:
         return self._step(self.model.coarse, case)

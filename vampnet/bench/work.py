@@ -123,13 +123,9 @@ def decoding(config: TransformerConfig, mask: Tensor, takes: int, steps: int, dt
 # ----------------------------------------------------------------------------------------------------------------- codecs
 
 
-def _dtype(codec: Any) -> str:
-    name = str(next(codec.parameters()).dtype).removeprefix("torch.")
-    return name if name in WEIGHT_BYTES else "float32"
-
-
-def _weights(*modules: Any) -> int:
-    return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
+def _weights(dtype: str, *modules: Any) -> int:
+    """Bytes of the weights of modules in the arithmetic that they are used in."""
+    return sum(p.numel() for module in modules for p in module.parameters()) * WEIGHT_BYTES[dtype]
 
 
 def _real_transform(size: int) -> int:
@@ -145,22 +141,33 @@ def _quantizer(codec: Any, steps: int, width: int, search: bool) -> int:
     return total
 
 
-def encode(codec: Any, steps: int, takes: int = 1) -> Work:
+def encode(codec: Any, steps: int, takes: int = 1) -> Demand:
     """Samples of `takes` clips of `steps` time steps to tokens, with a spectral, a LAC or a DAC codec."""
-    spectral = hasattr(codec.config, "window")
-    matrix, fourier = _spectral_encode(codec, steps) if spectral else (_waveform_encode(codec, steps), 0)
-    parts = (codec.project_in, codec.encoder) if spectral else (codec.encoder,)
     moved = takes * steps * (codec.hop * 4 + codec.n_codebooks * INDEX_BYTES)
-    return Work(takes * matrix, takes * fourier, moved + _weights(*parts, codec.quantizer), _dtype(codec))
+    if not hasattr(codec.config, "window"):
+        moved += _weights(codec.precision, codec.encoder, codec.quantizer)
+        return (Work(takes * _waveform_encode(codec, steps), 0, moved, codec.precision),)
+    matrix, fourier = _spectral_encode(codec, steps)
+    # In float32 whatever the codec's precision is: its tokens are to be the same.
+    return (
+        Work(takes * matrix, takes * fourier, moved + _weights("float32", codec.project_in, codec.encoder, codec.quantizer)),
+    )
 
 
-def decode(codec: Any, steps: int, takes: int = 1) -> Work:
-    """Tokens of `takes` clips of `steps` time steps to samples."""
-    spectral = hasattr(codec.config, "window")
-    matrix, fourier = _spectral_decode(codec, steps) if spectral else (_waveform_decode(codec, steps), 0)
-    parts = (codec.project_out, codec.decoder) if spectral else (codec.decoder,)
+def decode(codec: Any, steps: int, takes: int = 1) -> Demand:
+    """Tokens of `takes` clips of `steps` time steps to samples: a spectral codec's blocks, its projection, and the rest."""
     moved = takes * steps * (codec.hop * 4 + codec.n_codebooks * INDEX_BYTES)
-    return Work(takes * matrix, takes * fourier, moved + _weights(*parts, codec.quantizer), _dtype(codec))
+    if not hasattr(codec.config, "window"):
+        moved += _weights(codec.precision, codec.decoder, codec.quantizer)
+        return (Work(takes * _waveform_decode(codec, steps), 0, moved, codec.precision),)
+    c, half = codec.config, codec.precision
+    blocks = half if codec.tiles is None else "int8"
+    rest, fourier = _spectral_decode(codec, steps)
+    return (
+        Work(takes * _blocks(c, c.decoder_layers, steps), 0, _weights(blocks, codec.decoder), blocks),
+        Work(takes * 2 * steps * c.dim * c.inputs, 0, _weights(half, codec.project_out), half),
+        Work(takes * rest, takes * fourier, moved + _weights("float32", codec.quantizer)),
+    )
 
 
 def _blocks(config: Any, layers: int, steps: int) -> int:
@@ -179,11 +186,11 @@ def _spectral_encode(codec: Any, steps: int) -> tuple[int, int]:
 
 
 def _spectral_decode(codec: Any, steps: int) -> tuple[int, int]:
+    """All but the blocks and the projection behind them."""
     c = codec.config
     frames, short = steps * c.frames, steps * c.short_frames
     high = c.window // 2 + 1 - c.fine_bins
-    matrix = _quantizer(codec, steps, c.dim, search=False) + _blocks(c, c.decoder_layers, steps)
-    matrix += 2 * steps * c.dim * c.inputs + 2 * frames * c.bands * high
+    matrix = _quantizer(codec, steps, c.dim, search=False) + 2 * frames * c.bands * high
     matrix += 4 * short * (c.short_window // 2 + 1) * c.short_bands  # the levels of what was made, and their correction
     if c.wide_rounds:  # the others search the lower half of the band, at half the rate
         fourier = frames * (
@@ -238,8 +245,8 @@ def vamp(model: Any, mask: Tensor, takes: int, steps: Mapping[str, int], dtype: 
     deep = mask.clone()
     deep[: fine.n_conditioning] = False
     return (
-        encode(model.codec, mask.shape[-1]),
+        *encode(model.codec, mask.shape[-1]),
         decoding(coarse, mask[: coarse.n_codebooks], takes, steps["coarse"], dtype),
         decoding(fine, deep, takes, steps["fine"], dtype),
-        decode(model.codec, mask.shape[-1], takes),
+        *decode(model.codec, mask.shape[-1], takes),
     )
