@@ -67,11 +67,11 @@ def test_a_visitor_is_told_where_memory_was_short(handlers, tmp_path, monkeypatc
     model, coarse = tiny_vampnet(), Held(tiny_models()[1])
     calls = iter([torch.OutOfMemoryError("CUDA out of memory"), None, None, None])
 
-    def once(tokens: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    def once(tokens: torch.Tensor, where: torch.Tensor, ring: bool = False) -> torch.Tensor:
         error = next(calls, None)
         if error is not None:
             raise error
-        return coarse.model(tokens, where=where)
+        return coarse.model(tokens, where=where, ring=ring)
 
     coarse.forward, model.coarse = once, coarse
     monkeypatch.setattr("vampnet.fallback.release", lambda: None)
