@@ -15,8 +15,9 @@ from vampnet.train import masking
 from vampnet.train.masking import _beats, prompt_mask, training_masks
 from vampnet.train.schedule import cooldown, mask_shares, noam
 from vampnet.train.settings import TrainConfig
+from vampnet.train.shards import TokenData, write_shard
 from vampnet.train.tempo import beat_comment, beat_of
-from vampnet.train.tokens import TokenData, encode_folders, main, write_shard
+from vampnet.train.tokens import encode_folders, main
 from vampnet.train.transformer import Trainer
 
 shards = train_tools.shards

@@ -20,7 +20,7 @@ from vampnet.train.loop import (
 )
 from vampnet.train.optimizer import Muon
 from vampnet.train.settings import TrainConfig
-from vampnet.train.tokens import TokenData
+from vampnet.train.shards import TokenData
 from vampnet.train.transformer import Trainer, export, main, train
 from vampnet.train.validation import unigram, validate, validation_masks
 

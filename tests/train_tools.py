@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vampnet.train import tokens as token_files
-from vampnet.train.tokens import write_shard
+from vampnet.train import shards as shard_files
+from vampnet.train.shards import write_shard
 
 SIZE = 64
 
@@ -22,7 +22,7 @@ def shards(tmp_path) -> Path:
     """Two shards of a pattern that repeats every 4 steps, each level in its own way and each row with its own shift."""
     folder = tmp_path / "tokens"
     folder.mkdir()
-    token_files._save({"vectors": torch.randn(4, SIZE, 4, generator=generator())}, folder / "codebooks.safetensors")
+    shard_files._save({"vectors": torch.randn(4, SIZE, 4, generator=generator())}, folder / "codebooks.safetensors")
     rows = []
     for row in range(8):
         steps = torch.arange(40 + row) + row

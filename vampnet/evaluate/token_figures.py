@@ -13,7 +13,7 @@ from ..train.validation import validate
 
 
 class ClipTokens:
-    """The tokens of clips, in the place of `train.tokens.TokenData`: the middle of each clip is its one crop.
+    """The tokens of clips, in the place of `train.shards.TokenData`: the middle of each clip is its one crop.
 
     Args:
         clips: each (K, T) int64; those that are shorter than a crop are left out of it.

@@ -40,7 +40,7 @@ from vampnet.train.masking import training_masks
 from vampnet.train.optimizer import Optimizer
 from vampnet.train.schedule import cooldown, noam
 from vampnet.train.settings import TrainConfig
-from vampnet.train.tokens import TokenData
+from vampnet.train.shards import TokenData
 from vampnet.train.validation import validate
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from vampnet import masks
 from vampnet.config import MASK
 from vampnet.model.transformer import TokenTransformer
 from vampnet.train.loop import step_seed
-from vampnet.train.tokens import TokenData
+from vampnet.train.shards import TokenData
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 PERIOD = 7

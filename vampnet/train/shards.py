@@ -1,0 +1,152 @@
+"""Training data of stage 2: token shards, and crops from them.
+
+A shard is a `tokens-NNNNN.safetensors` with `codes` (N, K, T) int16, rows filled up with -1, `lengths` (N,) int32 in time
+steps, `beats` (N, 2) float32 (the first beat and the gap between beats in time steps, NaN where nobody knows) and the names
+of its sources in the metadata. `codebooks.safetensors` beside them holds the codec's `vectors`
+(K, 1024, D) float32, so that a transformer trains from the folder alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vampnet.whole_file import whole_file
+
+
+class TokenData:
+    """All rows of a folder of shards, in memory as int16; `beats` (rows, 2) as in the shards.
+
+    Args:
+        folder: with `tokens-*.safetensors` and `codebooks.safetensors`.
+
+    Raises:
+        ValueError: the folder has no shards, or they do not belong together.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        from safetensors.torch import load_file
+
+        self.folder = Path(folder)
+        shards = sorted(self.folder.glob("tokens-*.safetensors"))
+        vectors = self.folder / "codebooks.safetensors"
+        if not shards or not vectors.is_file():
+            raise ValueError(
+                f"{self.folder} holds no tokens: make them with "
+                f"python -m vampnet.train.tokens --codec FOLDER --audio FOLDER --out {self.folder}"
+            )
+        self.codebooks: Tensor = load_file(str(vectors))["vectors"].float()
+        rows: list[Tensor] = []
+        beats: list[Tensor] = []
+        for shard in shards:
+            tensors = load_file(str(shard))
+            if tensors["codes"].shape[1] != self.codebooks.shape[0]:
+                raise ValueError(f"{shard} has {tensors['codes'].shape[1]} levels, the codebooks {self.codebooks.shape[0]}.")
+            rows += [codes[:, :length] for codes, length in zip(tensors["codes"], tensors["lengths"].tolist(), strict=True)]
+            # Shards of earlier versions do not say.
+            beats.append(tensors.get("beats", torch.full((len(tensors["lengths"]), 2), torch.nan)))
+        self.beats = torch.cat(beats)
+        self.lengths = np.array([row.shape[1] for row in rows], dtype=np.int64)
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self.codes = torch.cat(rows, dim=1)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.lengths)
+
+    @property
+    def steps(self) -> int:
+        """Time steps of all rows together."""
+        return int(self.starts[-1])
+
+    def counts(self, size: int = 1024) -> Tensor:
+        """(K, size) int64: how often each code occurs in each level."""
+        return torch.stack([torch.bincount(level.long(), minlength=size) for level in self.codes])
+
+    def places(self, count: int, steps: int, generator: torch.Generator) -> list[tuple[int, int]]:
+        """(row, first time step in it) of `count` random crops; every possible crop of every row is equally likely.
+
+        Raises:
+            ValueError: no row is that long.
+        """
+        choices = np.maximum(self.lengths - steps + 1, 0)
+        total = int(choices.sum())
+        if total == 0:
+            raise ValueError(f"No row in {self.folder} has {steps} time steps: train with a shorter crop or on longer audio.")
+        ends = np.cumsum(choices)
+        picks = torch.randint(total, (count,), generator=generator).numpy()
+        rows = np.searchsorted(ends, picks, side="right")
+        return list(zip(rows.tolist(), (picks - (ends[rows] - choices[rows])).tolist(), strict=True))
+
+    def at(self, places: Sequence[tuple[int, int]], steps: int) -> Tensor:
+        """The crops at some places, (count, K, steps) int64."""
+        begins = [int(self.starts[row]) + first for row, first in places]
+        return torch.stack([self.codes[:, begin : begin + steps] for begin in begins]).long()
+
+    def beats_at(self, places: Sequence[tuple[int, int]]) -> Tensor:
+        """(count, 2) float: the first beat and the gap between beats of the crops at some places, in time steps."""
+        beats = self.beats[[row for row, _ in places]].clone()
+        beats[:, 0] = (beats[:, 0] - torch.tensor([float(first) for _, first in places])).remainder(beats[:, 1])
+        return beats
+
+    def crops(self, count: int, steps: int, generator: torch.Generator) -> Tensor:
+        """`count` crops of `places`, (count, K, steps) int64. ValueError as there."""
+        return self.at(self.places(count, steps, generator), steps)
+
+
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    from safetensors.torch import save
+
+    with whole_file(path, alone=True) as part:
+        part.write_bytes(save(tensors, metadata))
+
+
+def write_shard(
+    folder: str | os.PathLike, rows: Sequence[Tensor], sources: Sequence[str], beats: Sequence[tuple[float, float] | None] = ()
+) -> Path:
+    """Write rows (K, T_i) int16 as the next shard of the folder.
+
+    Args:
+        sources: the names of the files that the rows complete.
+        beats: for each row the first beat and the gap between beats in time steps, or None; empty = None for all.
+    """
+    folder = Path(folder)
+    numbers = [int(p.stem.split("-")[1]) for p in folder.glob("tokens-*.safetensors")]
+    path = folder / f"tokens-{max(numbers, default=-1) + 1:05d}.safetensors"
+    lengths = torch.tensor([row.shape[1] for row in rows], dtype=torch.int32)
+    codes = torch.full((len(rows), rows[0].shape[0], int(lengths.max())), -1, dtype=torch.int16)
+    for target, row in zip(codes, rows, strict=True):
+        target[:, : row.shape[1]] = row
+    unknown = (torch.nan, torch.nan)
+    known = torch.tensor([beat or unknown for beat in beats or [None] * len(rows)], dtype=torch.float32)
+    _save({"codes": codes, "lengths": lengths, "beats": known}, path, {"sources": json.dumps(list(sources))})
+    return path
+
+
+def done_sources(folder: str | os.PathLike) -> set[str]:
+    """Names of the files whose tokens the folder already holds."""
+    from safetensors import safe_open
+
+    done: set[str] = set()
+    for path in Path(folder).glob("tokens-*.safetensors"):
+        with safe_open(str(path), framework="pt") as shard:
+            done.update(json.loads((shard.metadata() or {}).get("sources", "[]")))
+    return done
+
+
+def keep_vectors(codec, out: Path) -> None:
+    """Writes a codec's vectors into a folder of tokens; ValueError if it holds those of another one."""
+    from safetensors.torch import load_file
+
+    vectors = codec.codebook_vectors().detach().float().cpu().contiguous()
+    stored = out / "codebooks.safetensors"
+    if not stored.is_file():
+        _save({"vectors": vectors}, stored)
+    elif not torch.allclose(load_file(str(stored))["vectors"], vectors, atol=1e-4):
+        raise ValueError(f"{out} holds tokens of another codec: choose an empty folder with --out.")
