@@ -122,9 +122,10 @@ def test_the_operations_of_decoding_are_those_of_all_windows_and_steps():
     model = tiny_models()[2]
     tokens, mask = torch.randint(1024, (2, 14, 130)), torch.rand(14, 130) < 0.6
     mask[:4] = False
-    needed = work.decoding(model.config, mask, 2, 3)
-    done = counted(lambda: fill_windows(model, tokens, mask[None], 3, Sampling(), 0, [0, 1]))
-    assert needed.matrix == done > 0
+    for guidance in (0.0, 0.5):
+        needed = work.decoding(model.config, mask, 2, 3, guided=guidance > 0)
+        done = counted(lambda g=guidance: fill_windows(model, tokens, mask[None], 3, Sampling(guidance=g), 0, [0, 1]))
+        assert needed.matrix == done > 0
     assert work.decoding(model.config, torch.zeros_like(mask), 2, 3) == Work()
 
 

@@ -56,6 +56,10 @@ SAMPLING_HELP = {
     "typical_min_tokens": ("N", "with --typical-mass: always leave so many sounds to choose from"),
     "sample_cutoff": ("SHARE", "after this share of the rounds always take the likeliest; 1 = never"),
     "fine_steps": ("N", "rounds in which the fine layers are settled"),
+    "guidance": (
+        "G",
+        "how much further than the model takes go towards what is kept; 0 = off, and nearly twice as quick",
+    ),
     "feedback": ("N", "vamp the result again, N rounds in all: each goes further from the source"),
 }
 MODULES = {

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from vampnet import graphs, kernels
 from vampnet.config import Sampling
+from vampnet.guidance import guided, hidden, weaker, without
 from vampnet.sampling import (
     confidence,
     gumbel,
@@ -47,7 +48,7 @@ class DeviceStep:
 
     Args:
         model: in eval mode; `model(tokens, ring=bool)` gives logits (B, n_predicted, T, V).
-        sampling: the filters and the temperature; 0 = the likeliest token.
+        sampling: the filters, the guidance and the temperature; 0 = the likeliest token.
         shape: (B, K, T) of the tokens.
         ring: the last time step is followed by the first.
         device: of the model.
@@ -61,6 +62,7 @@ class DeviceStep:
         noise: (B, n_predicted, T) float32, Gumbel numbers for the confidence.
         weight: () float32, of the noise.
         left: (B,) int64: how many tokens are masked after the step.
+        hidden: (T,) bool: what the weaker model does not see, where there is guidance.
         damaged: () bool: some logits were not finite, in this step or before it.
     """
 
@@ -78,6 +80,7 @@ class DeviceStep:
         self.noise = torch.zeros(predicted, device=device)
         self.weight = torch.zeros((), device=device)
         self.left = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.hidden = torch.zeros(steps, dtype=torch.bool, device=device)
         self.damaged = torch.zeros((), dtype=torch.bool, device=device)
         self.busy = threading.Lock()
         self._ahead: deque[torch.cuda.Event] = deque()
@@ -89,6 +92,9 @@ class DeviceStep:
         model = self._model()
         assert model is not None, "the step is kept by its model"
         logits = model(self.tokens, ring=self._ring)
+        if self.sampling.guidance:
+            seen = without(self.tokens, self.hidden, self.first)
+            logits = guided(logits, weaker(model)(seen, ring=self._ring), self.sampling.guidance)
         # Levels last, as a model lays them out: in another order all of them would be copied first.
         logits = logits.transpose(1, 2).float().contiguous()
         chosen, log_p = kernels.chosen(logits, self.u.transpose(1, 2).contiguous(), self.sampling, model.config.label_smoothing)
@@ -122,7 +128,7 @@ class DeviceStep:
         recording = graphs.recorded(self._step, self.tokens.device)
         if recording is not None:
             self._run, model = recording.replay, self._model()
-            self._read = model.constants() if hasattr(model, "constants") else []
+            self._read = [tensor for one in (model, weaker(model)) if hasattr(one, "constants") for tensor in one.constants()]
 
     def take_over(self, tokens: Tensor, masked: Tensor, before: DeviceStep | None = None) -> None:
         """Begins with tokens and a mask, or where another step has left off; that one is free then."""
@@ -138,9 +144,11 @@ class DeviceStep:
         finally:
             before.busy.release()
 
-    def give(self, u: Tensor, noise: Tensor, weight: float, left: Tensor) -> None:
-        """Takes the numbers of the next step: of the shapes of the attributes, and (B,) int64, on the CPU."""
-        for own, given in ((self.u, u), (self.noise, noise), (self.left, left)):
+    def give(self, number: int, u: Tensor, noise: Tensor, weight: float, left: Tensor) -> None:
+        """Takes the numbers of step `number`: of the shapes of the attributes, and (B,) int64, on the CPU."""
+        for own, given in (
+            (self.u, u), (self.noise, noise), (self.left, left), (self.hidden, hidden(len(self.hidden), number))
+        ):  # fmt: skip
             given = given.to(own.dtype)
             # From pinned memory the copy waits its turn on the device, and nobody waits for it.
             own.copy_(given.pin_memory() if own.is_cuda else given, non_blocking=True)
@@ -163,7 +171,9 @@ def _step_for(
     """A step that nobody else uses, its lock `busy` taken; on CUDA a recorded one, where `steps` of them are worth it."""
     # What does not change a step must not make it another one.
     same = replace(sampling, steps=1, fine_steps=1, feedback=1, mask_temperature=0.0, sample_cutoff=1.0)
-    key = (Sampling(temperature=0.0) if same.temperature == 0 else same, shape, ring, device, _places(model))
+    if same.temperature == 0:
+        same = Sampling(temperature=0.0, guidance=same.guidance)
+    key = (same, shape, ring, device, _places(model))
     with _keeping:
         kept = _kept.setdefault(model, OrderedDict())
         found = kept.get(key)
@@ -242,7 +252,7 @@ def fill_on_device(
                 if u.dim() != step.u.dim():  # the likeliest tokens are not drawn
                     u = u[..., 0]
                 left = mask_count(number, steps, total)
-                step.give(u, noise, mask_temperature(number, steps, sampling.mask_temperature), left)
+                step.give(number, u, noise, mask_temperature(number, steps, sampling.mask_temperature), left)
                 turn(step.run)
             after()
         if step is None:

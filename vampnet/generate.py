@@ -18,6 +18,7 @@ from vampnet import passes
 from vampnet.config import MASK, CancelledError, Sampling
 from vampnet.device import answers_late
 from vampnet.device_steps import fill_on_device
+from vampnet.guidance import guided, hidden, weaker, without
 from vampnet.sampling import (
     choose,
     confidence,
@@ -162,7 +163,7 @@ class _Decoder:
             where = masked[items]
             if not where.any():
                 continue
-            logits = self.model(tokens[items], where=where, ring=ring)
+            logits = self._logits(tokens[items], where, step, ring)
             quick = self.quick and not greedy and logits.device.type == "cpu"
             size = len(logits) if quick or logits.device.type != "cpu" else ROWS
             parts = zip(logits.split(size), u[items][where].split(size), strict=True)
@@ -171,6 +172,14 @@ class _Decoder:
             )
             chosen[items][where], log_p[items][where] = torch.cat(tokens_of), torch.cat(log_p_of)
         return chosen, log_p
+
+    def _logits(self, tokens: Tensor, where: Tensor, step: int, ring: bool) -> Tensor:
+        """(B, K, T) tokens -> (M, V) logits at `where`, guided away from those of the weaker model."""
+        logits = self.model(tokens, where=where, ring=ring)
+        if not self.sampling.guidance:
+            return logits
+        seen = without(tokens, hidden(tokens.shape[-1], step).to(tokens.device), self.first)
+        return guided(logits, weaker(self.model)(seen, where=where, ring=ring), self.sampling.guidance)
 
     def _decide(self, logits: Tensor, u: Tensor | None, quick: bool) -> tuple[Tensor, Tensor]:
         """(M, V) logits and (M,) or (M, n) uniform numbers, None = the likeliest -> (M,) tokens and their log probabilities."""
@@ -210,7 +219,8 @@ def fill(
         tokens: (B, n_codebooks, T) int64 in 0..1023; what they hold at masked positions is never seen (MASK is fine there).
         mask: (B or 1, n_codebooks, T) bool, True = regenerate; False in the conditioning levels.
         steps: decoding steps; an item with fewer masked tokens is finished earlier.
-        sampling: `temperature`, `mask_temperature`, `sample_cutoff` and the filters. (`steps` and `fine_steps` are not read.)
+        sampling: `temperature`, `mask_temperature`, `sample_cutoff`, `guidance` and the filters. (`steps` and
+            `fine_steps` are not read.)
         generators: one CPU generator for each item, see `sampling.take_generator`. They are advanced.
         ring: the last time step is followed by the first.
         batch: items that the model sees at a time; more than 1 is faster on a GPU, but see the head of this module.
@@ -346,8 +356,8 @@ def generate(
     """Regenerate the masked tokens of a clip: the coarse levels first, then the fine ones given these (paper section 3).
 
     The coarse stage takes `sampling.steps` a window and `sampling.feedback` rounds, the fine stage `sampling.fine_steps` and
-    one round, since the fine levels of earlier rounds are seen by nobody, and draws from all tokens (`typical_mass` is for the
-    coarse ones).
+    one round, since the fine levels of earlier rounds are seen by nobody, and draws from all tokens without guidance
+    (`typical_mass` and `guidance` are for the coarse ones).
 
     Args:
         coarse: model of the coarsest levels, in eval mode; `coarse.config.n_codebooks` is `fine.config.n_conditioning`.
@@ -388,5 +398,5 @@ def generate(
         coarse, given, todo, sampling.steps, sampling, rounds=sampling.feedback, stage="coarse", **rest
     )
     # Fine levels say how, not what: with typical tokens alone they are no better (docs/log.md), and later.
-    drawn = replace(sampling, typical_mass=1.0)
+    drawn = replace(sampling, typical_mass=1.0, guidance=0.0)
     return fill_windows(fine, out, fine_mask, drawn.fine_steps, drawn, stage="fine", **rest)

@@ -31,6 +31,7 @@ from torch import Tensor
 from vampnet.config import CancelledError
 from vampnet.device import is_shortage
 from vampnet.fallback import on_cpu, release
+from vampnet.guidance import weaker
 from vampnet.model.fast import GPU_ITEMS, items_at_a_time
 
 if TYPE_CHECKING:
@@ -295,6 +296,11 @@ class _Transformer(_View):
     def part(self) -> Any:
         """The transformer itself."""
         return self._part
+
+    @property
+    def weaker(self) -> _Transformer:
+        """The view of the transformer that it is guided away from."""
+        return _Transformer(weaker(self._part), self._turns, self._guest)
 
     def turn(self, work: Callable[[], Result]) -> Result:
         """`work()`, when it is the request's turn."""

@@ -204,7 +204,8 @@ class Stages:
         mask[:, first:] &= fine
         seeds = [(0, take) for take in range(case.takes)]
         steps = sampling.fine_steps if fine else sampling.steps
-        demand = work.decoding(config, mask[0, : config.n_codebooks], case.takes, steps, self.precision)
+        guided = sampling.guidance > 0 and not fine
+        demand = work.decoding(config, mask[0, : config.n_codebooks], case.takes, steps, self.precision, guided)
         return Prepared(
             lambda: self.model.generate(codes, mask, sampling, seeds), (demand,), case.takes * int(mask.sum())
         )  # fmt: skip
@@ -222,8 +223,7 @@ class Stages:
             return parts.seconds
 
         mask = self.model.mask(self._codes(case), Prompt())
-        steps = {"coarse": sampling.steps, "fine": sampling.fine_steps}
-        demand = work.vamp(self.model, mask[0], case.takes, steps, self.precision)
+        demand = work.vamp(self.model, mask[0], case.takes, sampling, self.precision)
         return Prepared(run, demand, case.takes * int(mask.sum()))
 
     def _command(self, case: Case) -> Prepared:

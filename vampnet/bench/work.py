@@ -9,8 +9,9 @@ in the same steps and windows (those of `windows.plan_for_mask`: a better plan l
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,8 @@ from torch import Tensor
 
 from vampnet.bench.ceilings import Ceilings
 from vampnet.codec.lac import DILATIONS, KERNELS
-from vampnet.config import TransformerConfig
+from vampnet.config import Sampling, TransformerConfig
+from vampnet.guidance import layers_of_weaker
 from vampnet.sampling import mask_count
 from vampnet.windows import plan_for_mask
 
@@ -97,7 +99,9 @@ def step(config: TransformerConfig, takes: int, steps: int, asked: int, dtype: s
     return Work(layers + classifier, 0, moved + asked * config.codebook_size * 4, dtype)
 
 
-def decoding(config: TransformerConfig, mask: Tensor, takes: int, steps: int, dtype: str = "float32") -> Work:
+def decoding(
+    config: TransformerConfig, mask: Tensor, takes: int, steps: int, dtype: str = "float32", guided: bool = False
+) -> Work:
     """Iterative parallel decoding of a clip, window by window as `generate.fill_windows` does it.
 
     Args:
@@ -106,7 +110,9 @@ def decoding(config: TransformerConfig, mask: Tensor, takes: int, steps: int, dt
         takes: decoded at once.
         steps: in each window.
         dtype: of the weights.
+        guided: the weaker model of `vampnet.guidance` is asked in every step too.
     """
+    shapes = [config, dataclasses.replace(config, layers=layers_of_weaker(config.layers))] if guided else [config]
     left, work = mask.clone(), Work(dtype=dtype)
     for window in plan_for_mask(mask, config.context):
         at = torch.arange(window.start, window.start + window.length) % mask.shape[-1]
@@ -114,7 +120,8 @@ def decoding(config: TransformerConfig, mask: Tensor, takes: int, steps: int, dt
         for number in range(steps):
             if asked == 0:
                 break
-            work += step(config, takes, window.length, takes * asked, dtype)
+            for shape in shapes:
+                work += step(shape, takes, window.length, takes * asked, dtype)
             asked = mask_count(number, steps, total)
         left[:, window.core[0] : window.core[1]] = False
     return work
@@ -231,14 +238,14 @@ def _waveform_decode(codec: Any, steps: int) -> int:
 # ------------------------------------------------------------------------------------------------------------- whole vamp
 
 
-def vamp(model: Any, mask: Tensor, takes: int, steps: Mapping[str, int], dtype: str) -> Demand:
+def vamp(model: Any, mask: Tensor, takes: int, sampling: Sampling, dtype: str) -> Demand:
     """From samples to samples.
 
     Args:
         model: `VampNet`.
         mask: (K, T) bool, True = regenerate.
         takes: how many.
-        steps: {"coarse": of each of its windows, "fine": the same}.
+        sampling: how.
         dtype: of the transformers' weights.
     """
     coarse, fine = model.coarse.config, model.fine.config
@@ -246,7 +253,7 @@ def vamp(model: Any, mask: Tensor, takes: int, steps: Mapping[str, int], dtype: 
     deep[: fine.n_conditioning] = False
     return (
         *encode(model.codec, mask.shape[-1]),
-        decoding(coarse, mask[: coarse.n_codebooks], takes, steps["coarse"], dtype),
-        decoding(fine, deep, takes, steps["fine"], dtype),
+        decoding(coarse, mask[: coarse.n_codebooks], takes, sampling.steps, dtype, sampling.guidance > 0),
+        decoding(fine, deep, takes, sampling.fine_steps, dtype),
         *decode(model.codec, mask.shape[-1], takes),
     )

@@ -66,13 +66,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, default=36, metavar="N", help="of sampling where they are not varied (default 36)")
     about = f"of sampling: 1 draws from all tokens, as the paper does (default {Sampling.typical_mass:g}, as of a vamp)"
     made.add_argument("--typical-mass", type=float, default=Sampling.typical_mass, metavar="SHARE", help=about)
+    about = f"of sampling: 0 is none, as in the paper (default {Sampling.guidance:g}, as of a vamp)"
+    made.add_argument("--guidance", type=float, default=Sampling.guidance, metavar="G", help=about)
     add_common(made)
     return made
 
 
 def chosen(args: argparse.Namespace) -> list[Experiment]:
-    """The experiments asked for, in their order. ValueError for steps or a mass that cannot be."""
-    every = paper_experiments(args.steps, args.typical_mass)
+    """The experiments asked for, in their order. ValueError for steps, a mass or a guidance that cannot be."""
+    every = paper_experiments(args.steps, args.typical_mass, args.guidance)
     return [experiment for experiment in every if args.only is None or experiment.name in args.only]
 
 
@@ -156,7 +158,7 @@ def _run(this: Run, experiments: list[Experiment], part: tuple[int, int] | None)
         raise ValueError("No clip has all of these experiments yet: name those that were run with --only, or go on with them.")
     if not ids:
         raise ValueError(f"No clip of {args.seconds:g} s lies below {args.audio}: give shorter --seconds or another folder.")
-    for experiment in paper_experiments(args.steps, args.typical_mass):
+    for experiment in paper_experiments(args.steps, args.typical_mass, args.guidance):
         # What another run has made of the same clips belongs into the report as well.
         if experiment not in experiments:
             more = stored(this.store, judge, [setting.recipe for setting in experiment.settings], ids)
@@ -221,7 +223,7 @@ def _report(this: Run, experiments: list[Experiment], results: Results, lengths:
         notes.append(f"Of clips of {args.seconds:g} s 'inpaint, 2 s' keeps everything, and is the codec alone.")
     if missing:
         notes.append(f"Not run on all of these clips yet: {', '.join(missing)}.")
-    drawn = report.how_drawn(Sampling(typical_mass=args.typical_mass))
+    drawn = report.how_drawn(Sampling(typical_mass=args.typical_mass, guidance=args.guidance))
     about = report.About(
         this.model.name, this.origin, lengths, audio, judge.embeddings, drawn,
         notes=(*report.thin_notes(results, judge.embeddings), *notes),

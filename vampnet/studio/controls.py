@@ -105,6 +105,7 @@ CONTROLS: tuple[Control, ...] = (
     Control("periodic_offset", "more", 0, 64, 1),
     Control("onset_width_ms", "more", 0, 400, 5),
     Control("dropout", "more", 0, 1, 0.05),
+    Control("guidance", "more", 0, 2, 0.05),
     Control("top_p", "more", 0.05, 1, 0.05),
     Control("top_k", "more", 0, CODEBOOK_SIZE, 1),
     Control("typical_mass", "more", 0.05, 1, 0.05),
@@ -203,7 +204,7 @@ def restore(settings: dict[str, Any], mask: Tensor | None = None) -> dict[str, A
         ValueError: settings that the page has no controls for.
     """
     try:
-        given = {**settings["prompt"], **settings["sampling"]}
+        given = {**settings["prompt"], "guidance": 0.0, **settings["sampling"]}  # as `Sampling.written`
         bars, extend = settings.get("bars"), settings.get("extend") or (0.0, 0.0)
         given.update(
             takes=min(settings["takes"], MAX_TAKES), seed=settings["seed"], loop=settings["loop"], extend_before=extend[0],

@@ -81,7 +81,7 @@ def check_work(request: Request, seconds: float) -> None:
     """ValueError if a vamp of a clip of so many seconds is more work than one call may ask for: nobody can stop another's."""
     sampling = request.sampling
     whole = seconds + sum(request.extend)
-    asked = whole * request.takes * (sampling.steps + sampling.fine_steps) * max(1, sampling.feedback)
+    asked = whole * request.takes * (sampling.coarse_runs + sampling.fine_steps) * max(1, sampling.feedback)
     if asked > MOST_WORK:
         raise ValueError(say("programs.work", times=f"{asked / MOST_WORK:.1f}"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from vampnet.config import N_CODEBOOKS, Prompt, Sampling, TokenGrid
@@ -13,7 +14,7 @@ Row = tuple[str, str, str]
 
 def describe_settings(settings: dict[str, Any], language: str) -> list[Row]:
     """What stands in `vamp.json`, as terms with their values and explanations, in the order in which they matter."""
-    prompt, sampling = settings["prompt"], settings["sampling"]
+    prompt, sampling = settings["prompt"], dataclasses.asdict(Sampling.written(settings["sampling"]))
     kept = say(
         "share.words.kept", language, share=f"{100 * settings['kept_share']:.0f}", kbps=f"{settings['kept_kbps']:.1f}"
     )  # fmt: skip
@@ -21,7 +22,7 @@ def describe_settings(settings: dict[str, Any], language: str) -> list[Row]:
         say("share.words.steps", language, n=sampling["steps"]),
         *(
             say(f"share.words.{name}", language, n=f"{sampling[name]:g}")
-            for name in ("temperature", "mask_temperature", "top_p", "typical_mass", "feedback")
+            for name in ("temperature", "mask_temperature", "top_p", "typical_mass", "feedback", "guidance")
             if name in ("temperature", "mask_temperature") or sampling[name] != getattr(Sampling(), name)
         ),
     ]

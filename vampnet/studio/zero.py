@@ -167,7 +167,7 @@ def gpu_seconds(seconds: float, sampling: Sampling | None, takes: int, size: flo
     tens, work = max(seconds, 1.0) / 10, CODEC_SECONDS * (1 + takes)
     if sampling is not None:
         # A fine step, over three seconds at a time, costs about what a coarse one does.
-        work += STEP_SECONDS * takes * sampling.feedback * (sampling.steps + sampling.fine_steps)
+        work += STEP_SECONDS * takes * sampling.feedback * (sampling.coarse_runs + sampling.fine_steps)
     return round(min(MOST_SECONDS, LEAST_SECONDS + tens * work * max(size, 0.1)))
 
 

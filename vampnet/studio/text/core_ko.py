@@ -74,6 +74,7 @@ TEXT: dict[str, str] = {
     "{field} must lie in {least}..{most}, not {value}.": "{field}: {least}에서 {most}까지입니다. 받은 값: {value}.",
     "{field} must be (start, end) in seconds, not {value!r}.": "{field}: 시작과 끝(초)이어야 합니다. 받은 값: {value!r}.",
     "{field} must start at 0 or later and end after its start, not {value!r}.": "{field}: 0초 이후에 시작하고 시작보다 뒤에 끝나야 합니다. 받은 값: {value!r}.",
+    "{field} must lie between 0 and {most}, not {value}.": "{field}: 0 이상 {most} 이하여야 합니다. 받은 값: {value}.",
     "{field} must lie above 0 and at most at 1, not {value}.": "{field}: 0보다 크고 1 이하여야 합니다. 받은 값: {value}.",
     "What is added before and after must be seconds of at least 0, not {before:g} and {after:g}.": "앞뒤에 더하는 길이는 0초 이상이어야 합니다. 받은 값: {before:g}, {after:g}.",
     "What is added must be two numbers of seconds, before and after, not {given}.": "더하는 길이는 앞과 뒤의 초, 두 숫자여야 합니다. 받은 값: {given}.",
