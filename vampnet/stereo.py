@@ -44,6 +44,8 @@ MID_WEIGHT = 0.5
 """How strongly the axis is drawn to mid, as a share of the band's energy: two independent, equally loud channels have no
 principal axis, and mid is then the downmix to take. Below 1, a band in pure antiphase still gets the side axis."""
 _BATCH = 256
+_KEPT = 1024
+"""Frames (24 s) up to which the spectra of a clip are kept while it is worked on: two signals take 34 MB then."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,15 @@ def split(signal: AudioSignal, loop: bool = False) -> tuple[AudioSignal, StereoI
     if audio.shape[1] == 1:
         return make_signal(audio.clone(), rate), StereoImage(1, length, rate, loop)
     left, right = audio[0].detach().float().cpu()
-    axis = _principal_axis(*_band_energies(left, right, rate, loop), rate)
+    heard = _Spectra([left, right], length, loop)
+    axis = _principal_axis(*_band_energies(heard, rate), rate)
     a, b = _twice(axis)
     if bool((axis == axis[:, :1]).all()):
         mid, side = a[0] * left + b[0] * right, a[0] * right - b[0] * left
     else:
-        mid, side = _filter([left, right], length, loop, lambda _, x, y: (a * x + b * y, a * y - b * x))
-    mm, ms, ss = (_smooth(e, length, rate, loop) for e in _band_energies(mid, side, rate, loop))
+        mid, side = _filter(heard, lambda _, x, y: (a * x + b * y, a * y - b * x))
+    del heard
+    mm, ms, ss = (_smooth(e, length, rate, loop) for e in _band_energies(_Spectra([mid, side], length, loop), rate))
     floor = 1e-10 * float(mm.sum(0).mean() + ss.sum(0).mean()) + 1e-20
     predicted = (ms / (mm + floor)).clamp(-MAX_RATIO, MAX_RATIO)
     rest = (ss - ms.square() / (mm + floor)).clamp_min(0.0)
@@ -137,15 +141,15 @@ def apply(take: AudioSignal, image: StereoImage, loop: bool = False) -> AudioSig
         def paint(frames: slice, m: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return _turned(m, (predicted[:, frames].T @ bands).mul_(m), a, b)
 
-        channels = _filter([mid], length, loop, paint)
+        channels = _filter(_Spectra([mid], length, loop), paint)
     else:
-        far = decorrelate(mid, rate, loop)
-        on_mid, on_far = _matched(mid, far, rate, loop, predicted, remainder)
+        heard = _Spectra([mid, decorrelate(mid, rate, loop)], length, loop)
+        on_mid, on_far = _matched(heard, rate, predicted, remainder)
 
         def paint_wide(frames: slice, m: torch.Tensor, d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return _turned(m, (on_mid[:, frames].T @ bands).mul_(m).addcmul_(on_far[:, frames].T @ bands, d), a, b)
 
-        channels = _filter([mid, far], length, loop, paint_wide)
+        channels = _filter(heard, paint_wide)
     return make_signal(torch.stack(channels)[None].to(audio.device), rate)
 
 
@@ -154,16 +158,13 @@ def _turned(mid: torch.Tensor, side: torch.Tensor, a: torch.Tensor, b: torch.Ten
     return (a * mid).addcmul_(b, side, value=-1), (b * mid).addcmul_(a, side)
 
 
-def _matched(
-    mid: torch.Tensor, far: torch.Tensor, rate: int, loop: bool, predicted: torch.Tensor, remainder: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _matched(heard: _Spectra, rate: int, predicted: torch.Tensor, remainder: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Gains (BANDS, frames) on M' and on its decorrelated copy, so that the part w D is uncorrelated with M' and as loud.
 
     In a narrow band the copy can by chance resemble M' (a single partial is only shifted in phase): that share is taken out,
     and what is left is brought to the energy of M'.
     """
-    length = len(mid)
-    mm, md, dd = (_smooth(e, length, rate, loop) for e in _band_energies(mid, far, rate, loop))
+    mm, md, dd = (_smooth(e, heard.length, rate, heard.loop) for e in _band_energies(heard, rate))
     floor = 1e-10 * float(mm.sum(0).mean()) + 1e-20
     alike = md / (mm + floor)
     apart = (dd - md * alike).clamp_min(0.0)
@@ -216,11 +217,28 @@ def _ring(length: int, loop: bool) -> tuple[int, torch.Tensor]:
     return ring, torch.round(torch.arange(frames, dtype=torch.float64) * (ring / frames)).long() - WINDOW // 2
 
 
-def _frames(starts: torch.Tensor) -> Iterator[tuple[slice, list[int]]]:
-    """Batches of frames: which, and where on the ring each begins."""
-    for first in range(0, len(starts), _BATCH):
-        batch = slice(first, min(first + _BATCH, len(starts)))
-        yield batch, starts[batch].tolist()
+class _Spectra:
+    """Spectra of one or two signals (N,) frame by frame, as often as they are asked for.
+
+    Iterating gives batches: which frames, where on the ring each begins, and of each signal the spectra (n, 2 F). Those of a
+    short clip are kept, since a look at the bands comes before anything is done with them.
+    """
+
+    def __init__(self, signals: list[torch.Tensor], length: int, loop: bool) -> None:
+        self.length, self.loop = length, loop
+        self.ring, self.starts = _ring(length, loop)
+        self._signals, self._kept = signals, None
+        if len(self.starts) <= _KEPT:
+            self._kept = list(self._made())
+
+    def __iter__(self) -> Iterator[tuple[slice, list[int], list[torch.Tensor]]]:
+        return self._made() if self._kept is None else iter(self._kept)
+
+    def _made(self) -> Iterator[tuple[slice, list[int], list[torch.Tensor]]]:
+        for first in range(0, len(self.starts), _BATCH):
+            batch = slice(first, min(first + _BATCH, len(self.starts)))
+            where = self.starts[batch].tolist()
+            yield batch, where, [_spectra(x, self.ring, where) for x in self._signals]
 
 
 def _roll_up(x: torch.Tensor, ring: int) -> torch.Tensor:
@@ -268,43 +286,40 @@ def _add(out: torch.Tensor, pieces: torch.Tensor, where: list[int]) -> None:
         part.unflatten(1, (-1, HOP)).add_(pieces[:, :, first - half : first - half + HOP])
 
 
+@lru_cache(maxsize=1)
 def _window() -> torch.Tensor:
     return torch.hann_window(WINDOW)
 
 
-def _band_energies(x: torch.Tensor, y: torch.Tensor, rate: int, loop: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Two signals (N,) -> |X|^2, Re(X conj Y), |Y|^2 summed over each band, (BANDS, frames) float64 each."""
-    ring, starts = _ring(len(x), loop)
+def _band_energies(heard: _Spectra, rate: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of two signals |X|^2, Re(X conj Y), |Y|^2 summed over each band, (BANDS, frames) float64 each."""
     bands = _twice(_band_matrix(rate)).T
-    out = torch.empty(3, BANDS, len(starts), dtype=torch.float64)
-    for batch, where in _frames(starts):
-        fx, fy = _spectra(x, ring, where), _spectra(y, ring, where)
+    out = torch.empty(3, BANDS, len(heard.starts), dtype=torch.float64)
+    for batch, _, (fx, fy) in heard:
         for i, (p, q) in enumerate(((fx, fx), (fx, fy), (fy, fy))):
             out[i, :, batch] = ((p * q) @ bands).T.double()
     return out[0], out[1], out[2]
 
 
-def _filter(
-    signals: list[torch.Tensor], length: int, loop: bool, process: Callable[..., tuple[torch.Tensor, torch.Tensor]]
-) -> list[torch.Tensor]:
+def _filter(heard: _Spectra, process: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
     """Overlap-add: spectra (n, 2 F) of each signal -> process(frames, *spectra) -> two spectra -> two signals (N,).
 
     Divides by the sum of squared windows that really fell on each sample, so that doing nothing gives the signal back.
     """
-    (ring, starts), window = _ring(length, loop), _window()
+    ring, starts, window = heard.ring, heard.starts, _window()
     # In the last row the sum of squared windows, unless frames lie as regularly as hops: then it is the same in each of them.
     even, square = ring == HOP * len(starts) and _regular(starts.tolist()), window.square()
     out = torch.zeros(2 if even else 3, ring + WINDOW)
-    for batch, where in _frames(starts):
-        made = torch.stack(process(batch, *(_spectra(x, ring, where) for x in signals)))
+    for batch, where, spectra in heard:
+        made = torch.stack(process(batch, *spectra))
         _add(out[:2], torch.fft.irfft(torch.view_as_complex(made.unflatten(2, (-1, 2))), WINDOW) * window, where)
         if not even:
             _add(out[2:], square.expand(1, len(where), -1), where)
     out = _roll_up(out, ring)
     if even:
         out.unflatten(1, (-1, HOP)).div_(square.view(-1, HOP).sum(dim=0).clamp_min_(1e-8))
-        return list(out[:, :length])
-    return list(out[:2].div_(out[2].clamp_min_(1e-8))[:, :length])
+        return list(out[:, : heard.length])
+    return list(out[:2].div_(out[2].clamp_min_(1e-8))[:, : heard.length])
 
 
 def _smooth(energy: torch.Tensor, length: int, rate: int, loop: bool) -> torch.Tensor:
