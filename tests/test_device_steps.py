@@ -97,7 +97,9 @@ def test_conditioning_levels_stay(late: None) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0), Sampling(top_p=0.5, top_k=9, typical_mass=0.5)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(guidance=0.5), Sampling(temperature=0), Sampling(top_p=0.5, top_k=9, typical_mass=0.5)]
+)
 def test_a_step_waits_for_nothing(sampling: Sampling, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     draw_as_on_a_gpu(monkeypatch)
     model = in_precision(tiny_vampnet().coarse, precision, "cpu")
@@ -177,8 +179,12 @@ def test_a_step_is_kept_until_the_weights_change_or_memory_is_wanted(late: None)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("ring", [False, True])
 @pytest.mark.parametrize(
-    "sampling", [Sampling(), Sampling(temperature=0), Sampling(top_k=9, top_p=0.9, typical_mass=0.5, sample_cutoff=0.5)]
-)
+    "sampling",
+    [
+        Sampling(), Sampling(guidance=0.5), Sampling(temperature=0),
+        Sampling(top_k=9, top_p=0.9, typical_mass=0.5, sample_cutoff=0.5),
+    ],
+)  # fmt: skip
 def test_on_a_gpu_steps_are_recorded_and_give_the_tokens_of_the_cpu(sampling: Sampling, ring: bool, precision: str) -> None:
     tokens, mask, steps = source(2, 4, 20), masks(2)[..., :20], device_steps.WORTH_RECORDING
     models = (in_precision(tiny_vampnet().coarse, precision, "cpu"), in_precision(tiny_vampnet().coarse, precision, "cpu"))

@@ -98,13 +98,11 @@ def test_greedy_decoding_needs_no_luck_and_cutoff_zero_is_greedy():
     mask = random_mask(2)
     a, b = (fill(LocalModel(), source(2), mask, sampling=GREEDY, seed=seed) for seed in (0, 1))
     assert torch.equal(a, b)
-    cut = fill(LocalModel(), source(2), mask, sampling=Sampling(guidance=0, mask_temperature=0, sample_cutoff=0.0))
+    cut = fill(LocalModel(), source(2), mask, sampling=Sampling(mask_temperature=0, sample_cutoff=0.0))
     assert torch.equal(a, cut)
-    c, d = (
-        fill(LocalModel(), source(2), mask, sampling=Sampling(guidance=0, mask_temperature=0), seed=seed) for seed in (0, 1)
-    )
+    c, d = (fill(LocalModel(), source(2), mask, sampling=Sampling(mask_temperature=0), seed=seed) for seed in (0, 1))
     assert not torch.equal(c, d) and not torch.equal(a, c)
-    late = fill(LocalModel(), source(2), mask, sampling=Sampling(guidance=0, mask_temperature=0, sample_cutoff=0.5))
+    late = fill(LocalModel(), source(2), mask, sampling=Sampling(mask_temperature=0, sample_cutoff=0.5))
     assert not torch.equal(late, c) and not torch.equal(late, a)
 
 
@@ -113,7 +111,7 @@ def test_mask_temperature_changes_the_order_alone():
     orders = []
     for weight in (0, 10):
         model = LocalModel()
-        fill(model, source(), mask, steps=2, sampling=Sampling(guidance=0, mask_temperature=weight, temperature=0))
+        fill(model, source(), mask, steps=2, sampling=Sampling(mask_temperature=weight, temperature=0))
         orders.append(model.seen[1] == MASK)
     assert not torch.equal(*orders)
 

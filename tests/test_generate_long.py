@@ -1,17 +1,6 @@
 import pytest
 import torch
-from token_models import (
-    GREEDY,
-    PLAIN,
-    POISON,
-    FlatModel,
-    LocalModel,
-    TinyTransformer,
-    assert_filled,
-    poisoned,
-    random_mask,
-    source,
-)
+from token_models import GREEDY, POISON, FlatModel, LocalModel, TinyTransformer, assert_filled, poisoned, random_mask, source
 
 from vampnet import generate as g
 from vampnet.config import MASK, CancelledError, Sampling
@@ -37,7 +26,7 @@ def test_long_clips_are_filled_in_windows_that_fit_and_see_no_masked_source():
 def test_windows_see_what_the_ones_before_decided_and_no_padding():
     model = LocalModel(context=40)
     mask = torch.ones(1, 4, 133, dtype=torch.bool)
-    after = g.fill_windows(model, source(steps=133), mask, 3, PLAIN, 0, [0])
+    after = g.fill_windows(model, source(steps=133), mask, 3, Sampling(), 0, [0])
     plan = plan_windows(133, 40)
     firsts = model.seen[::3]
     assert len(firsts) == len(plan) > 3
@@ -52,7 +41,7 @@ def test_only_the_windows_around_a_gap_are_computed():
     mask = torch.zeros(1, 4, 1_000, dtype=torch.bool)
     mask[..., 495:510] = True
     tokens = source(steps=1_000)
-    after = g.fill_windows(model, tokens, mask, 3, PLAIN, 0, [0])
+    after = g.fill_windows(model, tokens, mask, 3, Sampling(), 0, [0])
     assert_filled(tokens, after, mask)
     assert len(model.seen) == 3
     start = (model.seen[0][0, 0] == MASK).nonzero()[0, 0]
@@ -91,8 +80,8 @@ def test_feedback_builds_on_the_round_before_and_keeps_the_prompt():
     mask = torch.ones(1, 4, 64, dtype=torch.bool)
     mask[..., ::8] = False
     tokens = poisoned(source(steps=64), mask)
-    one = g.fill_windows(LocalModel(context=64), tokens, mask, 4, PLAIN, 0, [0])
-    two = g.fill_windows(model, tokens, mask, 4, PLAIN, 0, [0], rounds=2)
+    one = g.fill_windows(LocalModel(context=64), tokens, mask, 4, Sampling(), 0, [0])
+    two = g.fill_windows(model, tokens, mask, 4, Sampling(), 0, [0], rounds=2)
     assert_filled(tokens, two, mask)
     assert len(model.seen) == 8
     seen = model.seen[4][0]
@@ -110,7 +99,7 @@ def test_progress_counts_over_all_windows_and_rounds_and_cancel_works_between_th
         source(steps=133),
         mask,
         3,
-        PLAIN,
+        Sampling(),
         0,
         [0],
         rounds=2,
@@ -126,7 +115,7 @@ def test_progress_counts_over_all_windows_and_rounds_and_cancel_works_between_th
             source(steps=133),
             mask,
             3,
-            PLAIN,
+            Sampling(),
             0,
             [0],
             on_step=lambda *a: seen.append(a),
@@ -159,11 +148,11 @@ def test_a_ring_that_fits_is_shown_once_and_as_a_ring(steps, windows):
     model = LocalModel(context=40)
     mask = random_mask(steps=steps, share=0.9)
     tokens = poisoned(source(steps=steps), mask)
-    after = g.fill_windows(model, tokens, mask, 5, PLAIN, 0, [0], loop=True)
+    after = g.fill_windows(model, tokens, mask, 5, Sampling(), 0, [0], loop=True)
     assert_filled(tokens, after, mask)
     assert set(model.rings) == {windows == 1} and {seen.shape[-1] for seen in model.seen} == {steps if windows == 1 else 40}
     model.rings.clear()
-    g.fill_windows(model, tokens, mask, 5, PLAIN, 0, [0])
+    g.fill_windows(model, tokens, mask, 5, Sampling(), 0, [0])
     assert not any(model.rings)
 
 
@@ -174,7 +163,7 @@ def test_the_ends_of_a_long_ring_see_each_other(steps):
     tokens = source(steps=steps)
     mask[..., -1] = False
     tokens[..., -1] = 999
-    after = g.fill_windows(model, poisoned(tokens, mask), mask, 3, PLAIN, 0, [0], loop=True)
+    after = g.fill_windows(model, poisoned(tokens, mask), mask, 3, Sampling(), 0, [0], loop=True)
     assert_filled(poisoned(tokens, mask), after, mask)
     plan = plan_windows(steps, 40, loop=True)
     assert len(model.seen) == 3 * len(plan) >= 6
@@ -250,7 +239,7 @@ def test_batches_for_a_gpu_fill_as_correctly():
     mask = random_mask(levels=6, steps=70)
     tokens = poisoned(source(levels=6, steps=70), mask)
     coarse, fine = stages()
-    after = g.generate(coarse, fine, tokens, mask, Sampling(steps=3, fine_steps=2, guidance=0), 0, range(5), batch=2)
+    after = g.generate(coarse, fine, tokens, mask, Sampling(steps=3, fine_steps=2), 0, range(5), batch=2)
     assert_filled(tokens.expand(5, -1, -1), after, mask)
     assert [len(seen) for seen in coarse.seen[:3]] == [2, 2, 1]
 

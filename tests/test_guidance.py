@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 from tiny import tiny_models
-from token_models import PLAIN, LocalModel, fill, random_mask, source
+from token_models import LocalModel, fill, random_mask, source
 
 from vampnet import generate, metadata
 from vampnet.config import MASK, Prompt, Sampling, TransformerConfig
@@ -104,7 +104,7 @@ def test_guided_takes_are_filled_and_depend_on_nothing_beside_them() -> None:
     assert torch.equal(together[~mask], tokens[~mask]) and together.max() < MASK
     alone = generate.fill(model, tokens[2:], mask[2:], 6, GUIDED, [generate.take_generator(0, 2)])
     assert torch.equal(alone, together[2:])
-    assert not torch.equal(together, fill(model, tokens, mask, sampling=PLAIN))
+    assert not torch.equal(together, fill(model, tokens, mask))
     far = fill(model, tokens, mask, sampling=dataclasses.replace(GUIDED, guidance=2.0))
     assert not torch.equal(together, far)
 
@@ -126,20 +126,25 @@ def test_a_device_that_answers_late_makes_the_same_of_it(ring: bool, monkeypatch
             assert torch.equal(fill(model, tokens, mask, sampling=sampling, ring=ring, batch=2), wanted)
 
 
-def test_what_was_made_before_there_was_guidance_had_none() -> None:
-    written = dataclasses.asdict(Sampling(steps=7))
-    del written["guidance"]
-    assert Sampling.written(written) == Sampling(steps=7, guidance=0.0)
-    assert Sampling.written(dataclasses.asdict(Sampling(guidance=1.5))).guidance == 1.5
-    values = {"vampnet": 1, "prompt": dataclasses.asdict(Prompt()), "sampling": written, "seed": 3}
-    assert metadata.parse(json.dumps(values).encode()).sampling == Sampling(steps=7, guidance=0.0)
+def test_settings_with_guidance_come_back_and_those_without_have_none() -> None:
+    written = dataclasses.asdict(Sampling(steps=7, guidance=1.5))
     settings = {
-        "prompt": values["prompt"], "sampling": written, "seed": 3, "takes": 1, "loop": False, "bars": None, "seconds": 4.0,
-        "kept_share": 0.2, "kept_kbps": 1.0, "model": "mini", "grid": {"sample_rate": 44100, "hop": 768},
+        "prompt": dataclasses.asdict(Prompt()), "sampling": written, "seed": 3, "takes": 1, "loop": False, "bars": None,
+        "seconds": 4.0, "kept_share": 0.2, "kept_kbps": 1.0, "model": "mini", "grid": {"sample_rate": 44100, "hop": 768},
     }  # fmt: skip
-    assert controls.restore(settings)["guidance"] == 0
-    told = {language: dict(row[:2] for row in describe_settings(settings, language)) for language in ("en", "ko")}
-    assert "guidance 0" in " ".join(told["en"].values()) and "이끌기 0" in " ".join(told["ko"].values())
+
+    def told(language: str) -> str:
+        return " ".join(row[1] for row in describe_settings(settings, language))
+
+    def read() -> Sampling:
+        values = {"vampnet": 1, "prompt": settings["prompt"], "sampling": written, "seed": 3}
+        return metadata.parse(json.dumps(values).encode()).sampling
+
+    assert read().guidance == controls.restore(settings)["guidance"] == 1.5
+    assert "guidance 1.5" in told("en") and "이끌기 1.5" in told("ko")
+    del written["guidance"]  # as before there was any
+    assert read() == Sampling(steps=7) and controls.restore(settings)["guidance"] == 0
+    assert "guidance" not in told("en") and "이끌기" not in told("ko")
 
 
 def test_guidance_costs_as_many_steps_again() -> None:

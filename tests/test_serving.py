@@ -70,10 +70,10 @@ def tokens_of(steps: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 REQUESTS: list[dict[str, Any]] = [
-    {"steps": 20, "sampling": Sampling(steps=4, fine_steps=2, guidance=0), "seeds": [(7, 0), (7, 1)], "batch": 2},
-    {"steps": 20, "sampling": Sampling(steps=9, fine_steps=3, temperature=0.7, top_p=0.9, guidance=0), "seeds": [(8, 3)]},
-    {"steps": 20, "sampling": Sampling(steps=6, fine_steps=2, guidance=0), "seeds": [(7, 0)]},
-    {"steps": 33, "sampling": Sampling(steps=5, fine_steps=2, guidance=0), "seeds": [(1, 0)]},
+    {"steps": 20, "sampling": Sampling(steps=4, fine_steps=2), "seeds": [(7, 0), (7, 1)], "batch": 2},
+    {"steps": 20, "sampling": Sampling(steps=9, fine_steps=3, temperature=0.7, top_p=0.9), "seeds": [(8, 3)]},
+    {"steps": 20, "sampling": Sampling(steps=6, fine_steps=2), "seeds": [(7, 0)]},
+    {"steps": 33, "sampling": Sampling(steps=5, fine_steps=2), "seeds": [(1, 0)]},
     {"steps": 20, "sampling": Sampling(steps=3, fine_steps=2, guidance=0.7), "seeds": [(7, 2)]},
 ]
 
@@ -211,8 +211,8 @@ def test_who_is_alone_on_a_gpu_takes_whole_steps(company, monkeypatch):
             guests.enter_context(turns.join(model))
         view = guests.enter_context(turns.join(model))
         assert torch.equal(make(view, request), wanted)
-    # The steps of both stages, with guidance two calls each; alone with one more turn each, in which the step is made ready.
-    assert calls == [2] * (2 * 4 + 2) if company else calls == [0] * (5 + 3)
+    # The steps of both stages: alone with one more turn each, in which the step is made ready.
+    assert calls == [2] * 6 if company else calls == [0] * (5 + 3)
 
 
 def test_a_view_falls_back_to_a_copy_of_the_model_and_not_of_the_view(vn):

@@ -13,9 +13,7 @@ from vampnet.windows import reach as most_steps
 POISON = 777
 """A code that the models here never predict: where it shows up, something was taken from the masked source."""
 
-GREEDY = Sampling(temperature=0, mask_temperature=0, guidance=0)
-PLAIN = Sampling(guidance=0)
-"""One call of the model a step."""
+GREEDY = Sampling(temperature=0, mask_temperature=0)
 
 
 class LocalModel(nn.Module):
@@ -93,7 +91,7 @@ def generators(n, seed=0):
 
 
 def fill(model, tokens, mask, steps=6, sampling=None, seed=0, **kwargs):
-    return g.fill(model, tokens, mask, steps, sampling or PLAIN, generators(len(tokens), seed), **kwargs)
+    return g.fill(model, tokens, mask, steps, sampling or Sampling(), generators(len(tokens), seed), **kwargs)
 
 
 def assert_filled(before, after, mask):

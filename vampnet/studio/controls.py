@@ -204,7 +204,7 @@ def restore(settings: dict[str, Any], mask: Tensor | None = None) -> dict[str, A
         ValueError: settings that the page has no controls for.
     """
     try:
-        given = {**settings["prompt"], "guidance": 0.0, **settings["sampling"]}  # as `Sampling.written`
+        given = {**settings["prompt"], **settings["sampling"]}
         bars, extend = settings.get("bars"), settings.get("extend") or (0.0, 0.0)
         given.update(
             takes=min(settings["takes"], MAX_TAKES), seed=settings["seed"], loop=settings["loop"], extend_before=extend[0],
