@@ -70,6 +70,12 @@ def test_peaks_between_the_samples_are_those_of_a_resampler():
     fine = np.abs(resample_poly(x, 4, 1, axis=-1)).max(axis=0)
     expected = np.array([part.max() for part in np.split(fine, np.arange(4 * POINT, len(fine), 4 * POINT))])
     assert np.allclose(true_peaks(x), expected, rtol=1e-3, atol=1e-5)  # its own samples come out 0.05 % larger there
+    for loop in (False, True):
+        whole = true_peaks(x, loop)
+        for above in (0.02, 0.1, 0.3, 2.0):
+            found = true_peaks(x, loop, above)
+            assert np.array_equal(found[whole > above], whole[whole > above]) and (found <= whole).all()
+            assert (found < whole).any() or above < 0.3  # where nobody looked
     ring = true_peaks(np.roll(x, 50 * POINT, axis=-1), loop=True)
     assert np.allclose(np.roll(true_peaks(x, loop=True), 50), ring, atol=1e-6)
 

@@ -357,11 +357,16 @@ def restore_loudness(
     lufs = loudness.measure()
     if not (math.isfinite(lufs) and math.isfinite(target_lufs)):
         return make_signal(take.audio_data.clone(), take.sample_rate)
-    peaks = true_peaks(samples, loop)
     first = min(target_lufs - lufs if gain_db is None else gain_db, MAX_GAIN_DB)
     drive = first
+    # Only peaks that the drive takes above the ceiling matter: those of the first drive, and of the hardest if that is not it.
+    above = ceiling / 10 ** (first / 20)
+    peaks = true_peaks(samples, loop, above)
     for _ in range(4):
         gain = 10 ** (drive / 20)
+        if ceiling / gain < above:
+            above = ceiling / 10 ** ((first + 6) / 20)
+            peaks = true_peaks(samples, loop, above)
         envelope = limiting_gain(peaks * gain, take.sample_rate, ceiling, loop)
         missing = lufs + first - loudness.measure(gain * envelope)
         if missing < 0.1 or drive >= first + 6:

@@ -33,25 +33,35 @@ def limit_peaks(samples: np.ndarray, sample_rate: int, ceiling: float, loop: boo
     Returns:
         (C, N) float32, no sample above `ceiling`; an unchanged copy where nothing exceeded it.
     """
-    gain = limiting_gain(true_peaks(samples, loop), sample_rate, ceiling, loop)
+    gain = limiting_gain(true_peaks(samples, loop, ceiling), sample_rate, ceiling, loop)
     return with_gain(samples, gain, ceiling, loop)
 
 
-def true_peaks(samples: np.ndarray, loop: bool = False) -> np.ndarray:
+def true_peaks(samples: np.ndarray, loop: bool = False, above: float = 0.0) -> np.ndarray:
     """(C, N) -> (max(1, N // POINT),) the largest magnitude over the channels in each POINT samples, and in what remains.
 
-    Peaks between the samples count: the signal is looked at 4 times oversampled. With `loop` it is a ring.
+    Peaks between the samples count: the signal is looked at 4 times oversampled. With `loop` it is a ring. Where no peak can
+    lie above `above`, nobody looks between the samples, and the largest of them stands for it.
     """
     side, filters = _TAPS // 2, torch.from_numpy(_between())
+    most = 1.0001 * float(
+        filters.abs().sum(dim=0).max()
+    )  # times the largest sample around it is the highest that a wave can be
     n = samples.shape[-1]
     peaks = np.empty(-(-n // POINT))
     for start in range(0, len(peaks), _PIECE):
         stop = min(start + _PIECE, len(peaks))
-        around = _around(samples, start * POINT - side, stop * POINT - side + _TAPS, loop)
-        frames = torch.from_numpy(np.ascontiguousarray(around, dtype=np.float32)).unfold(-1, POINT + _TAPS, POINT)
-        fine = torch.matmul(frames, filters).abs_().amax(dim=(0, 2))
-        coarse = frames[..., side : side + POINT].abs().amax(dim=(0, 2))
-        peaks[start:stop] = torch.maximum(fine, coarse).numpy()
+        # A point more to either side, to know how large the samples are that a filter reaches.
+        around = _around(samples, (start - 1) * POINT, (stop + 1) * POINT, loop)
+        around = torch.from_numpy(np.ascontiguousarray(around, dtype=np.float32))
+        largest = around.unflatten(-1, (-1, POINT)).abs().amax(dim=(0, 2))
+        high = largest.unfold(0, 3, 1).amax(dim=1) * most > above
+        peak = largest[1:-1].clone()
+        if bool(high.any()):
+            frames = around[..., POINT - side : around.shape[-1] - POINT + side].unfold(-1, POINT + _TAPS, POINT)
+            frames = frames if bool(high.all()) else frames[:, high]
+            peak[high] = torch.maximum(peak[high], torch.matmul(frames, filters).abs_().amax(dim=(0, 2)))
+        peaks[start:stop] = peak.numpy()
     points = max(1, n // POINT)
     peaks[points - 1] = peaks[points - 1 :].max()
     return peaks[:points]
