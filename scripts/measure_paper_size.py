@@ -57,8 +57,7 @@ def ours(folder: Path, device: str, precision: str) -> dict[str, Callable[[], ob
     hidden = torch.full((4, 4, steps), MASK, device=device)
     fine = torch.ones_like(codes, dtype=torch.bool)
     fine[:, : model.fine.config.n_conditioning] = False
-    # The original has no guidance.
-    sampling = Sampling(steps=STEPS, fine_steps=FINE_STEPS, guidance=0.0)
+    sampling = Sampling(steps=STEPS, fine_steps=FINE_STEPS)
 
     def step(tokens: torch.Tensor) -> torch.Tensor:
         # As decoding asks for them: on a GPU the logits of all positions, whatever is masked.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vampnet import graphs, kernels
 from vampnet.config import Sampling
-from vampnet.guidance import guided, hidden, weaker, without
+from vampnet.guidance import hidden, logits_of, weaker
 from vampnet.sampling import (
     confidence,
     gumbel,
@@ -91,10 +91,7 @@ class DeviceStep:
     def _step(self) -> None:
         model = self._model()
         assert model is not None, "the step is kept by its model"
-        logits = model(self.tokens, ring=self._ring)
-        if self.sampling.guidance:
-            seen = without(self.tokens, self.hidden, self.first)
-            logits = guided(logits, weaker(model)(seen, ring=self._ring), self.sampling.guidance)
+        logits = logits_of(model, self.tokens, self.hidden, self.first, self.sampling.guidance, ring=self._ring)
         # Levels last, as a model lays them out: in another order all of them would be copied first.
         logits = logits.transpose(1, 2).float().contiguous()
         chosen, log_p = kernels.chosen(logits, self.u.transpose(1, 2).contiguous(), self.sampling, model.config.label_smoothing)
@@ -146,9 +143,10 @@ class DeviceStep:
 
     def give(self, number: int, u: Tensor, noise: Tensor, weight: float, left: Tensor) -> None:
         """Takes the numbers of step `number`: of the shapes of the attributes, and (B,) int64, on the CPU."""
-        for own, given in (
-            (self.u, u), (self.noise, noise), (self.left, left), (self.hidden, hidden(len(self.hidden), number))
-        ):  # fmt: skip
+        pairs = [(self.u, u), (self.noise, noise), (self.left, left)]
+        if self.sampling.guidance:
+            pairs.append((self.hidden, hidden(len(self.hidden), number)))
+        for own, given in pairs:
             given = given.to(own.dtype)
             # From pinned memory the copy waits its turn on the device, and nobody waits for it.
             own.copy_(given.pin_memory() if own.is_cuda else given, non_blocking=True)

@@ -18,7 +18,7 @@ from vampnet import passes
 from vampnet.config import MASK, CancelledError, Sampling
 from vampnet.device import answers_late
 from vampnet.device_steps import fill_on_device
-from vampnet.guidance import guided, hidden, weaker, without
+from vampnet.guidance import hidden, logits_of
 from vampnet.sampling import (
     choose,
     confidence,
@@ -157,13 +157,15 @@ class _Decoder:
         chosen = torch.zeros_like(tokens[:, self.first :])
         log_p = torch.zeros(chosen.shape, device=tokens.device)
         u = u.to(tokens.device, torch.float32)
+        guidance = self.sampling.guidance
+        unseen = hidden(tokens.shape[-1], step).to(tokens.device) if guidance else None
         greedy = self.sampling.temperature == 0 or step >= self.sampling.sample_cutoff * self.steps
         for start in range(0, len(tokens), self.batch):
             items = slice(start, start + self.batch)
             where = masked[items]
             if not where.any():
                 continue
-            logits = self._logits(tokens[items], where, step, ring)
+            logits = logits_of(self.model, tokens[items], unseen, self.first, guidance, where=where, ring=ring)
             quick = self.quick and not greedy and logits.device.type == "cpu"
             size = len(logits) if quick or logits.device.type != "cpu" else ROWS
             parts = zip(logits.split(size), u[items][where].split(size), strict=True)
@@ -172,14 +174,6 @@ class _Decoder:
             )
             chosen[items][where], log_p[items][where] = torch.cat(tokens_of), torch.cat(log_p_of)
         return chosen, log_p
-
-    def _logits(self, tokens: Tensor, where: Tensor, step: int, ring: bool) -> Tensor:
-        """(B, K, T) tokens -> (M, V) logits at `where`, guided away from those of the weaker model."""
-        logits = self.model(tokens, where=where, ring=ring)
-        if not self.sampling.guidance:
-            return logits
-        seen = without(tokens, hidden(tokens.shape[-1], step).to(tokens.device), self.first)
-        return guided(logits, weaker(self.model)(seen, where=where, ring=ring), self.sampling.guidance)
 
     def _decide(self, logits: Tensor, u: Tensor | None, quick: bool) -> tuple[Tensor, Tensor]:
         """(M, V) logits and (M,) or (M, n) uniform numbers, None = the likeliest -> (M,) tokens and their log probabilities."""

@@ -76,6 +76,21 @@ def without(tokens: Tensor, where: Tensor, first: int) -> Tensor:
     return torch.cat([tokens[:, :first], tokens[:, first:].masked_fill(where, MASK)], dim=1)
 
 
+def logits_of(model: Any, tokens: Tensor, unseen: Tensor | None, first: int, guidance: float, **how: Any) -> Tensor:
+    """`model(tokens, **how)`, guided.
+
+    Args:
+        model: see `weaker`.
+        tokens: (B, K, T) int64.
+        unseen: (T,) bool, of `hidden`; None without guidance.
+        first: levels that are always given.
+        guidance: 0 = none, and the model is asked alone.
+        how: what else the model takes.
+    """
+    logits = model(tokens, **how)
+    return guided(logits, weaker(model)(without(tokens, unseen, first), **how), guidance) if guidance else logits
+
+
 def guided(logits: Tensor, less: Tensor, guidance: float) -> Tensor:
     """What the model says, (1 + guidance) of the way from what the weaker one says: two tensors of one shape, float32."""
     return torch.lerp(less.float(), logits.float(), 1 + guidance)
