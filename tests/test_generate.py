@@ -1,9 +1,9 @@
 import pytest
 import torch
-from token_models import GREEDY, POISON, LocalModel, assert_filled, fill, generators, poisoned, random_mask, source
+from token_models import GREEDY, POISON, LocalModel, assert_filled, fill, generators, plain, poisoned, random_mask, source
 
 from vampnet import generate as g
-from vampnet.config import MASK, CancelledError, Sampling
+from vampnet.config import MASK, CancelledError
 from vampnet.sampling import mask_count
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_kept_tokens_stay_and_no_mask_is_left_for_any_mask_and_setting():
-    options = [Sampling(), GREEDY, Sampling(top_k=3), Sampling(top_p=0.5, typical_mass=0.5), Sampling(sample_cutoff=0.5)]
+    options = [plain(), GREEDY, plain(top_k=3), plain(top_p=0.5, typical_mass=0.5), plain(sample_cutoff=0.5)]
     for i in range(20):
         model = LocalModel(conditioning=i % 2, context=40)
         steps = (1, 2, 5, 12)[i % 4]
@@ -98,11 +98,11 @@ def test_greedy_decoding_needs_no_luck_and_cutoff_zero_is_greedy():
     mask = random_mask(2)
     a, b = (fill(LocalModel(), source(2), mask, sampling=GREEDY, seed=seed) for seed in (0, 1))
     assert torch.equal(a, b)
-    cut = fill(LocalModel(), source(2), mask, sampling=Sampling(mask_temperature=0, sample_cutoff=0.0))
+    cut = fill(LocalModel(), source(2), mask, sampling=plain(mask_temperature=0, sample_cutoff=0.0))
     assert torch.equal(a, cut)
-    c, d = (fill(LocalModel(), source(2), mask, sampling=Sampling(mask_temperature=0), seed=seed) for seed in (0, 1))
+    c, d = (fill(LocalModel(), source(2), mask, sampling=plain(mask_temperature=0), seed=seed) for seed in (0, 1))
     assert not torch.equal(c, d) and not torch.equal(a, c)
-    late = fill(LocalModel(), source(2), mask, sampling=Sampling(mask_temperature=0, sample_cutoff=0.5))
+    late = fill(LocalModel(), source(2), mask, sampling=plain(mask_temperature=0, sample_cutoff=0.5))
     assert not torch.equal(late, c) and not torch.equal(late, a)
 
 
@@ -111,7 +111,7 @@ def test_mask_temperature_changes_the_order_alone():
     orders = []
     for weight in (0, 10):
         model = LocalModel()
-        fill(model, source(), mask, steps=2, sampling=Sampling(mask_temperature=weight, temperature=0))
+        fill(model, source(), mask, steps=2, sampling=plain(mask_temperature=weight, temperature=0))
         orders.append(model.seen[1] == MASK)
     assert not torch.equal(*orders)
 
@@ -156,7 +156,7 @@ def test_models_in_training_mode_and_broken_models_are_refused():
     with pytest.raises(ValueError, match="finite"):
         fill(model, source(), random_mask())
     with pytest.raises(ValueError, match="generators"):
-        g.fill(LocalModel(), source(2), random_mask(), 2, Sampling(), generators(1))
+        g.fill(LocalModel(), source(2), random_mask(), 2, plain(), generators(1))
 
 
 def test_cancelling_stops_between_two_steps():

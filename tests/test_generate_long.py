@@ -1,10 +1,21 @@
 import pytest
 import torch
-from token_models import GREEDY, POISON, FlatModel, LocalModel, TinyTransformer, assert_filled, poisoned, random_mask, source
+from token_models import (
+    GREEDY,
+    POISON,
+    FlatModel,
+    LocalModel,
+    TinyTransformer,
+    assert_filled,
+    plain,
+    poisoned,
+    random_mask,
+    source,
+)
 
 from vampnet import generate as g
-from vampnet.config import MASK, CancelledError, Sampling
-from vampnet.windows import plan_windows
+from vampnet.config import MASK, CancelledError
+from vampnet.windows import plan_windows, reach
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -17,19 +28,20 @@ def test_long_clips_are_filled_in_windows_that_fit_and_see_no_masked_source():
         model = LocalModel(context=40)
         mask = random_mask(2, steps=steps, share=0.9, seed=steps)
         tokens = poisoned(source(2, steps=steps), mask)
-        after = g.fill_windows(model, tokens, mask, 3, Sampling(), 0, [0, 1])
+        after = g.fill_windows(model, tokens, mask, 3, plain(), 0, [0, 1])
         assert_filled(tokens, after, mask)
-        assert {seen.shape for seen in model.seen} == {(1, 4, 40)}
+        (shape,) = {seen.shape for seen in model.seen}
+        assert shape[:2] == (1, 4) and 40 <= shape[2] <= reach(40)
         assert not any((seen == POISON).any() for seen in model.seen)
 
 
 def test_windows_see_what_the_ones_before_decided_and_no_padding():
     model = LocalModel(context=40)
     mask = torch.ones(1, 4, 133, dtype=torch.bool)
-    after = g.fill_windows(model, source(steps=133), mask, 3, Sampling(), 0, [0])
+    after = g.fill_windows(model, source(steps=133), mask, 3, plain(), 0, [0])
     plan = plan_windows(133, 40)
     firsts = model.seen[::3]
-    assert len(firsts) == len(plan) > 3
+    assert len(firsts) == len(plan) >= 3
     for window, seen in zip(plan, firsts, strict=True):
         left = window.core[0] - window.start
         assert torch.equal(seen[..., :left], after[..., window.start : window.core[0]])
@@ -41,7 +53,7 @@ def test_only_the_windows_around_a_gap_are_computed():
     mask = torch.zeros(1, 4, 1_000, dtype=torch.bool)
     mask[..., 495:510] = True
     tokens = source(steps=1_000)
-    after = g.fill_windows(model, tokens, mask, 3, Sampling(), 0, [0])
+    after = g.fill_windows(model, tokens, mask, 3, plain(), 0, [0])
     assert_filled(tokens, after, mask)
     assert len(model.seen) == 3
     start = (model.seen[0][0, 0] == MASK).nonzero()[0, 0]
@@ -53,10 +65,10 @@ def test_items_with_different_masks_do_not_change_each_other():
     masks[0, :, 100:110] = True
     masks[1, :, 50:250:3] = True
     tokens = source(3, steps=300)
-    together = g.fill_windows(LocalModel(), tokens, masks, 3, Sampling(), 5, [0, 1, 2])
+    together = g.fill_windows(LocalModel(), tokens, masks, 3, plain(), 5, [0, 1, 2])
     assert_filled(tokens, together, masks)
     for i in range(3):
-        alone = g.fill_windows(LocalModel(), tokens[i : i + 1], masks[i : i + 1], 3, Sampling(), 5, [i])
+        alone = g.fill_windows(LocalModel(), tokens[i : i + 1], masks[i : i + 1], 3, plain(), 5, [i])
         assert torch.equal(together[i : i + 1], alone)
 
 
@@ -64,7 +76,7 @@ def test_every_window_stage_round_take_and_seed_has_its_own_noise():
     mask = torch.ones(1, 4, 100, dtype=torch.bool)
 
     def noise(seed=0, take=0, **kwargs):
-        return g.fill_windows(FlatModel(), source(steps=100), mask, 1, Sampling(), seed, [take], **kwargs)
+        return g.fill_windows(FlatModel(), source(steps=100), mask, 1, plain(), seed, [take], **kwargs)
 
     base = noise()
     plan = plan_windows(100, 40)
@@ -80,8 +92,8 @@ def test_feedback_builds_on_the_round_before_and_keeps_the_prompt():
     mask = torch.ones(1, 4, 64, dtype=torch.bool)
     mask[..., ::8] = False
     tokens = poisoned(source(steps=64), mask)
-    one = g.fill_windows(LocalModel(context=64), tokens, mask, 4, Sampling(), 0, [0])
-    two = g.fill_windows(model, tokens, mask, 4, Sampling(), 0, [0], rounds=2)
+    one = g.fill_windows(LocalModel(context=64), tokens, mask, 4, plain(), 0, [0])
+    two = g.fill_windows(model, tokens, mask, 4, plain(), 0, [0], rounds=2)
     assert_filled(tokens, two, mask)
     assert len(model.seen) == 8
     seen = model.seen[4][0]
@@ -99,7 +111,7 @@ def test_progress_counts_over_all_windows_and_rounds_and_cancel_works_between_th
         source(steps=133),
         mask,
         3,
-        Sampling(),
+        plain(),
         0,
         [0],
         rounds=2,
@@ -115,7 +127,7 @@ def test_progress_counts_over_all_windows_and_rounds_and_cancel_works_between_th
             source(steps=133),
             mask,
             3,
-            Sampling(),
+            plain(),
             0,
             [0],
             on_step=lambda *a: seen.append(a),
@@ -148,11 +160,11 @@ def test_a_ring_that_fits_is_shown_once_and_as_a_ring(steps, windows):
     model = LocalModel(context=40)
     mask = random_mask(steps=steps, share=0.9)
     tokens = poisoned(source(steps=steps), mask)
-    after = g.fill_windows(model, tokens, mask, 5, Sampling(), 0, [0], loop=True)
+    after = g.fill_windows(model, tokens, mask, 5, plain(), 0, [0], loop=True)
     assert_filled(tokens, after, mask)
     assert set(model.rings) == {windows == 1} and {seen.shape[-1] for seen in model.seen} == {steps if windows == 1 else 40}
     model.rings.clear()
-    g.fill_windows(model, tokens, mask, 5, Sampling(), 0, [0])
+    g.fill_windows(model, tokens, mask, 5, plain(), 0, [0])
     assert not any(model.rings)
 
 
@@ -163,18 +175,18 @@ def test_the_ends_of_a_long_ring_see_each_other(steps):
     tokens = source(steps=steps)
     mask[..., -1] = False
     tokens[..., -1] = 999
-    after = g.fill_windows(model, poisoned(tokens, mask), mask, 3, Sampling(), 0, [0], loop=True)
+    after = g.fill_windows(model, poisoned(tokens, mask), mask, 3, plain(), 0, [0], loop=True)
     assert_filled(poisoned(tokens, mask), after, mask)
     plan = plan_windows(steps, 40, loop=True)
     assert len(model.seen) == 3 * len(plan) >= 6
-    assert {seen.shape[-1] for seen in model.seen} == {min(steps, 40)}
+    assert {seen.shape[-1] for seen in model.seen} == {plan[0].length}
     # the first window sees the end of the clip on its left ...
     left = -plan[0].start
-    assert left >= 5 and (model.seen[0][..., left - 1] == 999).all()
+    assert left >= 4 and (model.seen[0][..., left - 1] == 999).all()
     assert (model.seen[0][..., left:] != 999).all()
     # ... and the last one sees on its right what the first has decided
     right = plan[-1].start + plan[-1].length - steps
-    assert right >= 5
+    assert right >= 4
     assert torch.equal(model.seen[-3][..., -right:], after[..., :right])
 
 
@@ -189,7 +201,7 @@ def test_generate_fills_both_stages_and_keeps_what_the_prompt_keeps():
     for i in range(8):
         mask = random_mask(levels=6, steps=70, share=0.6, seed=i)
         tokens = poisoned(source(levels=6, steps=70, seed=i), mask)
-        after = g.generate(*stages(), tokens, mask, Sampling(steps=3, fine_steps=2), i, [0, 1], loop=i % 2 == 1)
+        after = g.generate(*stages(), tokens, mask, plain(steps=3, fine_steps=2), i, [0, 1], loop=i % 2 == 1)
         assert_filled(tokens.expand(2, -1, -1), after, mask)
         assert not torch.equal(after[0], after[1])
 
@@ -197,7 +209,7 @@ def test_generate_fills_both_stages_and_keeps_what_the_prompt_keeps():
 def test_the_fine_stage_is_conditioned_on_what_the_coarse_one_made():
     coarse, fine = stages()
     mask = torch.ones(1, 6, 20, dtype=torch.bool)
-    after = g.generate(coarse, fine, source(levels=6, steps=20), mask, Sampling(steps=3, fine_steps=2), 0, [0])
+    after = g.generate(coarse, fine, source(levels=6, steps=20), mask, plain(steps=3, fine_steps=2), 0, [0])
     assert all(torch.equal(seen[:, :3], after[:, :3]) for seen in fine.seen)
 
 
@@ -207,7 +219,7 @@ def test_the_fine_stage_heeds_seed_and_temperature():
     tokens = source(levels=6, steps=30)
 
     def made(seed, **options):
-        return g.generate(*stages(), tokens, mask, Sampling(fine_steps=2, mask_temperature=0, **options), seed, [0])
+        return g.generate(*stages(), tokens, mask, plain(fine_steps=2, mask_temperature=0, **options), seed, [0])
 
     assert not torch.equal(made(0), made(1))
     assert torch.equal(made(0, temperature=0), made(1, temperature=0))
@@ -223,7 +235,7 @@ def test_take_i_depends_on_seed_and_i_alone():
     tokens = source(levels=14, steps=80)
 
     def made(takes, loop=False):
-        return g.generate(coarse, fine, tokens, mask, Sampling(steps=4, fine_steps=2, feedback=2), 3, takes, loop=loop)
+        return g.generate(coarse, fine, tokens, mask, plain(steps=4, fine_steps=2, feedback=2), 3, takes, loop=loop)
 
     for loop in (False, True):
         eight = made(range(8), loop)
@@ -239,7 +251,7 @@ def test_batches_for_a_gpu_fill_as_correctly():
     mask = random_mask(levels=6, steps=70)
     tokens = poisoned(source(levels=6, steps=70), mask)
     coarse, fine = stages()
-    after = g.generate(coarse, fine, tokens, mask, Sampling(steps=3, fine_steps=2), 0, range(5), batch=2)
+    after = g.generate(coarse, fine, tokens, mask, plain(steps=3, fine_steps=2), 0, range(5), batch=2)
     assert_filled(tokens.expand(5, -1, -1), after, mask)
     assert [len(seen) for seen in coarse.seen[:3]] == [2, 2, 1]
 
@@ -251,7 +263,7 @@ def test_stages_are_named_in_the_progress():
         *stages(),
         source(levels=6, steps=30),
         mask,
-        Sampling(steps=3, fine_steps=2, feedback=2),
+        plain(steps=3, fine_steps=2, feedback=2),
         0,
         [0],
         on_step=lambda *a: calls.append(a),
@@ -265,15 +277,15 @@ def test_generate_refuses_what_does_not_fit():
     coarse, fine = stages()
     tokens, mask = source(levels=6, steps=30), random_mask(levels=6, steps=30)
     with pytest.raises(ValueError, match="at least one take"):
-        g.generate(coarse, fine, tokens, mask, Sampling(), 0, [])
+        g.generate(coarse, fine, tokens, mask, plain(), 0, [])
     with pytest.raises(ValueError, match="conditioned on 3"):
-        g.generate(LocalModel(4), fine, tokens, mask, Sampling(), 0, [0])
+        g.generate(LocalModel(4), fine, tokens, mask, plain(), 0, [0])
     with pytest.raises(ValueError, match="int64"):
-        g.generate(coarse, fine, tokens[0], mask, Sampling(), 0, [0])
+        g.generate(coarse, fine, tokens[0], mask, plain(), 0, [0])
     with pytest.raises(ValueError, match="take numbers"):
-        g.generate(coarse, fine, tokens.expand(2, -1, -1), mask, Sampling(), 0, [0, 1, 2])
+        g.generate(coarse, fine, tokens.expand(2, -1, -1), mask, plain(), 0, [0, 1, 2])
     bad = tokens.clone()
     bad[0, 5, 29] = 1_024
     with pytest.raises(ValueError, match="0..1023"):
-        g.generate(coarse, fine, bad, mask & False, Sampling(), 0, [0])
+        g.generate(coarse, fine, bad, mask & False, plain(), 0, [0])
     assert coarse.seen == []

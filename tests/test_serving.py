@@ -70,10 +70,10 @@ def tokens_of(steps: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 REQUESTS: list[dict[str, Any]] = [
-    {"steps": 20, "sampling": Sampling(steps=4, fine_steps=2), "seeds": [(7, 0), (7, 1)], "batch": 2},
-    {"steps": 20, "sampling": Sampling(steps=9, fine_steps=3, temperature=0.7, top_p=0.9), "seeds": [(8, 3)]},
-    {"steps": 20, "sampling": Sampling(steps=6, fine_steps=2), "seeds": [(7, 0)]},
-    {"steps": 33, "sampling": Sampling(steps=5, fine_steps=2), "seeds": [(1, 0)]},
+    {"steps": 20, "sampling": Sampling(steps=4, fine_steps=2, guidance=0.0), "seeds": [(7, 0), (7, 1)], "batch": 2},
+    {"steps": 20, "sampling": Sampling(steps=9, fine_steps=3, temperature=0.7, top_p=0.9, guidance=0.0), "seeds": [(8, 3)]},
+    {"steps": 20, "sampling": Sampling(steps=6, fine_steps=2, guidance=0.0), "seeds": [(7, 0)]},
+    {"steps": 33, "sampling": Sampling(steps=5, fine_steps=2, guidance=0.0), "seeds": [(1, 0)]},
     {"steps": 20, "sampling": Sampling(steps=3, fine_steps=2, guidance=0.7), "seeds": [(7, 2)]},
 ]
 
@@ -187,7 +187,7 @@ def test_one_who_stops_leaves_the_others_as_they_are(crowd, vn):
 
 def test_a_whole_vamp_goes_through_it():
     model, clip = tiny_vampnet(), (44_100, 0.1 * torch.randn(22_050, 2).numpy())
-    quick = Sampling(steps=2, fine_steps=1)
+    quick = Sampling(steps=2, fine_steps=1, guidance=0.0)
     wanted = model.vamp(clip, Prompt(), quick, 2, 5, loop=True, extend=(0, 0.2))
     found = Turns().serve(model, lambda view: view.vamp(clip, Prompt(), quick, 2, 5, loop=True, extend=(0, 0.2)))
     assert torch.equal(found.tokens, wanted.tokens)
@@ -204,7 +204,7 @@ def test_who_is_alone_on_a_gpu_takes_whole_steps(company, monkeypatch):
     calls = []
     taken = turns.take
     monkeypatch.setattr(turns, "take", lambda call: calls.append(len(call.given)) or taken(call))
-    request = {"steps": 20, "sampling": Sampling(steps=4, fine_steps=2), "seeds": [(7, 0), (7, 1)], "batch": 2}
+    request = {"steps": 20, "sampling": Sampling(steps=4, fine_steps=2, guidance=0.0), "seeds": [(7, 0), (7, 1)], "batch": 2}
     wanted = make(model, request)
     with ExitStack() as guests:
         for _ in range(company):
@@ -239,7 +239,9 @@ def test_a_short_request_does_not_wait_for_the_end_of_a_long_one(crowd, vn):
             long_steps.append(step)
             under_way.set()
 
-        turns.serve(vn, lambda view: make(view, {**REQUESTS[3], "sampling": Sampling(steps=400)}, on_step=on_step))
+        turns.serve(
+            vn, lambda view: make(view, {**REQUESTS[3], "sampling": Sampling(steps=400, guidance=0.0)}, on_step=on_step)
+        )
 
     def short() -> int:
         assert under_way.wait(SECONDS)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vampnet.windows import MARGIN_SHARE, plan_for_mask, plan_windows, reach
+from vampnet.windows import LENGTH_SHARE, MARGIN_SHARE, plan_for_mask, plan_windows, reach
 
 SIZES = [
     (steps, context)
@@ -22,7 +22,8 @@ def test_cores_partition_the_clip_and_windows_fit_the_model(loop):
         assert len({(window.length, window.ring) for window in plan}) == 1
         for window in plan:
             assert window.core[0] < window.core[1]
-            assert window.length <= (context if len(plan) > 1 else reach(context))
+            assert window.length <= reach(context)
+            assert len(plan) == 1 or window.length >= context
             seen = steps_of(window, steps)
             assert len(set(seen)) == len(seen)
             assert set(range(*window.core)) <= set(seen)
@@ -34,7 +35,7 @@ def test_windows_of_a_clip_stay_inside_it_and_keep_their_margins():
         plan = plan_windows(steps, context)
         for window in plan:
             assert window.start >= 0 and window.start + window.length <= steps
-            assert window.length == (context if len(plan) > 1 else steps)
+            assert window.length == steps if len(plan) == 1 else window.length >= context
             assert window.core[0] == 0 or window.core[0] - window.start >= margin
             assert window.core[1] == steps or window.start + window.length - window.core[1] >= margin
 
@@ -58,9 +59,30 @@ def test_long_clips_take_no_more_windows_than_they_must():
     for loop in (False, True):
         assert len(plan_windows(717, 574, loop)) == 1
         assert len(plan_windows(718, 574, loop)) == 2
-    context, margin = 574, 574 // MARGIN_SHARE
-    for steps in (1_500, 5_000, 17_227):
-        assert len(plan_windows(steps, context)) == 1 + -(-(steps - context) // (context - 2 * margin))
+    for context in (172, 574):
+        margin, most = context // MARGIN_SHARE, reach(context)
+        for steps in (1_500, 5_000, 17_227):
+            assert len(plan_windows(steps, context)) == 1 + -(-(steps - most) // (most - 2 * margin))
+            assert len(plan_windows(steps, context, loop=True)) == -(-steps // (most - 2 * margin))
+
+
+def test_ten_seconds_are_three_windows_of_the_fine_model():
+    plan = plan_windows(575, 172)
+    assert [window.length for window in plan] == [215] * 3
+    assert [window.core for window in plan] == [(0, 198), (198, 378), (378, 575)]
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_windows_have_few_lengths_and_are_hardly_longer_than_they_must_be(loop):
+    context, margin = 172, 172 // MARGIN_SHARE
+    lengths = set()
+    for steps in range(reach(context) + 1, 3_000):
+        plan = plan_windows(steps, context, loop)
+        lengths.add(plan[0].length)
+        joints = len(plan) if loop else len(plan) - 1
+        needed = -(-steps // len(plan)) + 2 * margin if loop else -(-(steps + 2 * margin * joints) // len(plan))
+        assert plan[0].length - max(needed, context) < context // LENGTH_SHARE
+    assert len(lengths) <= 6
 
 
 @pytest.mark.parametrize("loop", [False, True])

@@ -1,6 +1,7 @@
 """Small models with behaviour that tests can foretell, and what fills tokens with them."""
 
 import threading
+from functools import partial
 
 import torch
 from torch import nn
@@ -13,7 +14,9 @@ from vampnet.windows import reach as most_steps
 POISON = 777
 """A code that the models here never predict: where it shows up, something was taken from the masked source."""
 
-GREEDY = Sampling(temperature=0, mask_temperature=0)
+plain = partial(Sampling, guidance=0.0)
+"""Options under which a model is asked once a step."""
+GREEDY = plain(temperature=0, mask_temperature=0)
 
 
 class LocalModel(nn.Module):
@@ -91,7 +94,7 @@ def generators(n, seed=0):
 
 
 def fill(model, tokens, mask, steps=6, sampling=None, seed=0, **kwargs):
-    return g.fill(model, tokens, mask, steps, sampling or Sampling(), generators(len(tokens), seed), **kwargs)
+    return g.fill(model, tokens, mask, steps, sampling or plain(), generators(len(tokens), seed), **kwargs)
 
 
 def assert_filled(before, after, mask):

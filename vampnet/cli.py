@@ -58,7 +58,7 @@ SAMPLING_HELP = {
     "fine_steps": ("N", "rounds in which the fine layers are settled"),
     "guidance": (
         "G",
-        "how much further than the model takes go towards what is kept; 0.5 with --typical-mass 1 suits P up to 8; 0 = off",
+        "how much further than the model takes go towards what is kept, where gaps are short; 0 = off and quicker",
     ),
     "feedback": ("N", "vamp the result again, N rounds in all: each goes further from the source"),
 }

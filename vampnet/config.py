@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,8 @@ MOST = 2**31 - 1
 """No number of an option may be larger, and no seed: files, browsers and arithmetic hold these exactly."""
 LEAST_TEMPERATURE = 1e-3
 MOST_GUIDANCE = 10
+BEFORE = {"guidance": 0.0}
+"""What sampling was before there were options for it: older settings say nothing of them."""
 
 
 class CancelledError(RuntimeError):
@@ -215,9 +218,8 @@ class Sampling:
         fine_steps: parallel decoding steps of the coarse-to-fine model; one to four make no difference that could be told.
         feedback: rounds; every round after the first vamps the result of the one before.
         guidance: how much further than the model takes go towards what stays and is settled already, in the coarse levels
-            (`vampnet.guidance`); 0 = off, as in the paper. A step takes nearly twice as long with it. 0.5 with a typical mass
-            of 1 makes takes richer where something stays every eighth step or more often, and worse where gaps are long
-            (docs/log.md).
+            (`vampnet.guidance`), in windows whose gaps are short; 0 = off, as in the paper. A step takes nearly twice as long
+            with it. The default was chosen with the bundled model (docs/log.md).
 
     Raises:
         ValueError: a field is out of its range; the sentence says which and what is allowed.
@@ -233,7 +235,7 @@ class Sampling:
     sample_cutoff: float = 1.0
     fine_steps: int = 2
     feedback: int = 1
-    guidance: float = 0.0
+    guidance: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("steps", "top_k", "typical_min_tokens", "fine_steps", "feedback"):
@@ -261,9 +263,18 @@ class Sampling:
         cutoff = self.sample_cutoff
         _require(0 <= cutoff <= 1, "sample_cutoff", cutoff, "{field} is a share from 0 to 1, not {value}.")
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Sampling:
+        """The options that were written down with a vamp; those that there were not yet are off.
+
+        Raises:
+            TypeError, ValueError: fields that there are not, or values that cannot be.
+        """
+        return cls(**{**BEFORE, **settings})
+
     @property
     def coarse_runs(self) -> int:
-        """How often the coarse model is run over a window in a round: once a step, twice with guidance."""
+        """How often the coarse model is run over a window in a round, at most: once a step, twice with guidance."""
         return self.steps * (2 if self.guidance else 1)
 
     @property

@@ -18,7 +18,7 @@ from vampnet import passes
 from vampnet.config import MASK, CancelledError, Sampling
 from vampnet.device import answers_late
 from vampnet.device_steps import fill_on_device
-from vampnet.guidance import hidden, logits_of
+from vampnet.guidance import has_short_gaps, hidden, logits_of
 from vampnet.sampling import (
     choose,
     confidence,
@@ -252,13 +252,30 @@ def _feedback_mask(mask: Tensor, generators: Sequence[torch.Generator]) -> Tenso
     return mask
 
 
+def _alike(mask: Tensor, context: int, loop: bool, guidance: bool) -> dict[tuple[tuple[Window, bool], ...], list[int]]:
+    """The items of masks (B, K, T) that have the same windows, with whether each of these is guided.
+
+    Items whose masks span different stretches get different windows, whatever else is in the batch.
+    """
+    groups: dict[tuple[tuple[Window, bool], ...], list[int]] = {}
+    for item, own in enumerate(mask.cpu()):
+        plan = plan_for_mask(own, context, loop)
+        guided = (guidance and has_short_gaps(own[:, window.places(own.shape[-1])]) for window in plan)
+        groups.setdefault(tuple(zip(plan, guided, strict=True)), []).append(item)
+    return groups
+
+
 def _fill_round(
-    decoder: _Decoder, tokens: Tensor, mask: Tensor, plan: list[Window], generators: Callable[[int], list[torch.Generator]]
+    decoders: Sequence[_Decoder],
+    tokens: Tensor,
+    mask: Tensor,
+    plan: Sequence[Window],
+    generators: Callable[[int], list[torch.Generator]],
 ) -> Tensor:
-    """One pass over the windows of `plan`, in order: each decides its core, and the ones after it see what it decided."""
+    """One pass over the windows of `plan`, in order, each with its decoder: it decides its core, which those after it see."""
     tokens, masked = tokens.clone(), mask.clone()
-    for number, window in enumerate(plan):
-        at = (window.start + torch.arange(window.length, device=tokens.device)) % tokens.shape[-1]
+    for number, (window, decoder) in enumerate(zip(plan, decoders, strict=True)):
+        at = window.places(tokens.shape[-1]).to(tokens.device)
         inside = (at >= window.core[0]) & (at < window.core[1])
         seen, todo = tokens[..., at], masked[..., at]
         commit = todo & inside
@@ -292,7 +309,8 @@ def fill_windows(
     """Fill the masked tokens of a clip of any length, window by window.
 
     The windows are those of `windows.plan_for_mask`. The model sees one window at a time, so its memory does not grow with the
-    clip. Every window of every round and stage has its own random numbers.
+    clip. Every window of every round and stage has its own random numbers. Those whose gaps are long are filled without
+    guidance (`guidance.has_short_gaps`).
 
     Feedback: the mask alone would make the rounds independent draws, since all that the model sees is what stays. So in every
     round after the first, one in 8 of the regenerated time steps, drawn anew, also stays as the round before made it.
@@ -316,20 +334,20 @@ def fill_windows(
     takes = list(takes)
     if len(takes) != len(work) or rounds < 1:
         raise ValueError(f"{len(work)} items need as many take numbers and at least 1 round, not {len(takes)} and {rounds}.")
-    # items whose masks span different stretches get different windows, whatever else is in the batch
-    groups: dict[tuple[Window, ...], list[int]] = {}
-    for item in range(len(work)):
-        groups.setdefault(tuple(plan_for_mask(mask[item], model.config.context, loop)), []).append(item)
-    total = steps * rounds * sum(len(plan) for plan in groups)
-    decoder = _Decoder(model, steps, sampling, batch, _Progress(stage, total, on_step, cancelled))
-    for plan, items in groups.items():
+    groups = _alike(mask[:, model.config.n_conditioning :], model.config.context, loop, sampling.guidance > 0)
+    progress = _Progress(stage, steps * rounds * sum(map(len, groups)), on_step, cancelled)
+    plainly, as_asked = (
+        _Decoder(model, steps, drawn, batch, progress) for drawn in (replace(sampling, guidance=0.0), sampling)
+    )
+    for group, items in groups.items():
+        plan, decoders = [window for window, _ in group], [as_asked if guided else plainly for _, guided in group]
         for turn in range(rounds):
 
             def generators(window: int | str, items: list[int] = items, turn: int = turn) -> list[torch.Generator]:
                 return [take_generator(seed, takes[item], stage, turn, window) for item in items]
 
             todo = mask[items] if turn == 0 else _feedback_mask(mask[items], generators("feedback"))
-            work[items] = _fill_round(decoder, work[items], todo, list(plan), generators)
+            work[items] = _fill_round(decoders, work[items], todo, plan, generators)
     return work.to(tokens.device)
 
 

@@ -15,13 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vampnet.bench.ceilings import Ceilings
 from vampnet.codec.lac import DILATIONS, KERNELS
 from vampnet.config import Sampling, TransformerConfig
-from vampnet.guidance import layers_of_weaker
+from vampnet.guidance import has_short_gaps, layers_of_weaker
 from vampnet.sampling import mask_count
 from vampnet.windows import plan_for_mask
 
@@ -110,12 +109,13 @@ def decoding(
         takes: decoded at once.
         steps: in each window.
         dtype: of the weights.
-        guided: the weaker model of `vampnet.guidance` is asked in every step too.
+        guided: the weaker model of `vampnet.guidance` is asked in every step too, where gaps are short.
     """
-    shapes = [config, dataclasses.replace(config, layers=layers_of_weaker(config.layers))] if guided else [config]
+    weaker = dataclasses.replace(config, layers=layers_of_weaker(config.layers))
     left, work = mask.clone(), Work(dtype=dtype)
     for window in plan_for_mask(mask, config.context):
-        at = torch.arange(window.start, window.start + window.length) % mask.shape[-1]
+        at = window.places(mask.shape[-1])
+        shapes = [config, weaker] if guided and has_short_gaps(mask[config.n_conditioning :, at]) else [config]
         total = asked = int(left[config.n_conditioning :, at].sum())
         for number in range(steps):
             if asked == 0:

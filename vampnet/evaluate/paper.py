@@ -66,8 +66,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, default=36, metavar="N", help="of sampling where they are not varied (default 36)")
     about = f"of sampling: 1 draws from all tokens, as the paper does (default {Sampling.typical_mass:g}, as of a vamp)"
     made.add_argument("--typical-mass", type=float, default=Sampling.typical_mass, metavar="SHARE", help=about)
-    about = f"of sampling: 0 is none, as in the paper (default {Sampling.guidance:g}, as of a vamp)"
-    made.add_argument("--guidance", type=float, default=Sampling.guidance, metavar="G", help=about)
+    about = f"of sampling (default 0: none, as in the paper; of a vamp {Sampling.guidance:g} where gaps are short)"
+    made.add_argument("--guidance", type=float, default=0.0, metavar="G", help=about)
     add_common(made)
     return made
 

@@ -95,9 +95,7 @@ def mixes() -> dict[str, Prompt]:
     }
 
 
-def paper_experiments(
-    steps: int = 36, typical_mass: float = Sampling.typical_mass, guidance: float = Sampling.guidance
-) -> list[Experiment]:
+def paper_experiments(steps: int = 36, typical_mass: float = Sampling.typical_mass, guidance: float = 0.0) -> list[Experiment]:
     """The experiments of the paper (section 5).
 
     Args:

@@ -159,5 +159,5 @@ def _request_of(shown: dict[str, Any]) -> Request:
     """What the vamp was asked for, for one take of the clip as it lies in its folder."""
     settings = shown["settings"]
     prompt = {name: tuple(value) if isinstance(value, list) else value for name, value in settings["prompt"].items()}
-    sampling = Sampling(**{**settings["sampling"], "feedback": 1})
+    sampling = Sampling.of({**settings["sampling"], "feedback": 1})
     return Request(Prompt(**prompt), sampling, 1, settings["seed"], settings["loop"], None)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from vampnet.config import CODEBOOK_SIZE, HOP, MOST, N_COARSE, N_CODEBOOKS, SAMPLE_RATE, Prompt, Sampling
+from vampnet.config import BEFORE, CODEBOOK_SIZE, HOP, MOST, N_COARSE, N_CODEBOOKS, SAMPLE_RATE, Prompt, Sampling
 from vampnet.studio.paint import Paint, paint_of, read_paint
 from vampnet.studio.text import DEFAULT, say, worded
 
@@ -204,7 +204,7 @@ def restore(settings: dict[str, Any], mask: Tensor | None = None) -> dict[str, A
         ValueError: settings that the page has no controls for.
     """
     try:
-        given = {**settings["prompt"], **settings["sampling"]}
+        given = {**settings["prompt"], **BEFORE, **settings["sampling"]}
         bars, extend = settings.get("bars"), settings.get("extend") or (0.0, 0.0)
         given.update(
             takes=min(settings["takes"], MAX_TAKES), seed=settings["seed"], loop=settings["loop"], extend_before=extend[0],

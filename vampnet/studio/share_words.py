@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vampnet.config import N_CODEBOOKS, Prompt, Sampling, TokenGrid
+from vampnet.config import BEFORE, N_CODEBOOKS, Prompt, Sampling, TokenGrid
 from vampnet.studio.text import say
 
 Row = tuple[str, str, str]
@@ -13,7 +13,7 @@ Row = tuple[str, str, str]
 
 def describe_settings(settings: dict[str, Any], language: str) -> list[Row]:
     """What stands in `vamp.json`, as terms with their values and explanations, in the order in which they matter."""
-    prompt, sampling = settings["prompt"], settings["sampling"]
+    prompt, sampling = settings["prompt"], {**BEFORE, **settings["sampling"]}
     kept = say(
         "share.words.kept", language, share=f"{100 * settings['kept_share']:.0f}", kbps=f"{settings['kept_kbps']:.1f}"
     )  # fmt: skip
@@ -22,7 +22,7 @@ def describe_settings(settings: dict[str, Any], language: str) -> list[Row]:
         *(
             say(f"share.words.{name}", language, n=f"{sampling[name]:g}")
             for name in ("temperature", "mask_temperature", "top_p", "typical_mass", "feedback", "guidance")
-            if name in ("temperature", "mask_temperature") or sampling.get(name, 0) != getattr(Sampling(), name)
+            if name in ("temperature", "mask_temperature") or sampling[name] != getattr(Sampling(), name)
         ),
     ]
     length = [say("share.words.seconds", language, n=f"{settings['seconds']:.1f}")]

@@ -323,7 +323,7 @@ TEXT: dict[str, str] = {
     "map.dropout": "Prompt dropout (share)",
     "map.dropout.info": "Lets go of a random share of the kept moments.",
     "map.guidance": "Guidance",
-    "map.guidance.info": "Takes lean this much further towards what stays: best with P up to 8, 0 is off.",
+    "map.guidance.info": "Takes lean this much further towards what stays, where gaps are short: 0 is off, and quicker.",
     "map.top_p": "Top-p (probability mass)",
     "map.top_p.info": "Only the likeliest choices up to this mass: 1 is off.",
     "map.top_k": "Top-k (choices)",

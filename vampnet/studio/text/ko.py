@@ -324,7 +324,7 @@ TEXT: dict[str, str] = {
     "map.dropout": "프롬프트 드롭아웃 (비율)",
     "map.dropout.info": "남긴 순간 가운데 이 비율을 무작위로 놓아줍니다.",
     "map.guidance": "이끌기 (가이던스)",
-    "map.guidance.info": "테이크가 남긴 것 쪽으로 이만큼 더 다가갑니다. P가 8 이하일 때 좋고, 0이면 끕니다.",
+    "map.guidance.info": "빈틈이 짧은 곳에서 테이크가 남긴 것 쪽으로 이만큼 더 다가갑니다. 0이면 끄고, 더 빠릅니다.",
     "map.top_p": "Top-p (확률 질량)",
     "map.top_p.info": "이 질량까지의 가장 그럴듯한 선택만 씁니다. 1이면 끕니다.",
     "map.top_k": "Top-k (선택지 수)",
