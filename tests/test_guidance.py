@@ -11,14 +11,14 @@ import torch
 from tiny import tiny_models
 from token_models import LocalModel, fill, random_mask, source
 
-from vampnet import generate, masks, metadata
-from vampnet.config import MASK, Prompt, Sampling, TokenGrid, TransformerConfig
-from vampnet.guidance import guided, has_short_gaps, hidden, weaker, without
+from vampnet import generate, metadata
+from vampnet.config import MASK, Prompt, Sampling, TransformerConfig
+from vampnet.gaps import SHORT, near
+from vampnet.guidance import guided, hidden, weaker, without
 from vampnet.model.fast import in_precision
 from vampnet.model.transformer import TokenTransformer
 from vampnet.studio import controls
 from vampnet.studio.share_words import describe_settings
-from vampnet.windows import plan_for_mask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -110,45 +110,10 @@ def test_guided_takes_are_filled_and_depend_on_nothing_beside_them() -> None:
     assert not torch.equal(together, far)
 
 
-@pytest.mark.parametrize("ring", [False, True])
-def test_only_short_gaps_are_guided(ring: bool) -> None:
-    shape = (4, 575)
-    periodic = {p: masks.periodic(shape, p) for p in (2, 7, 12, 13, 16, 48)}
-    assert [has_short_gaps(mask) for mask in periodic.values()] == [True, True, True, False, False, False]
-    everything = masks.everything(shape)
-    beats = masks.around_times(shape, [0.5 * beat for beat in range(20)], 75.0, TokenGrid())
-    both_ends = masks.prefix_suffix(shape, 115, 115)
-    assert not any(has_short_gaps(mask) for mask in (everything, beats, both_ends))
-    # A level that stays everywhere leaves no gap, nor do seven steps in the midst of what stays.
-    hole = ~everything
-    hole[:, 300:307] = True
-    assert all(has_short_gaps(mask) for mask in (masks.codebooks(shape, 1), hole, masks.keep_union(beats, periodic[7])))
-    model, tokens = LocalModel(context=40), source(steps=40)
-    for mask, calls in ((periodic[7], 2), (periodic[16], 1)):
-        model.seen.clear()
-        generate.fill_windows(model, tokens, mask[None, :, :40], 3, GUIDED, 0, [0], loop=ring)
-        assert len(model.seen) == 3 * calls
-
-
-def test_each_window_and_each_take_is_guided_by_its_own_gaps() -> None:
-    model, tokens = transformer(3), source(2, steps=133)
-    mask = torch.ones(2, 4, 133, dtype=torch.bool)
-    mask[0, :, ::7] = False
-    mask[1, :, :60:7] = False
-    plain_model = LocalModel(context=40)
-    generate.fill_windows(plain_model, tokens[1:], mask[1:], 3, GUIDED, 0, [1])
-    windows = len(plan_for_mask(mask[1], 40))
-    assert 3 * windows < len(plain_model.seen) < 2 * 3 * windows
-    together = generate.fill_windows(model, tokens, mask, 3, GUIDED, 0, [0, 1])
-    for item in (0, 1):
-        alone = generate.fill_windows(model, tokens[item : item + 1], mask[item : item + 1], 3, GUIDED, 0, [item])
-        assert torch.equal(together[item : item + 1], alone)
-
-
 def test_the_fine_levels_are_drawn_without_guidance() -> None:
     coarse, fine = LocalModel(), LocalModel(14, 4, seed=1)
     tokens, mask = source(levels=14), random_mask(levels=14)
-    assert has_short_gaps(mask[0, :4])
+    assert near(mask[0, :4], SHORT) == 1
     generate.generate(coarse, fine, tokens, mask, dataclasses.replace(GUIDED, steps=3, fine_steps=2), 0, [0])
     assert len(coarse.seen) == 2 * 3 and len(fine.seen) == 2
 

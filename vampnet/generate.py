@@ -18,7 +18,8 @@ from vampnet import passes
 from vampnet.config import MASK, CancelledError, Sampling
 from vampnet.device import answers_late
 from vampnet.device_steps import fill_on_device
-from vampnet.guidance import has_short_gaps, hidden, logits_of
+from vampnet.gaps import fitting
+from vampnet.guidance import hidden, logits_of
 from vampnet.sampling import (
     choose,
     confidence,
@@ -252,16 +253,16 @@ def _feedback_mask(mask: Tensor, generators: Sequence[torch.Generator]) -> Tenso
     return mask
 
 
-def _alike(mask: Tensor, context: int, loop: bool, guidance: bool) -> dict[tuple[tuple[Window, bool], ...], list[int]]:
-    """The items of masks (B, K, T) that have the same windows, with whether each of these is guided.
+def _alike(mask: Tensor, context: int, loop: bool, sampling: Sampling) -> dict[tuple[tuple[Window, Sampling], ...], list[int]]:
+    """The items of masks (B, K, T) that have the same windows, and how each of these is filled.
 
     Items whose masks span different stretches get different windows, whatever else is in the batch.
     """
-    groups: dict[tuple[tuple[Window, bool], ...], list[int]] = {}
+    groups: dict[tuple[tuple[Window, Sampling], ...], list[int]] = {}
     for item, own in enumerate(mask.cpu()):
         plan = plan_for_mask(own, context, loop)
-        guided = (guidance and has_short_gaps(own[:, window.places(own.shape[-1])]) for window in plan)
-        groups.setdefault(tuple(zip(plan, guided, strict=True)), []).append(item)
+        ways = (fitting(sampling, own[:, window.places(own.shape[-1])]) for window in plan)
+        groups.setdefault(tuple(zip(plan, ways, strict=True)), []).append(item)
     return groups
 
 
@@ -309,8 +310,8 @@ def fill_windows(
     """Fill the masked tokens of a clip of any length, window by window.
 
     The windows are those of `windows.plan_for_mask`. The model sees one window at a time, so its memory does not grow with the
-    clip. Every window of every round and stage has its own random numbers. Those whose gaps are long are filled without
-    guidance (`guidance.has_short_gaps`).
+    clip. Every window of every round and stage has its own random numbers. Those whose gaps are not short are
+    filled without guidance, and those whose gaps are long from all tokens (`gaps.fitting`).
 
     Feedback: the mask alone would make the rounds independent draws, since all that the model sees is what stays. So in every
     round after the first, one in 8 of the regenerated time steps, drawn anew, also stays as the round before made it.
@@ -334,13 +335,11 @@ def fill_windows(
     takes = list(takes)
     if len(takes) != len(work) or rounds < 1:
         raise ValueError(f"{len(work)} items need as many take numbers and at least 1 round, not {len(takes)} and {rounds}.")
-    groups = _alike(mask[:, model.config.n_conditioning :], model.config.context, loop, sampling.guidance > 0)
+    groups = _alike(mask[:, model.config.n_conditioning :], model.config.context, loop, sampling)
     progress = _Progress(stage, steps * rounds * sum(map(len, groups)), on_step, cancelled)
-    plainly, as_asked = (
-        _Decoder(model, steps, drawn, batch, progress) for drawn in (replace(sampling, guidance=0.0), sampling)
-    )
     for group, items in groups.items():
-        plan, decoders = [window for window, _ in group], [as_asked if guided else plainly for _, guided in group]
+        plan = [window for window, _ in group]
+        decoders = [_Decoder(model, steps, way, batch, progress) for _, way in group]
         for turn in range(rounds):
 
             def generators(window: int | str, items: list[int] = items, turn: int = turn) -> list[torch.Generator]:

@@ -13,7 +13,6 @@ import weakref
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vampnet.config import MASK
@@ -29,12 +28,6 @@ LEAST_LAYERS = 3
 def layers_of_weaker(layers: int) -> int:
     """How many layers the weaker one of a model of `layers` has."""
     return layers - (layers >= LEAST_LAYERS)
-
-
-NEAR = 5
-"""Time steps: what is masked has short gaps around it if something stays within so many steps, as with P up to 12."""
-NEAR_SHARE = 0.9
-"""A window has short gaps if so much of what is masked in it has."""
 
 
 _weaker: weakref.WeakKeyDictionary[nn.Module, nn.Module] = weakref.WeakKeyDictionary()
@@ -76,21 +69,6 @@ def hidden(steps: int, number: int) -> Tensor:
     """
     places = torch.arange(steps, dtype=torch.float64) * ((math.sqrt(5) - 1) / 2) + number * math.sqrt(2)
     return places % 1 < HIDDEN_SHARE
-
-
-def has_short_gaps(mask: Tensor) -> bool:
-    """Whether guidance is good for what is masked: in long gaps it leads away from the music (docs/log.md).
-
-    Args:
-        mask: (K, T) bool, True = regenerate, in one window of one item.
-
-    Returns:
-        Whether of `NEAR_SHARE` of the time steps with something masked, something stays within `NEAR` steps.
-    """
-    stays = (~mask).any(dim=0)
-    near = F.max_pool1d(stays.float()[None], 2 * NEAR + 1, stride=1, padding=NEAR)[0] > 0
-    masked = mask.any(dim=0)
-    return int((masked & near).sum()) >= NEAR_SHARE * int(masked.sum())
 
 
 def without(tokens: Tensor, where: Tensor, first: int) -> Tensor:

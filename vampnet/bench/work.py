@@ -20,7 +20,8 @@ from torch import Tensor
 from vampnet.bench.ceilings import Ceilings
 from vampnet.codec.lac import DILATIONS, KERNELS
 from vampnet.config import Sampling, TransformerConfig
-from vampnet.guidance import has_short_gaps, layers_of_weaker
+from vampnet.gaps import fitting
+from vampnet.guidance import layers_of_weaker
 from vampnet.sampling import mask_count
 from vampnet.windows import plan_for_mask
 
@@ -115,7 +116,11 @@ def decoding(
     left, work = mask.clone(), Work(dtype=dtype)
     for window in plan_for_mask(mask, config.context):
         at = window.places(mask.shape[-1])
-        shapes = [config, weaker] if guided and has_short_gaps(mask[config.n_conditioning :, at]) else [config]
+        shapes = (
+            [config, weaker]
+            if guided and fitting(Sampling(guidance=1.0), mask[config.n_conditioning :, at]).guidance
+            else [config]
+        )
         total = asked = int(left[config.n_conditioning :, at].sum())
         for number in range(steps):
             if asked == 0:

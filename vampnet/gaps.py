@@ -1,0 +1,50 @@
+"""How far what is masked lies from what stays, and what of the sampling is good for that (docs/log.md; the paper has neither).
+
+Where gaps are short, guidance brings takes nearer to music; in longer ones it leads away. Typical draws keep beats and attacks
+in gaps of up to a second; in longer ones nobody hears which, and they leave out too much.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from vampnet.config import Sampling
+
+SHORT = 5
+"""Time steps: gaps are short if what is masked has something that stays within so many, as with P up to 12."""
+LONG = 30
+"""Time steps, half a second: gaps are long if what is masked has nothing that stays within so many."""
+ENOUGH = 0.9
+"""Share of the masked time steps that must lie so near. What stays at either end of a long gap does not make it a short one."""
+
+
+def near(mask: Tensor, steps: int) -> float:
+    """Share of the time steps with something masked that have something that stays within so many steps.
+
+    Args:
+        mask: (K, T) bool, True = regenerate.
+        steps: at least 0.
+
+    Returns:
+        0..1; 1 if nothing is masked.
+    """
+    stays, masked = (~mask).any(dim=0), mask.any(dim=0)
+    around = F.max_pool1d(stays.float()[None], 2 * steps + 1, stride=1, padding=steps)[0] > 0
+    return 1.0 if not masked.any() else int((masked & around).sum()) / int(masked.sum())
+
+
+def fitting(sampling: Sampling, mask: Tensor) -> Sampling:
+    """The sampling for one window of one item: what is not good for its gaps is left out.
+
+    Args:
+        sampling: as asked for.
+        mask: (K, T) bool, True = regenerate: the levels that the model predicts, in the window.
+    """
+    if sampling.guidance and near(mask, SHORT) < ENOUGH:
+        sampling = replace(sampling, guidance=0.0)
+    if sampling.typical_mass < 1 and near(mask, LONG) < ENOUGH:
+        sampling = replace(sampling, typical_mass=1.0)
+    return sampling
