@@ -211,15 +211,15 @@ class Sampling:
         top_p: nucleus filtering: the likeliest tokens up to this probability mass; 1 = off.
         top_k: only the k likeliest tokens; 0 = off.
         typical_mass: locally typical filtering of coarse tokens (Meister et al. 2022): probability mass of the most typical
-            ones; 1 = off. With 0.6 the bundled model's takes keep attacks and beats better and are as rich as without
-            (docs/log.md).
+            ones; 1 = off. With 0.6 the bundled model's takes keep attacks and beats better (docs/log.md). Where gaps
+            are long (`vampnet.gaps`) all tokens are drawn from.
         typical_min_tokens: how many tokens typical filtering always leaves.
         sample_cutoff: share of the steps, from the start, in which tokens are drawn; after it the likeliest is taken; 1 = all.
         fine_steps: parallel decoding steps of the coarse-to-fine model; one to four make no difference that could be told.
         feedback: rounds; every round after the first vamps the result of the one before.
         guidance: how much further than the model takes go towards what stays and is settled already, in the coarse levels
-            (`vampnet.guidance`), in windows whose gaps are short; 0 = off, as in the paper. A step takes nearly twice as long
-            with it. The default was chosen with the bundled model (docs/log.md).
+            (`vampnet.guidance`), where gaps are short (`vampnet.gaps`); 0 = off, as in the paper. A step takes nearly twice as
+            long with it. The default was chosen with the bundled model (docs/log.md).
 
     Raises:
         ValueError: a field is out of its range; the sentence says which and what is allowed.

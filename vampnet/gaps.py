@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vampnet.config import Sampling
+from vampnet.windows import Window, plan_for_mask
 
 SHORT = 5
 """Time steps: gaps are short if what is masked has something that stays within so many, as with P up to 12."""
@@ -48,3 +49,25 @@ def fitting(sampling: Sampling, mask: Tensor) -> Sampling:
     if sampling.typical_mass < 1 and near(mask, LONG) < ENOUGH:
         sampling = replace(sampling, typical_mass=1.0)
     return sampling
+
+
+def alike(mask: Tensor, context: int, loop: bool, sampling: Sampling) -> dict[tuple[tuple[Window, Sampling], ...], list[int]]:
+    """The items of masks (B, K, T) that have the same windows, and how each of these is filled.
+
+    Items whose masks span different stretches get different windows, whatever else is in the batch.
+
+    Args:
+        mask: bool, True = regenerate: the levels that the model predicts.
+        context: time steps that the model can see.
+        loop: the clips are rings.
+        sampling: as asked for.
+
+    Returns:
+        The numbers of the items for each row of windows, in order, with the sampling that fits them.
+    """
+    groups: dict[tuple[tuple[Window, Sampling], ...], list[int]] = {}
+    for item, own in enumerate(mask.cpu()):
+        plan = plan_for_mask(own, context, loop)
+        ways = (fitting(sampling, own[:, window.places(own.shape[-1])]) for window in plan)
+        groups.setdefault(tuple(zip(plan, ways, strict=True)), []).append(item)
+    return groups

@@ -18,7 +18,7 @@ from vampnet import passes
 from vampnet.config import MASK, CancelledError, Sampling
 from vampnet.device import answers_late
 from vampnet.device_steps import fill_on_device
-from vampnet.gaps import fitting
+from vampnet.gaps import alike
 from vampnet.guidance import hidden, logits_of
 from vampnet.sampling import (
     choose,
@@ -32,7 +32,7 @@ from vampnet.sampling import (
     take_generator,
     uniform,
 )
-from vampnet.windows import Window, plan_for_mask, reach
+from vampnet.windows import Window, reach
 
 OnStep = Callable[[str, int, int], None]
 """Called after each step with the stage ("coarse" or "fine"), the steps done, and of how many."""
@@ -253,19 +253,6 @@ def _feedback_mask(mask: Tensor, generators: Sequence[torch.Generator]) -> Tenso
     return mask
 
 
-def _alike(mask: Tensor, context: int, loop: bool, sampling: Sampling) -> dict[tuple[tuple[Window, Sampling], ...], list[int]]:
-    """The items of masks (B, K, T) that have the same windows, and how each of these is filled.
-
-    Items whose masks span different stretches get different windows, whatever else is in the batch.
-    """
-    groups: dict[tuple[tuple[Window, Sampling], ...], list[int]] = {}
-    for item, own in enumerate(mask.cpu()):
-        plan = plan_for_mask(own, context, loop)
-        ways = (fitting(sampling, own[:, window.places(own.shape[-1])]) for window in plan)
-        groups.setdefault(tuple(zip(plan, ways, strict=True)), []).append(item)
-    return groups
-
-
 def _fill_round(
     decoders: Sequence[_Decoder],
     tokens: Tensor,
@@ -335,7 +322,7 @@ def fill_windows(
     takes = list(takes)
     if len(takes) != len(work) or rounds < 1:
         raise ValueError(f"{len(work)} items need as many take numbers and at least 1 round, not {len(takes)} and {rounds}.")
-    groups = _alike(mask[:, model.config.n_conditioning :], model.config.context, loop, sampling)
+    groups = alike(mask[:, model.config.n_conditioning :], model.config.context, loop, sampling)
     progress = _Progress(stage, steps * rounds * sum(map(len, groups)), on_step, cancelled)
     for group, items in groups.items():
         plan = [window for window, _ in group]

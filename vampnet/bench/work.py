@@ -116,11 +116,8 @@ def decoding(
     left, work = mask.clone(), Work(dtype=dtype)
     for window in plan_for_mask(mask, config.context):
         at = window.places(mask.shape[-1])
-        shapes = (
-            [config, weaker]
-            if guided and fitting(Sampling(guidance=1.0), mask[config.n_conditioning :, at]).guidance
-            else [config]
-        )
+        way = fitting(Sampling(guidance=1.0 if guided else 0.0), mask[config.n_conditioning :, at])
+        shapes = [config, weaker] if way.guidance else [config]
         total = asked = int(left[config.n_conditioning :, at].sum())
         for number in range(steps):
             if asked == 0:
