@@ -22,7 +22,8 @@ from vampnet import beats
 from vampnet.beats import make_grid
 from vampnet.codec import SpectralCodec, SpectralCodecConfig, save_codec
 from vampnet.config import HOP, N_COARSE, N_CODEBOOKS, SAMPLE_RATE, TransformerConfig
-from vampnet.model.transformer import TokenTransformer, save_transformer
+from vampnet.model.files import save_transformer
+from vampnet.model.transformer import TokenTransformer
 from vampnet.pipeline import VampNet
 from vampnet.studio.controls import DEFAULTS, NAMES
 from vampnet.studio.handlers import Handlers

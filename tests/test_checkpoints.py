@@ -9,7 +9,7 @@ from tiny import tiny_checkpoint, tiny_models
 
 from vampnet import checkpoints
 from vampnet.codec import save_codec
-from vampnet.model.transformer import save_transformer
+from vampnet.model.files import save_transformer
 
 GOLDEN = Path(__file__).parent / "golden"
 

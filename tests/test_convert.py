@@ -12,8 +12,8 @@ from tiny import tiny_checkpoint
 
 from vampnet import checkpoints
 from vampnet.convert import add_parser, run, to_folder, to_published
+from vampnet.model.files import load_transformer
 from vampnet.model.published import transformer_from_published
-from vampnet.model.transformer import load_transformer
 from vampnet.published import Published, read_published, write_published
 
 GOLDEN = Path(__file__).parent / "golden"

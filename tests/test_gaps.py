@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_guidance import transformer
+from tiny import transformer
 from token_models import LocalModel, source
 
 from vampnet import generate, masks

@@ -8,30 +8,20 @@ import json
 
 import pytest
 import torch
-from tiny import tiny_models
+from tiny import transformer
 from token_models import LocalModel, fill, random_mask, source
 
 from vampnet import generate, metadata
-from vampnet.config import MASK, Prompt, Sampling, TransformerConfig
+from vampnet.config import MASK, Prompt, Sampling
 from vampnet.gaps import SHORT, near
 from vampnet.guidance import guided, hidden, weaker, without
 from vampnet.model.fast import in_precision
-from vampnet.model.transformer import TokenTransformer
 from vampnet.studio import controls
 from vampnet.studio.share_words import describe_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 GUIDED = Sampling(guidance=0.5)
-
-
-def transformer(layers: int = 6, **shape: int) -> TokenTransformer:
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        config = TransformerConfig(
-            **{"n_codebooks": 4, "n_conditioning": 0, "dim": 32, "heads": 2, "context": 40, **shape}, layers=layers
-        )
-        return TokenTransformer(config, tiny_models()[0].codebook_vectors()).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from train_tools import SIZE, generator, settings
 
 from vampnet.config import TransformerConfig
-from vampnet.model.transformer import TokenTransformer, load_transformer, without_guide
+from vampnet.model.files import load_transformer
+from vampnet.model.transformer import TokenTransformer, without_guide
 from vampnet.train.loop import (
     in_bfloat16,
     load_checkpoint,

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from vampnet.config import MASK, TransformerConfig
 from vampnet.model.attention import RelativeBias, attend, relative_buckets
-from vampnet.model.transformer import TokenTransformer, load_transformer, save_transformer
+from vampnet.model.files import load_transformer, save_transformer
+from vampnet.model.transformer import TokenTransformer
 
 SIZE = 32
 

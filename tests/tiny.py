@@ -9,7 +9,8 @@ import torch
 
 from vampnet.codec import SpectralCodec, SpectralCodecConfig, save_codec
 from vampnet.config import TransformerConfig
-from vampnet.model.transformer import TokenTransformer, save_transformer
+from vampnet.model.files import save_transformer
+from vampnet.model.transformer import TokenTransformer
 from vampnet.pipeline import VampNet
 
 COARSE_CONTEXT = 64
@@ -41,3 +42,13 @@ def tiny_checkpoint(folder: str | Path) -> Path:
     save_transformer(coarse, folder, "coarse")
     save_transformer(fine, folder, "fine")
     return Path(folder)
+
+
+def transformer(layers: int = 6, **shape: int) -> TokenTransformer:
+    """A coarse transformer of some layers, untrained, that has nothing of the other tiny models but their codec."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        config = TransformerConfig(
+            **{"n_codebooks": 4, "n_conditioning": 0, "dim": 32, "heads": 2, "context": 40, **shape}, layers=layers
+        )
+        return TokenTransformer(config, tiny_models()[0].codebook_vectors()).eval().requires_grad_(False)

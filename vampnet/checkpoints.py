@@ -302,7 +302,7 @@ def _read_codec(path: Path) -> Codec:
 
 
 def _read_transformer(path: Path, which: str, codec: Codec) -> TokenTransformer:
-    from vampnet.model.transformer import load_transformer
+    from vampnet.model.files import load_transformer
 
     with _named(path):
         vectors = codec.codebook_vectors()

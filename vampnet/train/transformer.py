@@ -24,7 +24,8 @@ from torch import Tensor
 
 from vampnet.config import TransformerConfig
 from vampnet.device import usable_device
-from vampnet.model.transformer import TokenTransformer, save_transformer
+from vampnet.model.files import save_transformer
+from vampnet.model.transformer import TokenTransformer
 from vampnet.train.loop import (
     Budget,
     RunLog,
