@@ -14,6 +14,9 @@
 #   FIRST_SEED       of the training music (default 0)
 #   CORPUS_MINUTES   compose for no longer than this, and go on with the music that there is (default: all HOURS of it)
 #   CODEC_AFTER      the codec learns from what was composed by then, in minutes, while composing goes on (default: from all)
+#   GROW=1           the transformers begin with the tokens that there are, and learn from more while these are composed (default:
+#                    from all)
+#   TRANSPOSED       further versions of each clip in other keys and tempos, 0 to 4 (default 0)
 #   AT_ONCE=1        both transformers are trained at the same time (default: one after the other)
 #   ENCODE_BATCH     clips that are tokenised at once (default 1)
 #   CONFIGS          prefix of the configurations (default configs/mini)
@@ -34,7 +37,8 @@ no_fonts_meant=0
 SOUNDFONTS=${SOUNDFONTS-$default_fonts}
 PYTHON=${PYTHON:-python3} DEVICE=${DEVICE:-cpu} CONFIGS=${CONFIGS:-configs/mini} WORKERS=${WORKERS:-2}
 HOURS=${HOURS:-18} CODEC_MINUTES=${CODEC_MINUTES:-180} COARSE_MINUTES=${COARSE_MINUTES:-180} FINE_MINUTES=${FINE_MINUTES:-90}
-CORPUS_MINUTES=${CORPUS_MINUTES:-} CODEC_AFTER=${CODEC_AFTER:-} AT_ONCE=${AT_ONCE:-0} ENCODE_BATCH=${ENCODE_BATCH:-1}
+CORPUS_MINUTES=${CORPUS_MINUTES:-} CODEC_AFTER=${CODEC_AFTER:-} AT_ONCE=${AT_ONCE:-0}
+GROW=${GROW:-0} TRANSPOSED=${TRANSPOSED:-0} ENCODE_BATCH=${ENCODE_BATCH:-1}
 clip_seconds=20 held_out_minutes=17
 codec_extra=() coarse_extra=() fine_extra=()
 if [ "${SMOKE:-0}" = 1 ]; then
@@ -83,7 +87,7 @@ corpus() {  # folder, minutes of music, clip length, options
   IFS=: read -ra fonts <<<"$SOUNDFONTS"
   for font in "${fonts[@]}"; do arguments+=(--soundfont "$font"); done
   [ -z "${SAMPLES:-}" ] || arguments+=(--samples "$SAMPLES")
-  "$PYTHON" -m vampnet.train.corpus "${arguments[@]}" || status=$?
+  nice -n 5 "$PYTHON" -m vampnet.train.corpus "${arguments[@]}" || status=$?
   # With a time of its own the music is what there is by then.
   if [ $status = 0 ] || { [ $status = 3 ] && [ -n "$CORPUS_MINUTES" ]; }; then touch "$folder.done"; else exit $status; fi
 }
@@ -98,24 +102,45 @@ stage() {  # name, command...: run once; 3 = go on in another session
 }
 
 transformer() {  # coarse or fine
-  local which=$1 budget=$COARSE_MINUTES extra=("${coarse_extra[@]}") minutes
+  local which=$1 budget=$COARSE_MINUTES extra=("${coarse_extra[@]}") minutes grow=0
   [ $which = coarse ] || budget=$FINE_MINUTES extra=("${fine_extra[@]}")
+  [ "$GROW" = 0 ] || grow=100
   minutes=$(left)
   stage $which "$PYTHON" -m vampnet.train.transformer $which --config "$CONFIGS-$which.yaml" --run "$out/$which" \
     --minutes "$budget" --session-minutes "$minutes" \
-    --set train="$out/tokens/train" valid="$out/tokens/held-out" device="$DEVICE" "${extra[@]}"
+    --set train="$out/tokens/train" valid="$out/tokens/held-out" device="$DEVICE" grow_every=$grow "${extra[@]}"
+}
+
+tokens() {  # train or held-out, options: tokenise what there is
+  local part=$1 minutes
+  shift
+  minutes=$(left) || return 3
+  "$PYTHON" -m vampnet.train.tokens --codec "$out/mini" --audio "$out/audio/$part" --out "$out/tokens/$part" \
+    --device "$DEVICE" --stop-after "$minutes" --batch "$ENCODE_BATCH" "$@"
+}
+
+grow() {  # tokenise what is composed until nothing more is
+  local more=1 status
+  while [ $more = 1 ]; do
+    [ ! -f "$out/audio/train.done" ] && kill -0 "$composing" 2>/dev/null || more=0
+    status=0
+    tokens train --workers 3 --transposed "$TRANSPOSED" || status=$?
+    [ $status != 3 ] || return 3
+    [ $status = 0 ] || sleep 3  # there may be no clip yet
+  done
+  [ ! -f "$out/audio/train.done" ] || touch "$out/tokens-train.done"
 }
 
 corpus "$out/audio/held-out" "$held_out_minutes" 10.5 --held-out
 music=("$out/audio/train" "$(awk -v h="$HOURS" 'BEGIN {print h * 60}')" $clip_seconds --first-seed "${FIRST_SEED:-0}")
-composing=
-if [ -n "$CODEC_AFTER" ] && [ ! -f "$out/audio/train.done" ]; then
+composing= growing=
+if [ -n "$CODEC_AFTER$([ "$GROW" = 0 ] || echo 0)" ] && [ ! -f "$out/audio/train.done" ]; then
   set -m  # a process group of its own, so that all of it ends with this script
   corpus "${music[@]}" &
   composing=$!
   set +m
-  trap 'kill -- -$composing 2>/dev/null || true' EXIT
-  for ((waited = 0; waited < $(awk -v m="$CODEC_AFTER" 'BEGIN {printf "%d", m * 60}'); waited++)); do
+  trap 'for group in $composing $growing; do kill -- -$group 2>/dev/null || true; done' EXIT
+  for ((waited = 0; waited < $(awk -v m="${CODEC_AFTER:-0}" 'BEGIN {printf "%d", m * 60}'); waited++)); do
     kill -0 $composing 2>/dev/null || break
     sleep 1
   done
@@ -131,15 +156,24 @@ else
     --session-minutes "$minutes" --export "$out/mini" --set training.audio="$out/audio/train" \
     training.held_out="$out/audio/held-out" training.minutes="$CODEC_MINUTES" "${codec_extra[@]}"
 fi
-if [ -n "$composing" ]; then
+if [ -n "$composing" ] && [ "$GROW" = 0 ]; then
   wait $composing  # its exit status is that of this script
   trap - EXIT
 fi
-for part in train held-out; do
-  minutes=$(left)
-  stage "tokens-$part" "$PYTHON" -m vampnet.train.tokens --codec "$out/mini" --audio "$out/audio/$part" \
-    --out "$out/tokens/$part" --device "$DEVICE" --stop-after "$minutes" --workers "$WORKERS" --batch "$ENCODE_BATCH"
-done
+stage tokens-held-out tokens held-out --workers "$WORKERS"
+if [ "$GROW" = 0 ]; then
+  stage tokens-train tokens train --workers "$WORKERS" --transposed "$TRANSPOSED"
+elif [ ! -f "$out/tokens-train.done" ]; then
+  set -m
+  grow &
+  growing=$!
+  set +m
+  trap 'for group in $composing $growing; do kill -- -$group 2>/dev/null || true; done' EXIT
+  until compgen -G "$out/tokens/train/tokens-*.safetensors" >/dev/null; do
+    kill -0 $growing 2>/dev/null || { echo "No music could be made to train on." >&2; exit 2; }
+    sleep 1
+  done
+fi
 if [ "$AT_ONCE" = 1 ]; then
   transformer coarse &
   coarse=$!

@@ -5,7 +5,7 @@
 #   SMOKE=1 scripts/train_mini_gpu.sh OUT    every stage in seconds, on the CPU where there is no GPU
 #
 # The same stages as scripts/train_mini.sh, which says what can be set, with budgets that fit a data-centre GPU. All three
-# models begin with the bundled ones, the codec learns while the processor composes on, and both transformers learn at once.
+# models begin with the bundled ones, and codec and transformers, both at once, learn while the processor composes on.
 set -euo pipefail
 mkdir -p "${1:?usage: scripts/train_mini_gpu.sh OUT}"
 set -- "$(realpath "$1")"
@@ -17,7 +17,7 @@ if [ "$DEVICE" = cpu ] && [ "${SMOKE:-0}" != 1 ]; then
   echo "There is no GPU here: scripts/train_mini.sh is the run for a CPU." >&2
   exit 2
 fi
-export WORKERS=${WORKERS:-$(nproc)} HOURS=${HOURS:-80} CORPUS_MINUTES=${CORPUS_MINUTES-6} CODEC_AFTER=${CODEC_AFTER-1.5}
-export AT_ONCE=${AT_ONCE:-1} ENCODE_BATCH=${ENCODE_BATCH:-32}
+export WORKERS=${WORKERS:-$(nproc)} HOURS=${HOURS:-200} CODEC_AFTER=${CODEC_AFTER-1.5}
+export AT_ONCE=${AT_ONCE:-1} GROW=${GROW:-1} TRANSPOSED=${TRANSPOSED:-2} ENCODE_BATCH=${ENCODE_BATCH:-32}
 export CODEC_MINUTES=${CODEC_MINUTES:-4} COARSE_MINUTES=${COARSE_MINUTES:-4} FINE_MINUTES=${FINE_MINUTES:-4}
 exec scripts/train_mini.sh "$@"

@@ -17,7 +17,7 @@ from vampnet.train.schedule import cooldown, mask_shares, noam
 from vampnet.train.settings import TrainConfig
 from vampnet.train.shards import TokenData, write_shard
 from vampnet.train.tempo import beat_comment, beat_of
-from vampnet.train.tokens import encode_folders, main
+from vampnet.train.tokens import encode_folders, main, versions_of
 from vampnet.train.transformer import Trainer
 
 shards = train_tools.shards
@@ -32,6 +32,7 @@ def test_noam_rises_then_falls_as_the_inverse_square_root():
     assert rates[9] == pytest.approx(2e-3) and max(rates) == rates[9]
     assert rates[4] == pytest.approx(1e-3)
     assert rates[39] == pytest.approx(1e-3)
+    assert [noam(step, 2e-3, 10, hold=True) for step in (5, 10, 40, 4000)] == pytest.approx([1e-3, 2e-3, 2e-3, 2e-3])
     with pytest.raises(ValueError):
         noam(0, 1.0, 10)
 
@@ -241,6 +242,29 @@ def test_folders_are_encoded_once_and_gone_on_with(tmp_path, caplog):
     other.codebook_vectors = lambda: torch.zeros(4, SIZE, 4)
     with pytest.raises(ValueError, match="another codec"):
         encode_folders(other, [audio], out, progress=False)
+
+
+def test_versions_of_a_piece_are_in_other_keys_and_tempos_and_so_are_their_beats(tmp_path):
+    tone = torch.sin(2 * torch.pi * 440 * torch.arange(16000) / 8000)
+    versions = versions_of(tone, "a", 4)
+    assert torch.equal(versions[0][0], tone) and versions[0][1] == 1.0
+    assert sorted(round(12 * math.log2(speed)) for _, speed in versions) == [-2, -1, 0, 1, 2]
+    for version, speed in versions:
+        assert len(version) == pytest.approx(16000 / speed, abs=1)
+        spectrum = torch.fft.rfft(version[500:-500] * torch.hann_window(len(version) - 1000), 1 << 16).abs()
+        assert int(spectrum.argmax()) * 8000 / (1 << 16) == pytest.approx(440 * speed, rel=1e-3)
+    assert [speed for _, speed in versions_of(tone, "a", 2)] == [speed for _, speed in versions[:3]]
+    assert len({tuple(speed for _, speed in versions_of(tone[:50], str(name), 2)) for name in range(20)}) > 5
+    (tmp_path / "audio").mkdir()
+    with soundfile.SoundFile(tmp_path / "audio" / "steady.wav", "w", 8000, 1) as file:
+        file.comment = beat_comment(0.25, 0.5)
+        file.write(0.1 * tone.numpy())
+    encode_folders(LoudCodec(), [tmp_path / "audio"], tmp_path / "out", progress=False, transposed=2)
+    data = TokenData(tmp_path / "out")
+    assert len(data) == 3 and data.beats[0].tolist() == [25.0, 50.0]
+    for (first, gap), length in zip(data.beats.tolist(), data.lengths.tolist(), strict=True):
+        speed = data.lengths[0] / length
+        assert (first, gap) == (pytest.approx(25 / speed, rel=0.01), pytest.approx(50 / speed, rel=0.01))
 
 
 def test_files_read_by_others_and_encoded_together_give_the_same_tokens(tmp_path, caplog):

@@ -21,7 +21,7 @@ from vampnet.train.loop import (
 )
 from vampnet.train.optimizer import Muon
 from vampnet.train.settings import TrainConfig
-from vampnet.train.shards import TokenData
+from vampnet.train.shards import TokenData, write_shard
 from vampnet.train.transformer import Trainer, export, main, train
 from vampnet.train.validation import unigram, validate, validation_masks
 
@@ -221,6 +221,42 @@ def test_the_command_trains_and_says_what_is_wrong(shards, tmp_path):
     assert main(["coarse", "--config", str(config), "--set", "typo=1"]) == 2
 
 
+def test_layers_that_are_added_change_nothing_before_the_first_step(shards, tmp_path):
+    train(settings(shards, tmp_path / "first", steps=2), progress=False)
+    export(tmp_path / "first", tmp_path / "model")
+    data = TokenData(shards)
+    given = load_transformer(tmp_path / "model", "coarse", data.codebooks)
+    deeper = settings(shards, tmp_path / "deeper", start=str(tmp_path / "model"), start_codes=True, steps=3)
+    deeper["model"] = {**deeper["model"], "layers": 4}
+    trainer = Trainer(TrainConfig.from_dict(deeper))
+    tokens = data.crops(2, 12, generator())[:, :4]
+    with torch.no_grad():
+        assert torch.equal(trainer.model.eval()(tokens), given(tokens))
+    train(deeper, progress=False)
+    export(tmp_path / "deeper", tmp_path / "grown")
+    grown = load_transformer(tmp_path / "grown", "coarse", data.codebooks)
+    assert len(grown.layers) == 4
+    assert all(grown.layers[3].get_parameter(f"{part}.weight").abs().max() > 0 for part in ("attention.out", "attention.qkv"))
+
+
+def test_music_that_comes_while_it_learns_is_learned_from_too(shards, tmp_path):
+    config = settings(shards, tmp_path / "run", grow_every=3)
+    trainer = Trainer(TrainConfig.from_dict(config))
+    rows = len(trainer.data)
+    trainer.train_step(0.0)
+    write_shard(shards, [torch.full((4, 30), 3, dtype=torch.int16)], ["late.wav"], [(2.0, 20.0)])
+    other = Trainer(TrainConfig.from_dict(settings(shards, tmp_path / "run")))
+    assert (len(trainer.data), len(other.data)) == (rows, rows + 1)
+    for _ in range(3):
+        trainer.train_step(0.0)
+    assert len(trainer.data) == rows + 1 and trainer.data.grow() == 0
+    assert torch.equal(trainer.data.codes, other.data.codes) and trainer.data.steps == other.data.steps
+    assert torch.equal(trainer.data.beats.nan_to_num(), other.data.beats.nan_to_num())
+    places = [(rows, 5)]
+    assert torch.equal(trainer.data.at(places, 12), torch.full((1, 4, 12), 3))
+    assert trainer.data.beats_at(places).tolist() == [[17.0, 20.0]]
+
+
 def test_a_run_can_start_from_the_layers_of_another_model(shards, tmp_path):
     train(settings(shards, tmp_path / "first", steps=2), progress=False)
     export(tmp_path / "first", tmp_path / "model")
@@ -235,9 +271,10 @@ def test_a_run_can_start_from_the_layers_of_another_model(shards, tmp_path):
     kept = without_guide(Trainer(TrainConfig.from_dict(same)).model.state_dict())
     assert all(torch.equal(tensor, given[name]) for name, tensor in kept.items())
     other = settings(shards, tmp_path / "third", start=str(tmp_path / "model"))
-    other["model"] = {**other["model"], "layers": 3}
-    with pytest.raises(ValueError, match="another shape"):
-        Trainer(TrainConfig.from_dict(other))
+    for change in ({"layers": 1}, {"dim": 16}):
+        other["model"] = {**same["model"], **change}
+        with pytest.raises(ValueError, match="another shape"):
+            Trainer(TrainConfig.from_dict(other))
     weights = load_file(tmp_path / "model" / "coarse.safetensors")
     renamed = tmp_path / "renamed"
     renamed.mkdir()

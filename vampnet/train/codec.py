@@ -191,7 +191,7 @@ class CodecTrainer:
         audio = equalise(crops, s.equalise_db, generator)
         self.step += 1
         for group in self.optimiser.param_groups:
-            rate = s.peak * min(1.0, self.step / s.warmup) if s.hold else noam(self.step, s.peak, s.warmup)
+            rate = noam(self.step, s.peak, s.warmup, s.hold)
             group["lr"] = group["factor"] * rate * cooldown(progress, s.cooldown_share)
         self.optimiser.zero_grad(set_to_none=True)
         parts = self.loss.backward(audio)

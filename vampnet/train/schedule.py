@@ -8,20 +8,21 @@ import torch
 from torch import Tensor
 
 
-def noam(step: int, peak: float, warmup: int) -> float:
+def noam(step: int, peak: float, warmup: int, hold: bool = False) -> float:
     """Inverse square root after a linear warm-up (Vaswani et al. 2017; the paper's section 4): `peak` at step `warmup`.
 
     Args:
         step: 1 for the first.
         peak: the highest learning rate.
         warmup: steps until then, at least 1.
+        hold: it stays there.
 
     Raises:
         ValueError: `step` or `warmup` is below 1.
     """
     if step < 1 or warmup < 1:
         raise ValueError(f"Steps and warm-up count from 1, and they are {step} and {warmup}.")
-    return peak * min(step / warmup, math.sqrt(warmup / step))
+    return peak * min(step / warmup, 1.0 if hold else math.sqrt(warmup / step))
 
 
 def cooldown(progress: float, share: float = 0.2) -> float:

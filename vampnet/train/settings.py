@@ -18,8 +18,11 @@ class TrainConfig:
     Attributes:
         model: fields of `TransformerConfig`.
         train, valid: folders of token shards; `valid` may be empty (no validation).
+        grow_every: steps after which the training folder is looked at for shards that have come into it; 0 = never. What a run
+            draws then depends on when they came.
         run: the run folder.
-        start: folder of a model whose layers a new run begins with, also where its codec was another one; "" = from nothing.
+        start: folder of a model whose layers a new run begins with, also where its codec was another one; "" = from nothing. It
+            may have fewer layers: those that are added change nothing before the first step.
         start_codes: the codec was the same one, so the new run begins with all weights of that model.
         crop: time steps of a training example; 0 = the model's context.
         context_share: share of the steps that train on the model's whole context instead (with fewer, longer examples).
@@ -30,6 +33,7 @@ class TrainConfig:
         hidden_share: share of the examples of which nothing is seen, as where a vamp has no prompt; 0 in the paper.
         optimizer: "adamw" (the paper), or "muon" for the layers' matrices; see `optimizer.Optimizer`.
         peak, warmup: of the Noam learning rate.
+        hold: it stays at its peak instead until it cools down, as for a GPU whose many steps would be made at a tenth of it.
         cooldown_share: last part of a run with a known end in which the learning rate falls to 0.
         weight_decay, label_smoothing, clip, average: of AdamW, the loss, the gradient's norm and the weight average.
         minutes, session_minutes, steps: when the run, and this session of it, end; None = never.
@@ -49,6 +53,7 @@ class TrainConfig:
     model: dict[str, Any] = field(default_factory=dict)
     train: str = ""
     valid: str = ""
+    grow_every: int = 0
     run: str = ""
     start: str = ""
     start_codes: bool = False
@@ -62,6 +67,7 @@ class TrainConfig:
     optimizer: str = "adamw"
     peak: float = 1e-3
     warmup: int = 500
+    hold: bool = False
     cooldown_share: float = 0.2
     weight_decay: float = 0.01
     label_smoothing: float = 0.1
@@ -98,7 +104,7 @@ class TrainConfig:
                 "average",
             ),
             positive=("peak", "clip", "save_minutes", "valid_minutes"),
-            least_zero=("crop", "micro_batch", "weight_decay", "valid_crops", "threads"),
+            least_zero=("crop", "micro_batch", "weight_decay", "valid_crops", "threads", "grow_every"),
         )
         for name in ("minutes", "session_minutes", "steps"):
             value = getattr(self, name)

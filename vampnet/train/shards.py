@@ -34,27 +34,43 @@ class TokenData:
         from safetensors.torch import load_file
 
         self.folder = Path(folder)
-        shards = sorted(self.folder.glob("tokens-*.safetensors"))
         vectors = self.folder / "codebooks.safetensors"
-        if not shards or not vectors.is_file():
+        self._read: set[str] = set()
+        self.codes, self.lengths, self.beats = torch.empty(0, 0, dtype=torch.int16), np.empty(0, np.int64), torch.empty(0, 2)
+        if vectors.is_file():
+            self.codebooks: Tensor = load_file(str(vectors))["vectors"].float()
+            self.codes = torch.empty(len(self.codebooks), 0, dtype=torch.int16)
+            self.grow()
+        if not len(self):
             raise ValueError(
                 f"{self.folder} holds no tokens: make them with "
                 f"python -m vampnet.train.tokens --codec FOLDER --audio FOLDER --out {self.folder}"
             )
-        self.codebooks: Tensor = load_file(str(vectors))["vectors"].float()
-        rows: list[Tensor] = []
-        beats: list[Tensor] = []
-        for shard in shards:
+
+    def grow(self) -> int:
+        """Reads the shards that have come into the folder since it was last looked at; returns how many rows they had.
+
+        Raises:
+            ValueError: a shard does not belong to the others.
+        """
+        from safetensors.torch import load_file
+
+        codes, lengths, beats = [self.codes], [self.lengths], [self.beats]
+        found = [path for path in sorted(self.folder.glob("tokens-*.safetensors")) if path.name not in self._read]
+        for shard in found:
             tensors = load_file(str(shard))
             if tensors["codes"].shape[1] != self.codebooks.shape[0]:
                 raise ValueError(f"{shard} has {tensors['codes'].shape[1]} levels, the codebooks {self.codebooks.shape[0]}.")
-            rows += [codes[:, :length] for codes, length in zip(tensors["codes"], tensors["lengths"].tolist(), strict=True)]
+            rows = tensors["lengths"].numpy().astype(np.int64)
+            codes += [row[:, :length] for row, length in zip(tensors["codes"], rows.tolist(), strict=True)]
+            lengths.append(rows)
             # Shards of earlier versions do not say.
-            beats.append(tensors.get("beats", torch.full((len(tensors["lengths"]), 2), torch.nan)))
-        self.beats = torch.cat(beats)
-        self.lengths = np.array([row.shape[1] for row in rows], dtype=np.int64)
-        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self.codes = torch.cat(rows, dim=1)
+            beats.append(tensors.get("beats", torch.full((len(rows), 2), torch.nan)))
+            self._read.add(shard.name)
+        if found:
+            self.codes, self.lengths, self.beats = torch.cat(codes, dim=1), np.concatenate(lengths), torch.cat(beats)
+            self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        return sum(map(len, lengths[1:]))
 
     def __len__(self) -> int:
         """Number of rows."""

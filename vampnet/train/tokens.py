@@ -7,6 +7,7 @@ import functools
 import logging
 import math
 import os
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 PIECE_SECONDS = 30.0
 SHARD_ROWS = 256
+SEMITONES = (-2, -1, 1, 2)
+"""By how much a further version of a piece is played higher and faster, or lower and slower."""
 
 
 def find_audio(folders: Sequence[str | os.PathLike]) -> Iterator[tuple[str, Path]]:
@@ -79,6 +82,26 @@ def pieces_of(path: str | os.PathLike, sample_rate: int, hop: int, channels: str
     return pieces
 
 
+def versions_of(piece: Tensor, name: str, count: int) -> list[tuple[Tensor, float]]:
+    """A piece as it is, and as a tape that runs faster or slower by one or two semitones would play it.
+
+    A model that has heard a piece a dozen times knows it by heart. Each version is another piece to it, in another key and
+    tempo, and costs a twentieth of a new one.
+
+    Args:
+        piece: (N,) float.
+        name: decides which versions there are.
+        count: of them beside the piece itself, at most 4.
+
+    Returns:
+        (N / speed,) float and the speed, the piece itself at 1.0 first.
+    """
+    import soxr
+
+    speeds = [2 ** (semitones / 12) for semitones in random.Random(name).sample(SEMITONES, count)]
+    return [(piece, 1.0)] + [(torch.from_numpy(soxr.resample(piece.numpy(), speed, 1.0)), speed) for speed in speeds]
+
+
 @torch.no_grad()
 def encode_pieces(codec, pieces: Sequence[Tensor], batch: int = 1) -> list[Tensor]:
     """Tokens (K, T) int16 on the CPU of pieces (N,) float, in their order.
@@ -110,6 +133,7 @@ def encode_folders(
     stop: Callable[[], bool] | None = None,
     workers: int = 0,
     batch: int = 1,
+    transposed: int = 0,
 ) -> dict[str, int]:
     """Encode all sound files below `folders` into token shards in `out`; files that are done are skipped.
 
@@ -122,6 +146,7 @@ def encode_folders(
         stop: begin no other file once this says True; what is encoded is written.
         workers: processes that read files; 0 = this one reads them.
         batch: most pieces of one length that are encoded at once.
+        transposed: further versions of each piece, 0 to 4; see `versions_of`.
 
     Returns:
         {"files", "skipped", "failed", "rows", "steps"} of this call, and "left" for want of time or because of `stop`.
@@ -140,7 +165,7 @@ def encode_folders(
     end = time.monotonic() + 60 * (math.inf if minutes is None else minutes)
     stop = stop or (lambda: False)
     writer = _ShardWriter(codec, out, batch, result)
-    read = functools.partial(_read, sample_rate=codec.sample_rate, hop=codec.hop, channels=channels)
+    read = functools.partial(_read, sample_rate=codec.sample_rate, hop=codec.hop, channels=channels, transposed=transposed)
     found = read_ahead(read, todo, workers)
     for begun, (name, path) in enumerate(tqdm(todo, unit="file", disable=not progress, file=sys.stderr)):
         if time.monotonic() > end or stop():
@@ -151,17 +176,26 @@ def encode_folders(
             log.warning("%s is left out: %s", name, pieces)
             result["failed"] += 1
             continue
-        writer.add(name, path, [(piece.clone() if workers else piece, start) for piece, start in pieces])
+        writer.add(name, path, [(piece.clone() if workers else piece, *where) for piece, *where in pieces])
     writer.finish()
     return result
 
 
-def _read(item: tuple[str, Path], sample_rate: int, hop: int, channels: str) -> list[tuple[Tensor, float]] | str:
-    """`pieces_of` a named file, or the sentence that says why it cannot be used."""
+Piece = tuple[Tensor, float, float]
+"""(N,) float, where it begins in its file in seconds, and how fast it is played."""
+
+
+def _read(item: tuple[str, Path], sample_rate: int, hop: int, channels: str, transposed: int) -> list[Piece] | str:
+    """The pieces of a named file in all their versions, or the sentence that says why it cannot be used."""
     try:
-        return pieces_of(item[1], sample_rate, hop, channels)
+        pieces = pieces_of(item[1], sample_rate, hop, channels)
     except ValueError as error:
         return str(error)
+    return [
+        (version, start, speed)
+        for piece, start in pieces
+        for version, speed in versions_of(piece, f"{item[0]} {start}", transposed)
+    ]
 
 
 class _ShardWriter:
@@ -173,25 +207,26 @@ class _ShardWriter:
 
     def __init__(self, codec, out: Path, batch: int, result: dict[str, int]) -> None:
         self.codec, self.out, self.batch, self.result = codec, out, batch, result
-        self.read: list[tuple[str, Path, list[tuple[Tensor, float]]]] = []
+        self.read: list[tuple[str, Path, list[Piece]]] = []
         self.rows: list[Tensor] = []
         self.beats: list[tuple[float, float] | None] = []
         self.names: list[str] = []
 
-    def add(self, name: str, path: Path, pieces: list[tuple[Tensor, float]]) -> None:
+    def add(self, name: str, path: Path, pieces: list[Piece]) -> None:
         self.read.append((name, path, pieces))
         if sum(len(some) for _, _, some in self.read) >= self.batch:
             self.encode()
 
     def encode(self) -> None:
-        rows = iter(encode_pieces(self.codec, [piece for *_, some in self.read for piece, _ in some], self.batch))
+        rows = iter(encode_pieces(self.codec, [piece for *_, some in self.read for piece, *_ in some], self.batch))
         second = self.codec.sample_rate / self.codec.hop
         for name, path, some in self.read:
             beat = beat_of(path)
-            for _, start in some:
+            for _, start, speed in some:
                 self.rows.append(next(rows))
                 self.result["steps"] += self.rows[-1].shape[1]
-                self.beats.append(None if beat is None else ((beat[0] - start) % beat[1] * second, beat[1] * second))
+                scale = second / speed
+                self.beats.append(None if beat is None else ((beat[0] - start) % beat[1] * scale, beat[1] * scale))
             self.names.append(name)
             self.result["files"] += 1
             self.result["rows"] += len(some)
@@ -229,6 +264,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda if there is one)")
     parser.add_argument("--workers", type=int, default=0, help="processes that read files (default: this one reads them)")
     parser.add_argument("--batch", type=int, default=1, help="pieces of one length encoded at once (default 1; a GPU wants 32)")
+    parser.add_argument(
+        "--transposed", type=int, default=0, metavar="N", help="further versions of each piece, faster or slower (0 to 4)"
+    )
     parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="begin no file later than this, and exit with 3")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -238,13 +276,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if args.workers < 0 or args.batch < 1:
             raise ValueError("--workers must be at least 0 and --batch at least 1.")
+        if not 0 <= args.transposed <= len(SEMITONES):
+            raise ValueError(f"--transposed must be between 0 and {len(SEMITONES)}.")
         codec = load_codec(args.codec) if Path(args.codec).is_dir() else load_codec_of(args.codec)
         if isinstance(codec, torch.nn.Module):
             codec.eval().to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         with StopRequest.listening() as stop:
             result = encode_folders(
                 codec, args.audio, args.out, args.channels, minutes=args.stop_after, stop=lambda: bool(stop),
-                workers=args.workers, batch=args.batch,
+                workers=args.workers, batch=args.batch, transposed=args.transposed,
             )  # fmt: skip
         if result["files"] + result["skipped"] + result["left"] == 0:
             raise ValueError(f"No file below {', '.join(args.audio)} can be used: name folders of audio.")

@@ -94,19 +94,30 @@ class Trainer:
         """Takes the layers of another model, and with `start_codes` all of it.
 
         How music goes on in time is much of what layers know, and it does not depend on the numbers of the codes. What reads
-        and names codes is of use only where the codec is the same.
+        and names codes is of use only where the codec is the same. Layers that the other model does not have add nothing at
+        first: their branches end in zeros.
         """
         which = "fine" if self.model.config.n_conditioning else "coarse"
         path = folder / f"{which}.safetensors"
         if not path.is_file():
             raise ValueError(f"There is no {path} to start from: name the folder of a model, or leave `start` out.")
         given = load_file(path)
+        depth = len({name.split(".")[1] for name in given if name.startswith("layers.")})
+        for layer in self.model.layers[depth:] if depth else ():
+            layer.attention.out.weight.zero_()
+            layer.feed_forward.out.weight.zero_()
+        added = tuple(f"layers.{number}." for number in range(depth, len(self.model.layers))) if depth else ()
         parts = ("",) if self.config.start_codes else ("layers.", "bias.", "norm.")
-        for name, tensor in self.model.state_dict().items():
-            if name.startswith(parts) and not name.startswith("guide."):  # saved models have it in their classifier
+        state = self.model.state_dict()
+        missing = [name for name in given if name.startswith(parts) and name not in state]
+        for name, tensor in state.items():
+            if name.startswith(parts) and not name.startswith(("guide.", *added)):  # saved models have it in their classifier
                 if name not in given or given[name].shape != tensor.shape:
-                    raise ValueError(f"{path} is of another shape of model (at {name}): choose another one to start from.")
-                tensor.copy_(given[name])
+                    missing.append(name)
+                else:
+                    tensor.copy_(given[name])
+        if missing:
+            raise ValueError(f"{path} is of another shape of model (at {missing[0]}): choose another one to start from.")
 
     @property
     def checkpoint(self) -> Path:
@@ -166,10 +177,13 @@ class Trainer:
     def _draw(self, number: int) -> tuple[torch.Generator, Tensor, Tensor]:
         """The generator of step `number`, and what `draw` gives with it."""
         generator = torch.Generator().manual_seed(step_seed(self.config.seed, number))
+        if self.config.grow_every and number % self.config.grow_every == 0:
+            self.data.grow()
         return generator, *self.draw(generator)
 
     def train_step(self, progress: float) -> dict[str, float]:
-        """One update of the weights; everything random in it depends on the seed and the step's number alone.
+        """One update of the weights; everything random in it depends on the seed and the step's number alone (and on the
+        shards that there are, where they are looked for again).
 
         Args:
             progress: 0..1 of the whole training, for the cooldown.
@@ -181,7 +195,7 @@ class Trainer:
         generator, tokens, mask = (self._ahead or self._drawing.submit(self._draw, number)).result()
         self._ahead = self._drawing.submit(self._draw, number + 1)
         torch.manual_seed(step_seed(config.seed, number))  # dropout
-        lr = noam(number, config.peak, config.warmup) * cooldown(progress, config.cooldown_share)
+        lr = noam(number, config.peak, config.warmup, config.hold) * cooldown(progress, config.cooldown_share)
         on_gpu = self.device.type == "cuda"
         size = config.micro_batch or (len(tokens) if on_gpu else max(1, round(640 / tokens.shape[2])))
         hidden = mask.sum(dim=(1, 2)).double()
