@@ -17,7 +17,8 @@ if [ "$DEVICE" = cpu ] && [ "${SMOKE:-0}" != 1 ]; then
   echo "There is no GPU here: scripts/train_mini.sh is the run for a CPU." >&2
   exit 2
 fi
-export WORKERS=${WORKERS:-$(nproc)} HOURS=${HOURS:-200} CODEC_AFTER=${CODEC_AFTER-1.5}
+# Composing on more than a third of the processors slows the training down: it starts some hundred kernels a step.
+export WORKERS=${WORKERS:-$((($(nproc) + 2) / 3))} HOURS=${HOURS:-200} CODEC_AFTER=${CODEC_AFTER-1.5}
 export AT_ONCE=${AT_ONCE:-1} GROW=${GROW:-1} TRANSPOSED=${TRANSPOSED:-2} ENCODE_BATCH=${ENCODE_BATCH:-32}
-export CODEC_MINUTES=${CODEC_MINUTES:-4} COARSE_MINUTES=${COARSE_MINUTES:-4} FINE_MINUTES=${FINE_MINUTES:-4}
+export CODEC_MINUTES=${CODEC_MINUTES:-4} COARSE_MINUTES=${COARSE_MINUTES:-8} FINE_MINUTES=${FINE_MINUTES:-8}
 exec scripts/train_mini.sh "$@"

@@ -86,7 +86,7 @@ def versions_of(piece: Tensor, name: str, count: int) -> list[tuple[Tensor, floa
     """A piece as it is, and as a tape that runs faster or slower by one or two semitones would play it.
 
     A model that has heard a piece a dozen times knows it by heart. Each version is another piece to it, in another key and
-    tempo, and costs a twentieth of a new one.
+    tempo; where a GPU encodes, it costs a twentieth of a new one.
 
     Args:
         piece: (N,) float.
