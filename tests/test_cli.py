@@ -71,7 +71,7 @@ def test_every_option_of_prompt_and_sampling_can_be_set():
     assert set(cli.SAMPLING_HELP) == {field.name for field in dataclasses.fields(Sampling)}
     parse = cli.build_parser().parse_args
     assert cli._options(parse(["vamp", "in.wav"])) == (Prompt(), Sampling())
-    prompt = Prompt(3, 2, 1, 4, 5, 0.5, 0.25, 75.0, 30.0, 0.1, (1.0, 2.5))
+    prompt = Prompt(3, 2, 1, 4, 5, 0.5, 0.25, 75.0, 30.0, 0.1, (1.0, 2.5), 3)
     sampling = Sampling(12, 0.9, 7.0, 0.95, 50, 0.8, 64, 0.5, 2, 3)
     line = ["vamp", "in.wav"]
     for options in (prompt, sampling):

@@ -55,6 +55,8 @@ def test_a_grid_needs_positive_sizes(rate, hop):
         ("periodic", True),
         ("periodic_width", 0),
         ("periodic_offset", 0.5),
+        ("periodic_jitter", 0.5),
+        ("periodic_jitter", -1),
         ("kept_codebooks", -1),
         ("kept_codebooks", 15),
         ("prompt_codebooks", 0),

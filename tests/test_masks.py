@@ -43,6 +43,38 @@ def test_periodic_ends():
         masks.periodic((2, 9), 3, 0)
 
 
+def test_jitter_moves_each_kept_stretch_a_little_and_the_first_one_not_at_all():
+    for period, width, offset, jitter in ((7, 1, 0, 2), (7, 2, 3, 9), (16, 4, -5, 6), (5, 1, 2, 1), (48, 1, 0, 24)):
+        most = min(jitter, (period - width) // 2)
+        kept = indices(masks.periodic((3, 900), period, width, offset, jitter=jitter))
+        first = offset % period
+        assert kept == indices(masks.periodic((3, 900), period, width, offset + 3 * period, jitter=jitter))
+        assert set(range(first, first + width)) <= set(kept)
+        inner = [t for t in kept if first + period - most <= t < 900 - period - width]
+        starts = inner[::width]
+        assert inner == [t + i for t in starts for i in range(width)]
+        moves = [t - first - period * (n + 1) for n, t in enumerate(starts)]
+        assert set(moves) <= set(range(-most, most + 1)) and (period > 7 or {-most, most} <= set(moves))
+    assert torch.equal(masks.periodic((2, 50), 2, jitter=2), masks.periodic((2, 50), 2))
+    assert not masks.periodic((2, 9), 1, jitter=2).any() and masks.periodic((2, 9), 0, jitter=2).all()
+    with pytest.raises(ValueError, match="jitter"):
+        masks.periodic((2, 9), 3, jitter=-1)
+
+
+def test_with_jitter_a_rhythm_of_nearly_the_same_period_is_not_missed_for_seconds():
+    def steadiness(jitter: int) -> list[float]:
+        """How much the kept steps of two seconds keep to one place in a rhythm, 0..1, for some rhythms."""
+        kept = torch.tensor(indices(masks.periodic((1, 1200), 7, jitter=jitter))).double()
+        found = []
+        for gap in (3.45, 6.9, 7.2):
+            windows = [kept[(kept >= start) & (kept < start + 115)] for start in range(0, 1000, 50)]
+            found.append(max(float(torch.polar(torch.ones_like(w), 2 * torch.pi * w / gap).mean().abs()) for w in windows))
+        return found
+
+    even, uneven = steadiness(0), steadiness(2)
+    assert min(even) > 0.65 and all(with_jitter < 0.8 * without for with_jitter, without in zip(uneven, even, strict=True))
+
+
 def test_prefix_and_suffix():
     for steps in (1, 2, 10, 57):
         for prefix in (0, 1, 5, 100):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -39,6 +41,16 @@ def test_fields_combine_by_union():
     assert torch.equal(kept(together, beats=beats, onsets=[3.3]), union)
 
 
+def test_jitter_and_what_was_before_there_was_any():
+    even, uneven = Prompt(periodic=7, periodic_jitter=0), Prompt(periodic=7)
+    assert torch.equal(~kept(even), masks.periodic(SHAPE, 7))
+    assert torch.equal(~kept(uneven), masks.periodic(SHAPE, 7, jitter=2)) and not torch.equal(kept(even), kept(uneven))
+    written = dataclasses.asdict(Prompt(periodic=5, region=(1.0, 2.0)))
+    assert Prompt.of({**written, "region": [1.0, 2.0]}) == Prompt(periodic=5, region=(1.0, 2.0))
+    del written["periodic_jitter"]
+    assert Prompt.of(written).periodic_jitter == 0
+
+
 def test_inpainting_of_the_paper():
     stays = kept(Prompt(periodic=0, prefix_seconds=1.0, suffix_seconds=2.0))
     assert stays[:, :57].all() and stays[:, -115:].all() and not stays[:, 57:-115].any()
@@ -52,7 +64,7 @@ def test_nothing_stays_without_a_prompt_and_all_with_period_one():
 
 
 def test_compression_and_depth():
-    stays = kept(Prompt(periodic=8, kept_codebooks=2, prompt_codebooks=5))
+    stays = kept(Prompt(periodic=8, kept_codebooks=2, prompt_codebooks=5, periodic_jitter=0))
     steps = torch.arange(574) % 8 == 0
     assert stays[:2].all()
     assert torch.equal(stays[2:5], steps.expand(3, -1))
@@ -134,7 +146,7 @@ def test_bit_rate_counts_what_really_stays():
     nothing, everything = build_mask(Prompt(periodic=0), SHAPE, GRID), build_mask(Prompt(periodic=1), SHAPE, GRID)
     assert (kept_kbps(nothing, GRID), kept_share(nothing)) == (0, 0)
     assert (kept_kbps(everything, GRID), kept_share(everything)) == (pytest.approx(full_kbps(GRID)), 1)
-    mask = build_mask(Prompt(periodic=7, kept_codebooks=1), SHAPE, GRID)
+    mask = build_mask(Prompt(periodic=7, kept_codebooks=1, periodic_jitter=0), SHAPE, GRID)
     tokens = int((~mask).sum())
     assert tokens == 82 * 14 + (574 - 82)
     seconds = GRID.tokens_to_seconds(574)

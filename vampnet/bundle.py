@@ -130,7 +130,7 @@ def read_bundle(folder: str | Path) -> Vamp:
         source, *takes = (audio.load(folder / name, rate, most, own=True) for name in names)
         beats = settings["beats"]
         vamp = Vamp(
-            source, takes, tokens, source_tokens, mask, Prompt(**_tuples(settings["prompt"])),
+            source, takes, tokens, source_tokens, mask, Prompt.of(settings["prompt"]),
             Sampling.of(settings["sampling"]), whole_seed(settings["seed"]), bool(settings["loop"]), str(settings["model"]),
             grid, settings["bars"], None if beats is None else BeatGrid(**_tuples(beats)),
             bool(settings.get("painted", False)), tuple(float(value) for value in settings.get("extend", (0.0, 0.0))),

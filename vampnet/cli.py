@@ -31,6 +31,10 @@ PROMPT_HELP = {
     ),
     "periodic_width": ("N", "how many moments in a row are kept each time"),
     "periodic_offset": ("N", "shift that pattern to the right by so many moments"),
+    "periodic_jitter": (
+        "N",
+        "keep each of them early or late by up to so many moments: no fast rhythm is missed for seconds; 0 = even distances",
+    ),
     "kept_codebooks": (
         "N",
         "keep the N coarsest of the 14 layers of the sound everywhere: the outline stays, detail is made anew",

@@ -34,8 +34,8 @@ MOST = 2**31 - 1
 """No number of an option may be larger, and no seed: files, browsers and arithmetic hold these exactly."""
 LEAST_TEMPERATURE = 1e-3
 MOST_GUIDANCE = 10
-BEFORE = {"guidance": 0.0}
-"""What sampling was before there were options for it: older settings say nothing of them."""
+BEFORE: dict[str, dict[str, Any]] = {"prompt": {"periodic_jitter": 0}, "sampling": {"guidance": 0.0}}
+"""What prompts and sampling were before there were options for it: older settings say nothing of them."""
 
 
 class CancelledError(RuntimeError):
@@ -143,6 +143,8 @@ class Prompt:
         onset_width_ms: the same from each onset on; 0 = off.
         dropout: share of the kept time steps that is freed again, 0..1, drawn without replacement.
         region: (start, end) in seconds: only inside of it anything is regenerated.
+        periodic_jitter: time steps by which each step that the period keeps may come early or late; see `masks.periodic`. The
+            paper keeps even distances (0); with uneven ones takes keep more of fast rhythms (docs/log.md).
 
     Raises:
         ValueError: a field is out of its range; the sentence says which and what is allowed.
@@ -159,9 +161,10 @@ class Prompt:
     onset_width_ms: float = 0.0
     dropout: float = 0.0
     region: tuple[float, float] | None = None
+    periodic_jitter: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("periodic", "periodic_width", "periodic_offset", "kept_codebooks", "prompt_codebooks"):
+        for name in ("periodic", "periodic_width", "periodic_offset", "periodic_jitter", "kept_codebooks", "prompt_codebooks"):
             _whole(getattr(self, name), name)
         for name in ("prefix_seconds", "suffix_seconds", "beat_width_ms", "onset_width_ms", "dropout"):
             _finite(getattr(self, name), name)
@@ -174,6 +177,8 @@ class Prompt:
         for name, least in (("kept_codebooks", 0), ("prompt_codebooks", 1)):
             value, limits = getattr(self, name), {"least": least, "most": N_CODEBOOKS}
             _require(least <= value <= N_CODEBOOKS, name, value, "{field} must lie in {least}..{most}, not {value}.", **limits)
+        value = self.periodic_jitter
+        _require(value >= 0, "periodic_jitter", value, "{field} must not be negative, and it is {value}.")
         _require(self.dropout <= 1, "dropout", self.dropout, "{field} is a share from 0 to 1, not {value}.")
         if self.region is not None:
             _require(len(self.region) == 2, "region", self.region, "{field} must be (start, end) in seconds, not {value!r}.")
@@ -186,6 +191,16 @@ class Prompt:
                 self.region,
                 "{field} must start at 0 or later and end after its start, not {value!r}.",
             )
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Prompt:
+        """The prompt that was written down with a vamp; options that there were not yet are off.
+
+        Raises:
+            TypeError, ValueError: fields that there are not, or values that cannot be.
+        """
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+        return cls(**{**BEFORE["prompt"], **given})
 
     @property
     def needs_beats(self) -> bool:
@@ -270,7 +285,7 @@ class Sampling:
         Raises:
             TypeError, ValueError: fields that there are not, or values that cannot be.
         """
-        return cls(**{**BEFORE, **settings})
+        return cls(**{**BEFORE["sampling"], **settings})
 
     @property
     def coarse_runs(self) -> int:

@@ -15,7 +15,8 @@ from vampnet.config import Sampling
 from vampnet.windows import Window, plan_for_mask
 
 SHORT = 5
-"""Time steps: gaps are short if what is masked has something that stays within so many, as with P up to 12."""
+"""Time steps: gaps are short if what is masked has something that stays within so many, as with P up to 12 (11 with the default
+jitter)."""
 LONG = 30
 """Time steps, half a second: gaps are long if what is masked has nothing that stays within so many."""
 ENOUGH = 0.9

@@ -56,30 +56,54 @@ def keep_steps(shape: Shape, kept: Tensor) -> Tensor:
     return (~kept).expand(shape).clone()
 
 
-def periodic(shape: Shape, period: int, width: int = 1, offset: int = 0, device: Device = None) -> Tensor:
-    """Keep `width` steps in a row at every `period`-th step (periodic prompt, paper section 4).
+def periodic(shape: Shape, period: int, width: int = 1, offset: int = 0, device: Device = None, jitter: int = 0) -> Tensor:
+    """Keep `width` steps in a row at every `period`-th step (periodic prompt, paper section 4), or about there.
 
-    Step t stays if (t - offset) mod period < width, so `offset` shifts the pattern to the right and wraps.
+    Step t stays if (t - offset) mod period < width, so `offset` shifts the pattern to the right and wraps. What is kept at
+    even distances is a stroboscope to music of nearly the same period: for seconds it lies on hits, then between them. With
+    `jitter` (not in the paper) each kept stretch comes early or late by up to so many time steps, always by the same ones.
+    That at `offset` stays where it is: a clip may begin with an attack.
 
     Args:
         shape: (K, T) or (B, K, T).
         period: in time steps; 0 = nothing stays, 1 = everything stays.
         width: kept steps of each period; `width >= period` keeps everything.
         offset: in time steps, any sign.
+        jitter: in time steps; less where stretches would touch.
 
     Returns:
         Mask of `shape`, bool.
 
     Raises:
-        ValueError: `period` is negative or `width` below 1.
+        ValueError: `period` or `jitter` is negative, or `width` below 1.
     """
     shape = _checked_shape(shape)
-    if period < 0 or width < 1:
-        raise ValueError(f"A periodic mask needs a period of at least 0 and a width of at least 1, not {period} and {width}.")
+    if period < 0 or width < 1 or jitter < 0:
+        raise ValueError(
+            "A periodic mask needs a period of at least 0, a width of at least 1 and a jitter of at least 0, "
+            f"not {period}, {width} and {jitter}."
+        )
     if period == 0:
         return everything(shape, device)
-    steps = torch.arange(shape[-1], device=device)
-    return keep_steps(shape, (steps - offset).remainder(period) < width)
+    most = min(jitter, (period - width) // 2)
+    if most <= 0:
+        return keep_steps(shape, (torch.arange(shape[-1], device=device) - offset).remainder(period) < width)
+    starts = torch.arange(offset % period - period, shape[-1] + period, period)
+    moves = _moves(len(starts), most)
+    moves[1] = 0
+    kept = (starts + moves)[:, None] + torch.arange(width)
+    steps = torch.zeros(shape[-1], dtype=torch.bool)
+    steps[kept[(kept >= 0) & (kept < shape[-1])]] = True
+    return keep_steps(shape, steps.to(device))
+
+
+def _moves(count: int, most: int) -> Tensor:
+    """(count,) int64 numbers in -most..most without a pattern, always the same: a hash of 0, 1, 2, ... (murmur's finalizer)."""
+    word = 2**32 - 1
+    x = torch.arange(1, count + 1) * 0x9E3779B1 & word
+    for shift, factor in ((15, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> shift)) * factor & word
+    return (x ^ (x >> 16)) % (2 * most + 1) - most
 
 
 def prefix_suffix(shape: Shape, prefix: int = 0, suffix: int = 0, device: Device = None) -> Tensor:

@@ -70,7 +70,8 @@ def _kept_steps(
     loop: bool,
 ) -> Tensor:
     """(K, T) bool: the union of all fields that keep whole time steps."""
-    found = [masks.periodic(shape, prompt.periodic, prompt.periodic_width, prompt.periodic_offset)]
+    width, offset, jitter = prompt.periodic_width, prompt.periodic_offset, prompt.periodic_jitter
+    found = [masks.periodic(shape, prompt.periodic, width, offset, jitter=jitter)]
     prefix, suffix = (grid.seconds_to_tokens(seconds) for seconds in (prompt.prefix_seconds, prompt.suffix_seconds))
     found.append(masks.prefix_suffix(shape, prefix, suffix))
     for name, times, width in (("beat", beats, prompt.beat_width_ms), ("onset", onsets, prompt.onset_width_ms)):

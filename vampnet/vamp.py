@@ -100,7 +100,7 @@ class Vamp:
     def settings(self) -> dict[str, Any]:
         """All that made the vamp, and what it kept, as plain values for JSON.
 
-        `Prompt(**settings["prompt"])` and `Sampling(**settings["sampling"])` give the options back.
+        `Prompt.of(settings["prompt"])` and `Sampling.of(settings["sampling"])` give the options back.
         """
         path = self.source.path_to_file
         return {

@@ -72,26 +72,27 @@ class Experiment:
 CODEC = Recipe("codec")
 
 
-def _mixed(**fields: float) -> Prompt:
-    return Prompt(**{"periodic": 0, **fields})
+def _prompt(**fields: float) -> Prompt:
+    """As in the paper: nothing but what is named is kept, and every P-th step is."""
+    return Prompt(**{"periodic": 0, "periodic_jitter": 0, **fields})
 
 
 def prompts() -> dict[str, Prompt]:
     """The paper's prompts by their labels, the pure ones first."""
-    found = {"compression, 1 codebook": _mixed(kept_codebooks=1)}
-    found |= {f"periodic, P = {period}": Prompt(periodic=period) for period in PERIODS}
-    found |= {f"inpaint, {s} s": _mixed(prefix_seconds=float(s), suffix_seconds=float(s)) for s in (1, 2)}
-    found["beats, 75 ms"] = _mixed(beat_width_ms=75.0)
+    found = {"compression, 1 codebook": _prompt(kept_codebooks=1)}
+    found |= {f"periodic, P = {period}": _prompt(periodic=period) for period in PERIODS}
+    found |= {f"inpaint, {s} s": _prompt(prefix_seconds=float(s), suffix_seconds=float(s)) for s in (1, 2)}
+    found["beats, 75 ms"] = _prompt(beat_width_ms=75.0)
     return found
 
 
 def mixes() -> dict[str, Prompt]:
     """Prompts of two kinds, by their labels."""
     return {
-        "beats + P = 16": Prompt(periodic=16, beat_width_ms=75.0),
-        "beats + inpaint, 1 s": _mixed(beat_width_ms=75.0, prefix_seconds=1.0, suffix_seconds=1.0),
-        "P = 16 + inpaint, 1 s": Prompt(periodic=16, prefix_seconds=1.0, suffix_seconds=1.0),
-        "P = 16 + 1 codebook": Prompt(periodic=16, kept_codebooks=1),
+        "beats + P = 16": _prompt(periodic=16, beat_width_ms=75.0),
+        "beats + inpaint, 1 s": _prompt(beat_width_ms=75.0, prefix_seconds=1.0, suffix_seconds=1.0),
+        "P = 16 + inpaint, 1 s": _prompt(periodic=16, prefix_seconds=1.0, suffix_seconds=1.0),
+        "P = 16 + 1 codebook": _prompt(periodic=16, kept_codebooks=1),
     }
 
 
@@ -110,18 +111,20 @@ def paper_experiments(steps: int = 36, typical_mass: float = Sampling.typical_ma
 
     by_steps = [
         Setting(
-            f"{n} step{'s' * (n > 1)}", Recipe("vamp", Prompt(periodic=STEPS_PERIOD), dataclasses.replace(sampling, steps=n)), n
+            f"{n} step{'s' * (n > 1)}",
+            Recipe("vamp", _prompt(periodic=STEPS_PERIOD), dataclasses.replace(sampling, steps=n)),
+            n,
         )
         for n in STEPS
     ]
     by_prompt = [Setting(label, vamp(prompt), series="vamp") for label, prompt in (prompts() | mixes()).items()]
     noise = [Setting(f"noise: {label}", Recipe("noise", prompt), series="noise") for label, prompt in prompts().items()]
     sweep = [
-        Setting(f"C = {depth}, P = {period}", vamp(Prompt(periodic=period, prompt_codebooks=depth)), period, f"C = {depth}")
+        Setting(f"C = {depth}, P = {period}", vamp(_prompt(periodic=period, prompt_codebooks=depth)), period, f"C = {depth}")
         for depth in SWEEP_CODEBOOKS
         for period in SWEEP_PERIODS
     ]
-    fine = Recipe("vamp", _mixed(kept_codebooks=N_COARSE), sampling)
+    fine = Recipe("vamp", _prompt(kept_codebooks=N_COARSE), sampling)
     # At P = 1 levels stay everywhere, which other experiments make as well: all of them are the codec alone.
     same = {N_CODEBOOKS: CODEC, N_COARSE: fine, 1: vamp(prompts()["compression, 1 codebook"])}
     for place, depth in enumerate(SWEEP_CODEBOOKS):

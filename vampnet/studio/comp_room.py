@@ -158,6 +158,5 @@ def _beats_of(shown: dict[str, Any]) -> BeatGrid | None:
 def _request_of(shown: dict[str, Any]) -> Request:
     """What the vamp was asked for, for one take of the clip as it lies in its folder."""
     settings = shown["settings"]
-    prompt = {name: tuple(value) if isinstance(value, list) else value for name, value in settings["prompt"].items()}
     sampling = Sampling.of({**settings["sampling"], "feedback": 1})
-    return Request(Prompt(**prompt), sampling, 1, settings["seed"], settings["loop"], None)
+    return Request(Prompt.of(settings["prompt"]), sampling, 1, settings["seed"], settings["loop"], None)

@@ -103,6 +103,7 @@ CONTROLS: tuple[Control, ...] = (
     Control("prompt_codebooks", "more", 1, N_CODEBOOKS, 1),
     Control("periodic_width", "more", 1, 16, 1),
     Control("periodic_offset", "more", 0, 64, 1),
+    Control("periodic_jitter", "more", 0, 16, 1),
     Control("onset_width_ms", "more", 0, 400, 5),
     Control("dropout", "more", 0, 1, 0.05),
     Control("guidance", "more", 0, 2, 0.05),
@@ -204,7 +205,7 @@ def restore(settings: dict[str, Any], mask: Tensor | None = None) -> dict[str, A
         ValueError: settings that the page has no controls for.
     """
     try:
-        given = {**settings["prompt"], **BEFORE, **settings["sampling"]}
+        given = {**BEFORE["prompt"], **settings["prompt"], **BEFORE["sampling"], **settings["sampling"]}
         bars, extend = settings.get("bars"), settings.get("extend") or (0.0, 0.0)
         given.update(
             takes=min(settings["takes"], MAX_TAKES), seed=settings["seed"], loop=settings["loop"], extend_before=extend[0],

@@ -11,8 +11,8 @@ from vampnet.studio.text import say
 
 TOUCHED = tuple(
     control.name for control in CONTROLS if control.group == "stays" or control.name in
-    ("temperature", "prompt_codebooks", "periodic_width", "periodic_offset", "onset_width_ms", "dropout", "feedback",
-     "extend_before", "extend_after")
+    ("temperature", "prompt_codebooks", "periodic_width", "periodic_offset", "periodic_jitter", "onset_width_ms", "dropout",
+     "feedback", "extend_before", "extend_after")
 )  # fmt: skip
 """The controls that a preset sets, always all of them, so that it means the same whatever came before."""
 

@@ -13,7 +13,7 @@ Row = tuple[str, str, str]
 
 def describe_settings(settings: dict[str, Any], language: str) -> list[Row]:
     """What stands in `vamp.json`, as terms with their values and explanations, in the order in which they matter."""
-    prompt, sampling = settings["prompt"], {**BEFORE, **settings["sampling"]}
+    prompt, sampling = ({**BEFORE[part], **settings[part]} for part in ("prompt", "sampling"))
     kept = say(
         "share.words.kept", language, share=f"{100 * settings['kept_share']:.0f}", kbps=f"{settings['kept_kbps']:.1f}"
     )  # fmt: skip
@@ -60,6 +60,8 @@ def _stays(prompt: dict[str, Any], grid: dict[str, int], language: str, painted:
         part("periodic", n=prompt["periodic"], ms=ms)
         if prompt["periodic_width"] > 1:
             part("periodic_width", n=prompt["periodic_width"])
+        if prompt["periodic_jitter"] != Prompt.periodic_jitter:
+            part("periodic_jitter", n=prompt["periodic_jitter"])
     for name in ("beat_width_ms", "onset_width_ms", "prefix_seconds", "suffix_seconds"):
         if prompt[name]:
             part(name, n=f"{prompt[name]:g}")
