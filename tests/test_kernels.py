@@ -62,11 +62,12 @@ for smoothing in (0.0, 0.1):
             numbers = numbers_a_token(sampling)
             u = torch.rand(3, 50) if numbers == 1 else torch.rand(3, 50, numbers)
             logits = 2 * torch.randn(3, 50, width)
-            token, log_p = triton_kernels.draw(logits, u, smoothing, mass)
-            wanted, how_sure = choose(logits, u, sampling, smoothing)
-            same = token == wanted
-            assert same.float().mean() > 0.98, (smoothing, mass, width, same.float().mean())
-            torch.testing.assert_close(log_p[same], how_sure[same], atol=1e-5, rtol=1e-5)
+            for typical in (None, (torch.rand(3, 1) < 0.5).expand(3, 50)):
+                token, log_p = triton_kernels.draw(logits, u, smoothing, mass, typical)
+                wanted, how_sure = choose(logits, u, sampling, smoothing, typical)
+                same = token == wanted
+                assert same.float().mean() > 0.98, (smoothing, mass, width, same.float().mean())
+                torch.testing.assert_close(log_p[same], how_sure[same], atol=1e-5, rtol=1e-5)
 token, log_p = triton_kernels.draw(torch.full((2, 40), torch.nan), torch.rand(2, 8), 0.1, 0.6)
 assert (token < 40).all() and not log_p.isfinite().any()
 """
@@ -122,9 +123,10 @@ def test_fused_passes_are_the_steps_on_a_gpu(monkeypatch: pytest.MonkeyPatch) ->
         for ours, theirs in zip(fused, plain, strict=True):
             torch.testing.assert_close(ours, theirs)
     logits, u = 2 * torch.randn(500, 1024, device=device), torch.rand(500, TRIES, device=device)
-    for numbers, sampling in ((u, Sampling()), (u[:, 0].contiguous(), Sampling(typical_mass=1.0))):
-        token, log_p = kernels.chosen(logits, numbers, sampling, 0.1)
-        wanted, how_sure = choose(logits, numbers, sampling, 0.1)
+    some, first = (torch.rand(500, 1, device=device) < 0.5)[:, 0], u[:, 0].contiguous()
+    for numbers, sampling, typical in ((u, Sampling(), None), (u, Sampling(), some), (first, Sampling(typical_mass=1.0), None)):
+        token, log_p = kernels.chosen(logits, numbers, sampling, 0.1, typical)
+        wanted, how_sure = choose(logits, numbers, sampling, 0.1, typical)
         same = token == wanted
         assert same.float().mean() > 0.98
         torch.testing.assert_close(log_p[same], how_sure[same], rtol=1e-4, atol=1e-4)

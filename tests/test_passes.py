@@ -19,7 +19,7 @@ from torch import Tensor
 from vampnet import passes
 from vampnet.config import Sampling
 from vampnet.model.half import attend
-from vampnet.sampling import choose, filter_logits, numbers_for
+from vampnet.sampling import TRIES, choose, draw_typical, filter_logits, numbers_for, unsmoothed
 
 ROWS, DIM = 301, 128
 
@@ -188,6 +188,25 @@ def test_tokens_are_drawn_in_one_pass_as_in_many(options: dict[str, float], smoo
     assert same.float().mean() > 0.99  # the border between two tokens may be rounded to either side
     assert torch.allclose(log_p[same], sure[same], atol=1e-5)
     assert torch.allclose(log_p, logits.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0], atol=1e-5)
+
+
+def test_what_the_typical_mass_is_not_for_is_drawn_from_all() -> None:
+    logits, sampling, free = logits_of(400), Sampling(typical_mass=0.5), Sampling(typical_mass=1.0)
+    u, typical = torch.rand(400, TRIES), torch.rand(400) < 0.5
+    wanted = torch.where(
+        typical,
+        passes.chosen(logits, u, 1.0, 0.5, 0.1)[0],
+        passes.chosen(logits, u[:, 0].contiguous(), 1.0, 1.0, 0.1)[0],
+    )
+    assert torch.equal(passes.chosen(logits, u, 1.0, 0.5, 0.1, typical)[0], wanted)
+    many = torch.where(typical, choose(logits, u, sampling, 0.1)[0], choose(logits, u[:, 0], free, 0.1)[0])
+    for look in (True, False):
+        p = unsmoothed(logits.softmax(dim=-1), 0.1)
+        assert torch.equal(draw_typical(p / p.sum(dim=-1, keepdim=True), u, 0.5, look, typical), many)
+    assert torch.equal(choose(logits, u, sampling, 0.1, typical)[0], many)
+    sorted_out = Sampling(typical_mass=0.3)
+    both = [choose(logits, u[:, 0], one, 0.1)[0] for one in (sorted_out, free)]
+    assert torch.equal(choose(logits, u[:, 0], sorted_out, 0.1, typical)[0], torch.where(typical, *both))
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:

@@ -146,6 +146,11 @@ def test_typical_tokens_are_drawn_as_often_as_where_they_are_sorted_out(look):
     assert torch.equal(s.draw_typical(rows, u, 1e-9, look), wanted_most(rows))
 
 
+def test_typical_tokens_are_for_the_coarsest_level_alone():
+    coarse, fine = (s.typical_levels((2, 4, 5), first, torch.device("cpu")) for first in (0, 4))
+    assert coarse.shape == (2, 4, 5) and coarse[:, :1].all() and not coarse[:, 1:].any() and not fine.any()
+
+
 def wanted_most(p):
     return (p.log() + torch.special.entr(p).sum(-1, keepdim=True)).abs().argmin(-1)
 

@@ -55,7 +55,7 @@ SAMPLING_HELP = {
     "top_k": ("N", "choose only among the N likeliest sounds; 0 = off"),
     "typical_mass": (
         "SHARE",
-        "choose only the most typical sounds, up to this share of the probability; coarse layers, gaps of up to a second; "
+        "choose only the most typical sounds, up to this share of the probability; the coarsest layer, gaps of up to a second; "
         "1 = off",
     ),
     "typical_min_tokens": ("N", "with --typical-mass: always leave so many sounds to choose from"),

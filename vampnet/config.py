@@ -225,7 +225,7 @@ class Sampling:
         mask_temperature: starting weight of the Gumbel noise on the confidence, annealed linearly to 0 (paper: over 6).
         top_p: nucleus filtering: the likeliest tokens up to this probability mass; 1 = off.
         top_k: only the k likeliest tokens; 0 = off.
-        typical_mass: locally typical filtering of coarse tokens (Meister et al. 2022): probability mass of the most typical
+        typical_mass: locally typical filtering of the coarsest level (Meister et al. 2022): probability mass of the most typical
             ones; 1 = off. With 0.6 the bundled model's takes keep attacks and beats better (docs/log.md). Where gaps
             are long (`vampnet.gaps`) all tokens are drawn from.
         typical_min_tokens: how many tokens typical filtering always leaves.

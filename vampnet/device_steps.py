@@ -30,6 +30,7 @@ from vampnet.sampling import (
     mask_count,
     mask_temperature,
     numbers_for,
+    typical_levels,
     uniform,
 )
 
@@ -77,6 +78,7 @@ class DeviceStep:
         self.tokens = torch.zeros(shape, dtype=torch.int64, device=device)
         self.masked = torch.zeros(predicted, dtype=torch.bool, device=device)
         self.u = torch.zeros(numbers_for(predicted, sampling), device=device)
+        self.typical = typical_levels(predicted, self.first, device)
         self.noise = torch.zeros(predicted, device=device)
         self.weight = torch.zeros((), device=device)
         self.left = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -94,7 +96,8 @@ class DeviceStep:
         logits = logits_of(model, self.tokens, self.hidden, self.first, self.sampling.guidance, ring=self._ring)
         # Levels last, as a model lays them out: in another order all of them would be copied first.
         logits = logits.transpose(1, 2).float().contiguous()
-        chosen, log_p = kernels.chosen(logits, self.u.transpose(1, 2).contiguous(), self.sampling, model.config.label_smoothing)
+        u, typical = self.u.transpose(1, 2).contiguous(), self.typical.transpose(1, 2)
+        chosen, log_p = kernels.chosen(logits, u, self.sampling, model.config.label_smoothing, typical)
         chosen, log_p = chosen.transpose(1, 2), log_p.transpose(1, 2)
         self.damaged |= (~log_p.isfinite() & self.masked).any()
         again = least_confident(confidence(log_p, self.noise, self.weight), self.masked, self.left)

@@ -133,7 +133,7 @@ def _typical(weights, sums, u, mass, off):
 
 
 @compiled
-def chosen(logits, u, temperature, smoothing, mass, tokens, log_p, block, counter):
+def chosen(logits, u, typical, temperature, smoothing, mass, tokens, log_p, block, counter):
     rows, n = logits.shape
     p, weights, off = np.empty(n, F), np.empty(n, F), np.empty(n, F)
     sums = np.empty(-(-n // GROUP), F)
@@ -154,7 +154,8 @@ def chosen(logits, u, temperature, smoothing, mass, tokens, log_p, block, counte
                     off[j] = off[j] if weights[j] > F(0) else F(-1e30)
                 _softmax(off, F(1) / temperature, weights)
             _sums(weights, sums)
-            token = _typical(weights, sums, u[i], mass, off) if mass < F(1) else _at(weights, sums, u[i, 0])
+            some = mass < F(1) and typical[i]
+            token = _typical(weights, sums, u[i], mass, off) if some else _at(weights, sums, u[i, 0])
             tokens[i] = token
             log_p[i] = bits(F(math.log(p[token])))
         begin = taken(counter, block)

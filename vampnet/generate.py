@@ -30,6 +30,7 @@ from vampnet.sampling import (
     mask_temperature,
     numbers_for,
     take_generator,
+    typical_levels,
     uniform,
 )
 from vampnet.windows import Window, reach
@@ -160,6 +161,7 @@ class _Decoder:
         u = u.to(tokens.device, torch.float32)
         guidance = self.sampling.guidance
         unseen = hidden(tokens.shape[-1], step).to(tokens.device) if guidance else None
+        typical = typical_levels(masked.shape, self.first, tokens.device)
         greedy = self.sampling.temperature == 0 or step >= self.sampling.sample_cutoff * self.steps
         for start in range(0, len(tokens), self.batch):
             items = slice(start, start + self.batch)
@@ -169,20 +171,24 @@ class _Decoder:
             logits = logits_of(self.model, tokens[items], unseen, self.first, guidance, where=where, ring=ring)
             quick = self.quick and not greedy and logits.device.type == "cpu"
             size = len(logits) if quick or logits.device.type != "cpu" else ROWS
-            parts = zip(logits.split(size), u[items][where].split(size), strict=True)
+            rows = logits, u[items][where], typical[items][where]
+            parts = zip(*(of.split(size) for of in rows), strict=True)
             tokens_of, log_p_of = zip(
-                *(self._decide(part.float(), None if greedy else at, quick) for part, at in parts), strict=True
+                *(self._decide(part.float(), None if greedy else at, which, quick) for part, at, which in parts), strict=True
             )
             chosen[items][where], log_p[items][where] = torch.cat(tokens_of), torch.cat(log_p_of)
         return chosen, log_p
 
-    def _decide(self, logits: Tensor, u: Tensor | None, quick: bool) -> tuple[Tensor, Tensor]:
-        """(M, V) logits and (M,) or (M, n) uniform numbers, None = the likeliest -> (M,) tokens and their log probabilities."""
+    def _decide(self, logits: Tensor, u: Tensor | None, typical: Tensor, quick: bool) -> tuple[Tensor, Tensor]:
+        """(M, V) logits and (M,) or (M, n) uniform numbers, None = the likeliest -> (M,) tokens and their log probabilities.
+
+        `typical` (M,) bool says which of them the typical mass is for.
+        """
         sampling, smoothing = self.sampling, self.model.config.label_smoothing
         if quick:
-            token, log_p = passes.chosen(logits, u, sampling.temperature, sampling.typical_mass, smoothing)
+            token, log_p = passes.chosen(logits, u, sampling.temperature, sampling.typical_mass, smoothing, typical)
         else:
-            token, log_p = choose(logits, u, sampling, smoothing)
+            token, log_p = choose(logits, u, sampling, smoothing, typical)
         if not log_p.isfinite().all():
             raise ValueError("The model's logits are not finite: its weights are damaged, or its precision is too low.")
         return token, log_p

@@ -93,21 +93,23 @@ def joined(x: Tensor, bias: Tensor, more: Tensor) -> Tensor:
     return (x.float() + bias.view(-1, 1, 1).float() + more.float()).to(x.dtype)
 
 
-def chosen(logits: Tensor, u: Tensor, sampling: Sampling, smoothing: float) -> tuple[Tensor, Tensor]:
+def chosen(
+    logits: Tensor, u: Tensor, sampling: Sampling, smoothing: float, typical: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """`sampling.choose`, in one pass where tokens are drawn as the model says or from the typical ones of these.
 
     Args:
         logits: (..., V) float32 contiguous.
         u: (...) or (..., n) float32 contiguous, as `sampling.choose` takes it.
-        sampling, smoothing: as there.
+        sampling, smoothing, typical: as there.
 
     Returns:
         As there, up to rounding.
     """
     kernels = _fused(logits.device)
     if kernels is not None and sampling.temperature == 1 and in_one_pass(sampling):
-        return kernels.draw(logits, u, smoothing, sampling.typical_mass)
-    return choose(logits, u, sampling, smoothing)
+        return kernels.draw(logits, u, smoothing, sampling.typical_mass, typical)
+    return choose(logits, u, sampling, smoothing, typical)
 
 
 @lru_cache

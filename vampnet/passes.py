@@ -170,7 +170,9 @@ def sharpened(fine: Tensor, high: Tensor, floor: float, sharpen: float) -> Tenso
     return out
 
 
-def chosen(logits: Tensor, u: Tensor, temperature: float, mass: float, smoothing: float) -> tuple[Tensor, Tensor]:
+def chosen(
+    logits: Tensor, u: Tensor, temperature: float, mass: float, smoothing: float, typical: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """`sampling.choose` in one pass, without top-k and top-p: tokens of the same distribution, the same ones but for rounding.
 
     Args:
@@ -179,6 +181,7 @@ def chosen(logits: Tensor, u: Tensor, temperature: float, mass: float, smoothing
         temperature: above 0.
         mass: of the locally typical tokens; 1 = all.
         smoothing: of the model's training.
+        typical: (M,) bool, which tokens the typical mass is for; None = all.
 
     Returns:
         (M,) int64 tokens and (M,) float32 log probabilities, which are no numbers where a logit is none.
@@ -187,7 +190,8 @@ def chosen(logits: Tensor, u: Tensor, temperature: float, mass: float, smoothing
 
     tokens, log_p = logits.new_empty(len(logits), dtype=torch.int64), logits.new_empty(len(logits), dtype=torch.int32)
     options = (np.float32(temperature), np.float32(smoothing), np.float32(mass))
-    in_turns(draw_kernels.chosen, logits.numel(), logits, u.reshape(len(logits), -1), *options, tokens, log_p, 32)
+    which = torch.ones(len(logits), dtype=torch.bool) if typical is None else typical
+    in_turns(draw_kernels.chosen, logits.numel(), logits, u.reshape(len(logits), -1), which, *options, tokens, log_p, 32)
     return tokens, log_p.view(torch.float32)
 
 

@@ -55,13 +55,32 @@ def gumbel(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tenso
     return -torch.log(-torch.log(u))
 
 
-def filter_logits(logits: Tensor, sampling: Sampling) -> Tensor:
+TYPICAL_LEVELS = 1
+"""The coarsest levels, of which typical tokens alone are drawn: they hold the rhythm, and need it (docs/log.md)."""
+
+
+def typical_levels(shape: Sequence[int], first: int, device: torch.device) -> Tensor:
+    """Which tokens are drawn from the typical ones alone, where there is a typical mass.
+
+    Args:
+        shape: (B, n_predicted, T).
+        first: the level that the first of these is.
+
+    Returns:
+        (B, n_predicted, T) bool; a view, not to be written to.
+    """
+    levels = torch.arange(first, first + shape[1], device=device) < TYPICAL_LEVELS
+    return levels[:, None].expand(tuple(shape))
+
+
+def filter_logits(logits: Tensor, sampling: Sampling, typical: Tensor | None = None) -> Tensor:
     """Apply temperature, top-k, top-p and locally typical filtering, in this order.
 
     Args:
         logits: (..., V) float.
         sampling: uses `temperature` (0 leaves the logits as they are: take the argmax), `top_k`, `top_p`, `typical_mass`,
             `typical_min_tokens`.
+        typical: (...) bool, where typical filtering is applied; None = everywhere.
 
     Returns:
         (..., V) float32; tokens that were filtered out have -inf, at least one token stays.
@@ -74,7 +93,8 @@ def filter_logits(logits: Tensor, sampling: Sampling) -> Tensor:
     if sampling.top_p < 1:
         logits = _nucleus(logits, sampling.top_p)
     if sampling.typical_mass < 1:
-        logits = _typical(logits, sampling.typical_mass, sampling.typical_min_tokens)
+        filtered = _typical(logits, sampling.typical_mass, sampling.typical_min_tokens)
+        logits = filtered if typical is None else torch.where(typical[..., None], filtered, logits)
     return logits
 
 
@@ -166,7 +186,7 @@ def numbers_for(shape: Sequence[int], sampling: Sampling) -> tuple[int, ...]:
     return tuple(shape) if numbers == 1 else (*shape, numbers)
 
 
-def draw_typical(p: Tensor, u: Tensor, mass: float, look: bool | None = None) -> Tensor:
+def draw_typical(p: Tensor, u: Tensor, mass: float, look: bool | None = None, rows: Tensor | None = None) -> Tensor:
     """Draw from the locally typical tokens (see `filter_logits`) without sorting: a sixth of the time, and less on a GPU.
 
     Whatever is drawn of all tokens counts if it is a typical one: if the tokens nearer to the entropy than it have less than
@@ -179,6 +199,7 @@ def draw_typical(p: Tensor, u: Tensor, mass: float, look: bool | None = None) ->
         mass: above 0 and below 1.
         look: ask which rows are left after each draw, and go on with them; otherwise all are drawn to the end, for a GPU that
             must not be asked. None = on a CPU. Both give the same tokens.
+        rows: (M,) bool, which rows are to be typical; the others are drawn from all tokens. None = all.
 
     Returns:
         (M,) int64 tokens on the device of `p`.
@@ -190,14 +211,15 @@ def draw_typical(p: Tensor, u: Tensor, mass: float, look: bool | None = None) ->
     token = torch.empty_like(tried[:, 0]) if look else off.argmin(dim=-1)
     limit, scratch = off.gather(-1, tried), torch.empty_like(p)
     left, waiting = torch.arange(len(p), device=p.device), torch.ones(len(p), dtype=torch.bool, device=p.device)
+    free = torch.zeros_like(waiting) if rows is None else ~rows
     for number in range(u.shape[-1]):
         # Into numbers at once: to choose between two of them takes a CPU ten times as long.
         nearer = torch.lt(off, limit[left, number, None] if look else limit[:, number, None], out=scratch[: len(p)])
-        typical = nearer.mul_(p).sum(dim=-1) < mass
+        typical = (nearer.mul_(p).sum(dim=-1) < mass) | free
         if look:
             token[left[typical]] = tried[left[typical], number]
             again = ~typical
-            left, p, off = left[again], p[again], off[again]
+            left, p, off, free = left[again], p[again], off[again], free[again]
             if not len(left):
                 return token
         else:
@@ -223,7 +245,9 @@ def unsmoothed(p: Tensor, smoothing: float) -> Tensor:
     return (p - smoothing / p.shape[-1]).clamp_min_(0)
 
 
-def choose(logits: Tensor, u: Tensor | None, sampling: Sampling, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+def choose(
+    logits: Tensor, u: Tensor | None, sampling: Sampling, smoothing: float = 0.0, typical: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """A token for each position, and how sure the model is of it (paper section 3.3, steps 1 to 3).
 
     Args:
@@ -231,6 +255,7 @@ def choose(logits: Tensor, u: Tensor | None, sampling: Sampling, smoothing: floa
         u: uniform in [0, 1), of the shape that `numbers_for` tells; None = the likeliest tokens.
         sampling: its temperature and filters.
         smoothing: of the model's training, see `unsmoothed`.
+        typical: (...) bool, which tokens the typical mass is for; None = all.
 
     Returns:
         (...) int64 tokens and (...) float32, their log probabilities, not finite where the logits are not. These are of the
@@ -249,12 +274,13 @@ def choose(logits: Tensor, u: Tensor | None, sampling: Sampling, smoothing: floa
     weights = unsmoothed(p, smoothing)
     filters = replace(sampling, typical_mass=1.0) if trying else sampling
     if filters.temperature != 1 or filters.filters:
-        weights = filter_logits(weights.log() if smoothing else logits, filters).softmax(dim=-1)
+        weights = filter_logits(weights.log() if smoothing else logits, filters, typical).softmax(dim=-1)
     elif trying:
         weights /= weights.sum(dim=-1, keepdim=True)
     if trying:
         rows = weights.reshape(-1, weights.shape[-1]), u.reshape(-1, u.shape[-1])
-        token = draw_typical(*rows, sampling.typical_mass).view(shape)
+        which = None if typical is None else typical.reshape(-1)
+        token = draw_typical(*rows, sampling.typical_mass, rows=which).view(shape)
     else:
         token = draw(weights, u)
     # With smoothing nothing is drawn that is less likely than the share given to every token: then no logarithm is of 0.

@@ -95,7 +95,7 @@ def joined(x: Tensor, bias: Tensor, more: Tensor, out: Tensor) -> None:
 
 @triton.jit
 def _draw(
-    logits_at, u_at, token_at, log_p_at, width, share, mass,
+    logits_at, u_at, typical_at, token_at, log_p_at, width, share, mass,
     NUMBERS: tl.constexpr, TYPICAL: tl.constexpr, SMOOTHED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -117,11 +117,12 @@ def _draw(
         off = tl.where(inside, tl.abs(information - entropy), float("inf"))
         token = tl.argmin(off, axis=0)
         waiting = token * 0 + 1
+        free = tl.load(typical_at + row) == 0
         for number in tl.static_range(NUMBERS):
             point = tl.minimum(tl.load(u_at + row * NUMBERS + number) * total, total * (1 - 2**-23))
             tried = tl.minimum(tl.sum((reached <= point).to(tl.int32), axis=0), width - 1)
             limit = tl.sum(tl.where(column == tried, off, 0.0), axis=0)
-            typical = tl.sum(tl.where(off < limit, weight, 0.0), axis=0) < mass
+            typical = (tl.sum(tl.where(off < limit, weight, 0.0), axis=0) < mass) | free
             token = tl.where(typical & (waiting > 0), tried, token)
             waiting = tl.where(typical, 0, waiting)
     else:
@@ -135,13 +136,14 @@ def _draw(
     tl.store(log_p_at + row, log_p)
 
 
-def draw(logits: Tensor, u: Tensor, smoothing: float, mass: float) -> tuple[Tensor, Tensor]:
+def draw(logits: Tensor, u: Tensor, smoothing: float, mass: float, typical: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`kernels.chosen`: logits (..., V) and u (...) or (..., n), float32 contiguous -> (...) int64 and (...) float32."""
     shape, width = logits.shape[:-1], logits.shape[-1]
     token, log_p = logits.new_empty(shape, dtype=torch.int64), logits.new_empty(shape)
+    which = torch.ones_like(token, dtype=torch.uint8) if typical is None else typical.to(torch.uint8).contiguous()
     with _on(logits):
         _draw[(token.numel(),)](
-            logits, u, token, log_p, width, smoothing / width, mass,
+            logits, u, which, token, log_p, width, smoothing / width, mass,
             NUMBERS=u.numel() // token.numel(), TYPICAL=mass < 1, SMOOTHED=smoothing > 0, BLOCK=triton.next_power_of_2(width),
         )  # fmt: skip
     return token, log_p

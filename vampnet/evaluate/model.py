@@ -117,7 +117,9 @@ def _run(args: argparse.Namespace, experiment: Experiment) -> None:
 
 def _changed(prompt: Prompt) -> str:
     """The fields of a prompt that are not what they would be without one, such as "periodic 7"."""
-    nothing, given = dataclasses.asdict(Prompt(periodic=0)), dataclasses.asdict(prompt)
+    nothing, given = dataclasses.asdict(Prompt(periodic=0, periodic_jitter=0)), dataclasses.asdict(prompt)
+    if not prompt.periodic:
+        del given["periodic_jitter"]
     found = [f"{name.replace('_', ' ')} {value}" for name, value in given.items() if value != nothing[name]]
     return ", ".join(found) or "nothing"
 

@@ -134,7 +134,7 @@ def how_drawn(sampling: Sampling) -> str:
     parts = [f"temperature {sampling.temperature:g}", f"mask temperature {sampling.mask_temperature:g}"]
     parts += [words.format(value) for words, value, off in (
         ("top-k {}", sampling.top_k, 0), ("top-p {:g}", sampling.top_p, 1),
-        ("typical mass {:g} of the coarse tokens", sampling.typical_mass, 1),
+        ("typical mass {:g} of the coarsest level", sampling.typical_mass, 1),
         ("guidance {:g} of the coarse tokens, which the paper has not", sampling.guidance, 0),
     ) if value != off]  # fmt: skip
     every = "" if sampling.filters else ", from all tokens as in the paper"

@@ -332,7 +332,7 @@ TEXT: dict[str, str] = {
     "map.top_k": "Top-k (choices)",
     "map.top_k.info": "Only so many of the likeliest choices: 0 is off.",
     "map.typical_mass": "Typical mass (probability mass)",
-    "map.typical_mass.info": "In the coarse levels, in gaps of up to a second, only the most typical choices up to this mass: 1 is off.",
+    "map.typical_mass.info": "In the coarsest level, in gaps of up to a second, only the most typical choices up to this mass: 1 is off.",
     "map.sample_cutoff": "Sampling cutoff (share of the steps)",
     "map.sample_cutoff.info": "After this share of the steps the likeliest is always taken: 1 is never.",
     "map.fine_steps": "Fine sampling steps",

@@ -333,7 +333,7 @@ TEXT: dict[str, str] = {
     "map.top_k": "Top-k (선택지 수)",
     "map.top_k.info": "가장 그럴듯한 선택을 이 수만큼만 씁니다. 0이면 끕니다.",
     "map.typical_mass": "전형성 질량 (확률 질량)",
-    "map.typical_mass.info": "거친 단계의 1초 이하 빈틈에서 이 질량까지의 가장 전형적인 선택만 씁니다. 1이면 끕니다.",
+    "map.typical_mass.info": "가장 거친 단계의 1초 이하 빈틈에서 이 질량까지의 가장 전형적인 선택만 씁니다. 1이면 끕니다.",
     "map.sample_cutoff": "무작위 선택 구간 (단계 비율)",
     "map.sample_cutoff.info": "이 비율을 지나면 늘 가장 그럴듯한 것을 고릅니다. 1이면 그러지 않습니다.",
     "map.fine_steps": "세밀 샘플링 단계 수",
