@@ -27,7 +27,7 @@ FORMATS = ("wav", "flac", "ogg")
 PROMPT_HELP = {
     "periodic": (
         "P",
-        "keep every P-th moment (a moment is 17 ms): 2 stays close, 7 varies, 16 and up goes far; 0 = off, 1 = all",
+        "keep about every P-th moment (a moment is 17 ms): 2 stays close, 7 varies, 16 and up goes far; 0 = off, 1 = all",
     ),
     "periodic_width": ("N", "how many moments in a row are kept each time"),
     "periodic_offset": ("N", "shift that pattern to the right by so many moments"),

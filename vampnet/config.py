@@ -131,7 +131,7 @@ class Prompt:
     given, keeps everything outside of it.
 
     Attributes:
-        periodic: keep every P-th time step; 0 = off, 1 = keep every step.
+        periodic: keep every P-th time step, up to `periodic_jitter` early or late; 0 = off, 1 = keep every step.
         periodic_width: how many steps in a row are kept at every period.
         periodic_offset: time steps by which the periodic pattern is shifted to the right.
         kept_codebooks: N_k of the compression prompt: the N_k coarsest levels stay everywhere, 0..14.
@@ -225,7 +225,7 @@ class Sampling:
         mask_temperature: starting weight of the Gumbel noise on the confidence, annealed linearly to 0 (paper: over 6).
         top_p: nucleus filtering: the likeliest tokens up to this probability mass; 1 = off.
         top_k: only the k likeliest tokens; 0 = off.
-        typical_mass: locally typical filtering of the coarsest level (Meister et al. 2022): probability mass of the most typical
+        typical_mass: locally typical filtering of the coarsest level (Meister et al. 2022): probability mass of the typical
             ones; 1 = off. With 0.6 the bundled model's takes keep attacks and beats better (docs/log.md). Where gaps
             are long (`vampnet.gaps`) all tokens are drawn from.
         typical_min_tokens: how many tokens typical filtering always leaves.

@@ -285,7 +285,7 @@ TEXT: dict[str, str] = {
     "deck.busy": "A vamp is being made: wait for it or stop it, then vamp again from a take.",
     "deck.full": "That is {most} vamps with favourites already: take the star off one of them first.",
     "map.periodic": "Periodic prompt P (time steps)",
-    "map.periodic.info": "Keeps every P-th moment of {ms} ms: low stays close, high roams, 0 is off.",
+    "map.periodic.info": "Keeps about every P-th moment of {ms} ms: low stays close, high roams, 0 is off.",
     "map.kept_codebooks": "Kept codebooks N_k (levels)",
     "map.kept_codebooks.info": "Keeps the coarsest levels throughout: notes and rhythm before texture.",
     "map.beat_width_ms": "Beat mask width (ms)",

@@ -286,7 +286,7 @@ TEXT: dict[str, str] = {
     "deck.busy": "뱀프를 만드는 중입니다. 끝나기를 기다리거나 멈춘 뒤에 다시 뱀프해 주세요.",
     "deck.full": "즐겨찾기가 있는 뱀프가 이미 {most}개입니다. 먼저 그중 하나의 별을 해제해 주세요.",
     "map.periodic": "주기 프롬프트 P (시간 단위)",
-    "map.periodic.info": "{ms} ms 길이의 순간을 P개마다 하나씩 남깁니다. 작으면 원본에 가깝고 크면 멀어지며, 0이면 끕니다.",
+    "map.periodic.info": "{ms} ms 길이의 순간을 대략 P개마다 하나씩 남깁니다. 작으면 원본에 가깝고 크면 멀어지며, 0이면 끕니다.",
     "map.kept_codebooks": "남길 코드북 N_k (단계)",
     "map.kept_codebooks.info": "가장 거친 단계들을 처음부터 끝까지 남깁니다. 음색보다 음과 리듬이 먼저 남습니다.",
     "map.beat_width_ms": "박자 마스크 너비 (ms)",
