@@ -33,7 +33,7 @@ PROMPT_HELP = {
     "periodic_offset": ("N", "shift that pattern to the right by so many moments"),
     "periodic_jitter": (
         "N",
-        "keep each of them early or late by up to so many moments: no fast rhythm is missed for seconds; 0 = even distances",
+        "with --periodic, keep each early or late by up to so many moments: no fast rhythm is missed; 0 = even distances",
     ),
     "kept_codebooks": (
         "N",
