@@ -1,11 +1,14 @@
 import dataclasses
+import json
 
 import pytest
 import torch
 
-from vampnet import masks
-from vampnet.config import Prompt, TokenGrid
+from vampnet import masks, metadata
+from vampnet.config import Prompt, Sampling, TokenGrid
 from vampnet.prompt import build_mask, full_kbps, kept_kbps, kept_share
+from vampnet.studio import controls
+from vampnet.studio.share_words import describe_settings
 
 GRID = TokenGrid()
 SHAPE = (14, 574)
@@ -49,6 +52,29 @@ def test_jitter_and_what_was_before_there_was_any():
     assert Prompt.of({**written, "region": [1.0, 2.0]}) == Prompt(periodic=5, region=(1.0, 2.0))
     del written["periodic_jitter"]
     assert Prompt.of(written).periodic_jitter == 0
+
+
+def test_settings_with_jitter_come_back_and_those_without_have_none():
+    written = dataclasses.asdict(Prompt(periodic_jitter=3))
+    settings = {
+        "prompt": written, "sampling": dataclasses.asdict(Sampling()), "seed": 3, "takes": 1, "loop": False, "bars": None,
+        "seconds": 4.0, "kept_share": 0.2, "kept_kbps": 1.0, "model": "mini", "grid": {"sample_rate": 44100, "hop": 768},
+    }  # fmt: skip
+
+    def told(language: str) -> str:
+        return describe_settings(settings, language)[0][1]
+
+    def read() -> Prompt:
+        values = {"vampnet": 1, "prompt": written, "sampling": settings["sampling"], "seed": 3}
+        return metadata.parse(json.dumps(values).encode()).prompt
+
+    assert read().periodic_jitter == controls.restore(settings)["periodic_jitter"] == 3
+    assert "each early or late by up to 3" in told("en") and "3개까지" in told("ko")
+    del written["periodic_jitter"]  # as before there was any
+    assert read() == Prompt(periodic_jitter=0) and controls.restore(settings)["periodic_jitter"] == 0
+    assert "at even distances" in told("en") and "고른 간격으로" in told("ko")
+    written["periodic_jitter"] = Prompt.periodic_jitter
+    assert "distances" not in told("en") and "early" not in told("en")
 
 
 def test_inpainting_of_the_paper():

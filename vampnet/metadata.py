@@ -174,7 +174,7 @@ def _options(kind: type, values: Any) -> Any:
             continue
         if not all(isinstance(n, (int, float)) and not isinstance(n, bool) and abs(n) <= MOST for n in numbers):
             raise ValueError(f"{name} is no number.")
-    return Sampling.of(given) if kind is Sampling else kind(**given)
+    return kind.of(given)
 
 
 def _whole(value: Any, low: int) -> int:

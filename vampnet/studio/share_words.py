@@ -60,8 +60,9 @@ def _stays(prompt: dict[str, Any], grid: dict[str, int], language: str, painted:
         part("periodic", n=prompt["periodic"], ms=ms)
         if prompt["periodic_width"] > 1:
             part("periodic_width", n=prompt["periodic_width"])
-        if prompt["periodic_jitter"] != Prompt.periodic_jitter:
-            part("periodic_jitter", n=prompt["periodic_jitter"])
+        jitter = prompt["periodic_jitter"]
+        if jitter != Prompt.periodic_jitter:
+            part("periodic_jitter" if jitter else "periodic_even", n=jitter)
     for name in ("beat_width_ms", "onset_width_ms", "prefix_seconds", "suffix_seconds"):
         if prompt[name]:
             part(name, n=f"{prompt[name]:g}")
