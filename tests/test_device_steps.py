@@ -12,7 +12,7 @@ from tiny import tiny_vampnet
 from token_models import TinyTransformer, random_mask, source
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vampnet import device_steps, generate, graphs, kernels
+from vampnet import decoding, device_steps, graphs, kernels
 from vampnet import sampling as sampling_module
 from vampnet.config import CancelledError, Sampling
 from vampnet.model.fast import in_precision
@@ -62,7 +62,7 @@ def masks(count: int, levels: int = 4, conditioning: int = 0) -> torch.Tensor:
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU is taken for a device that answers late."""
-    monkeypatch.setattr(generate, "answers_late", lambda device: True)
+    monkeypatch.setattr(decoding, "answers_late", lambda device: True)
 
 
 def draw_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,11 +80,11 @@ def draw_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_the_tokens_are_those_of_the_cpu(sampling: Sampling, ring: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokens, mask = transformer(), source(4), masks(4)
-    wanted = generate.fill(model, tokens, mask, 3, sampling, generators(4), ring=ring, batch=4)
-    monkeypatch.setattr(generate, "answers_late", lambda device: True)
+    wanted = decoding.fill(model, tokens, mask, 3, sampling, generators(4), ring=ring, batch=4)
+    monkeypatch.setattr(decoding, "answers_late", lambda device: True)
     draw_as_on_a_gpu(monkeypatch)
     for batch in (4, 3):
-        given = generate.fill(model, tokens, mask, 3, sampling, generators(4), ring=ring, batch=batch)
+        given = decoding.fill(model, tokens, mask, 3, sampling, generators(4), ring=ring, batch=batch)
         assert (given == wanted).float().mean() > 0.995 and torch.equal(given[~mask], tokens[~mask])
         if batch == 4:
             assert torch.equal(given, wanted)
@@ -92,7 +92,7 @@ def test_the_tokens_are_those_of_the_cpu(sampling: Sampling, ring: bool, monkeyp
 
 def test_conditioning_levels_stay(late: None) -> None:
     model, tokens, mask = transformer(6, 2), source(2, 6), masks(2, 6, 2)
-    filled = generate.fill(model, tokens, mask, 3, Sampling(), generators(2), batch=2)
+    filled = decoding.fill(model, tokens, mask, 3, Sampling(), generators(2), batch=2)
     assert torch.equal(filled[:, :2], tokens[:, :2]) and filled.max() < 1024
 
 
@@ -123,16 +123,16 @@ def test_damaged_weights_are_told(late: None) -> None:
     model = transformer()
     model.head.weight.data[0] = torch.nan
     with pytest.raises(ValueError, match="not finite"):
-        generate.fill(model, source(), random_mask(), 3, Sampling(), generators(1))
+        decoding.fill(model, source(), random_mask(), 3, Sampling(), generators(1))
 
 
 def test_progress_is_counted_once_and_one_can_stop(late: None) -> None:
     model, tokens, mask = transformer(), source(3), masks(3)
     told: list[int] = []
-    generate.fill(model, tokens, mask, 4, Sampling(), generators(3), batch=2, on_step=lambda *given: told.append(given[1]))
+    decoding.fill(model, tokens, mask, 4, Sampling(), generators(3), batch=2, on_step=lambda *given: told.append(given[1]))
     assert told == [1, 2, 3, 4]
     with pytest.raises(CancelledError):
-        generate.fill(model, tokens, mask, 4, Sampling(), generators(3), cancelled=lambda: True)
+        decoding.fill(model, tokens, mask, 4, Sampling(), generators(3), cancelled=lambda: True)
 
 
 def test_a_whole_vamp_is_the_same(late: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_a_whole_vamp_is_the_same(late: None, monkeypatch: pytest.MonkeyPatch) -
     mask = random_mask(1, model.fine.config.n_codebooks, 60)
     sampling, takes = Sampling(steps=3, fine_steps=2, feedback=2), [(0, 0), (0, 1)]
     late_tokens = model.generate(tokens, mask, sampling, takes, batch=2)
-    monkeypatch.setattr(generate, "answers_late", lambda device: False)
+    monkeypatch.setattr(decoding, "answers_late", lambda device: False)
     assert torch.equal(late_tokens, model.generate(tokens, mask, sampling, takes, batch=2))
 
 
@@ -150,7 +150,7 @@ def test_a_step_is_kept_until_the_weights_change_or_memory_is_wanted(late: None)
     model, tokens, mask = transformer(), source(), random_mask()
 
     def fill(**changes: float) -> None:
-        generate.fill(model, tokens, mask, 3, Sampling(**changes), generators(1))
+        decoding.fill(model, tokens, mask, 3, Sampling(**changes), generators(1))
 
     def kept() -> int:
         return len(device_steps._kept.get(model, ()))
@@ -170,7 +170,7 @@ def test_a_step_is_kept_until_the_weights_change_or_memory_is_wanted(late: None)
     assert kept() == device_steps.KEPT_GRAPHS
     assert device_steps.forget() and not device_steps.forget()
     with pytest.raises(CancelledError):
-        generate.fill(model, tokens, mask, 3, Sampling(), generators(1), cancelled=iter([False, True, True]).__next__)
+        decoding.fill(model, tokens, mask, 3, Sampling(), generators(1), cancelled=iter([False, True, True]).__next__)
     assert not any(step.busy.locked() for step in device_steps._kept[model].values())
     device_steps.forget()
 
@@ -188,10 +188,10 @@ def test_a_step_is_kept_until_the_weights_change_or_memory_is_wanted(late: None)
 def test_on_a_gpu_steps_are_recorded_and_give_the_tokens_of_the_cpu(sampling: Sampling, ring: bool, precision: str) -> None:
     tokens, mask, steps = source(2, 4, 20), masks(2)[..., :20], device_steps.WORTH_RECORDING
     models = (in_precision(tiny_vampnet().coarse, precision, "cpu"), in_precision(tiny_vampnet().coarse, precision, "cpu"))
-    wanted = generate.fill(copy.deepcopy(models[0]), tokens, mask, steps, sampling, generators(2), ring=ring, batch=2)
+    wanted = decoding.fill(copy.deepcopy(models[0]), tokens, mask, steps, sampling, generators(2), ring=ring, batch=2)
     model = copy.deepcopy(models[1]).to("cuda")
     for _ in range(2):
-        given = generate.fill(model, tokens, mask, steps, sampling, generators(2), ring=ring, batch=2)
+        given = decoding.fill(model, tokens, mask, steps, sampling, generators(2), ring=ring, batch=2)
         assert (given == wanted).float().mean() > (0.98 if precision == "float32" else 0.8)
     kept = device_steps._kept[model]
     assert any(step.recorded for step in kept.values()) and not graphs.refused()
@@ -208,7 +208,7 @@ def test_on_a_gpu_steps_are_recorded_and_give_the_tokens_of_the_cpu(sampling: Sa
 @cuda
 def test_a_step_that_cannot_be_recorded_is_done_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokens, mask = transformer().to("cuda"), source(), random_mask()
-    wanted = generate.fill(model, tokens, mask, 9, Sampling(), generators(1))
+    wanted = decoding.fill(model, tokens, mask, 9, Sampling(), generators(1))
     device_steps.forget()
     monkeypatch.setattr(graphs, "_refused", False)
     chosen = kernels.chosen
@@ -219,7 +219,7 @@ def test_a_step_that_cannot_be_recorded_is_done_piece_by_piece(monkeypatch: pyte
         return chosen(logits, *rest)
 
     monkeypatch.setattr(kernels, "chosen", waits)
-    assert torch.equal(generate.fill(model, tokens, mask, 9, Sampling(), generators(1)), wanted)
+    assert torch.equal(decoding.fill(model, tokens, mask, 9, Sampling(), generators(1)), wanted)
     assert graphs.refused() and torch.cuda.current_stream() == torch.cuda.default_stream()
     assert torch.randn(3, device="cuda").isfinite().all()  # its generator is free again
     device_steps.forget()

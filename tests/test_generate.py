@@ -2,7 +2,7 @@ import pytest
 import torch
 from token_models import GREEDY, POISON, LocalModel, assert_filled, fill, generators, plain, poisoned, random_mask, source
 
-from vampnet import generate as g
+from vampnet import decoding as g
 from vampnet.config import MASK, CancelledError
 from vampnet.sampling import mask_count
 

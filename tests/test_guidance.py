@@ -11,11 +11,12 @@ import torch
 from tiny import transformer
 from token_models import LocalModel, fill, random_mask, source
 
-from vampnet import generate, metadata
+from vampnet import decoding, generate, metadata
 from vampnet.config import MASK, Prompt, Sampling
 from vampnet.gaps import SHORT, near
 from vampnet.guidance import guided, hidden, weaker, without
 from vampnet.model.fast import in_precision
+from vampnet.sampling import take_generator
 from vampnet.studio import controls
 from vampnet.studio.share_words import describe_settings
 
@@ -93,7 +94,7 @@ def test_guided_takes_are_filled_and_depend_on_nothing_beside_them() -> None:
     model, tokens, mask = transformer(3), source(3), random_mask(3)
     together = fill(model, tokens, mask, sampling=GUIDED)
     assert torch.equal(together[~mask], tokens[~mask]) and together.max() < MASK
-    alone = generate.fill(model, tokens[2:], mask[2:], 6, GUIDED, [generate.take_generator(0, 2)])
+    alone = decoding.fill(model, tokens[2:], mask[2:], 6, GUIDED, [take_generator(0, 2)])
     assert torch.equal(alone, together[2:])
     assert not torch.equal(together, fill(model, tokens, mask))
     far = fill(model, tokens, mask, sampling=dataclasses.replace(GUIDED, guidance=2.0))
@@ -114,7 +115,7 @@ def test_a_device_that_answers_late_makes_the_same_of_it(ring: bool, monkeypatch
     for sampling in (Sampling(guidance=1.0, typical_mass=1.0), Sampling(guidance=0.5, temperature=0)):
         with monkeypatch.context() as patch:
             wanted = fill(model, tokens, mask, sampling=sampling, ring=ring, batch=2)
-            patch.setattr(generate, "answers_late", lambda device: True)
+            patch.setattr(decoding, "answers_late", lambda device: True)
             assert torch.equal(fill(model, tokens, mask, sampling=sampling, ring=ring, batch=2), wanted)
 
 

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from vampnet.config import MASK, Sampling, TokenGrid
-from vampnet.generate import fill, generate
+from vampnet.decoding import fill
+from vampnet.generate import generate
 from vampnet.model.published import (
     LORA_WEIGHTS,
     check_published,

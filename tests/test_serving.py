@@ -17,7 +17,7 @@ from studio_tools import Part
 from tiny import tiny_models, tiny_vampnet
 from token_models import Held, LocalModel
 
-from vampnet import generate, serving
+from vampnet import decoding, serving
 from vampnet.config import CancelledError, Prompt, Sampling
 from vampnet.pipeline import VampNet
 from vampnet.progress import told_by
@@ -199,7 +199,7 @@ def test_a_whole_vamp_goes_through_it():
 @pytest.mark.parametrize("company", [0, 1])
 def test_who_is_alone_on_a_gpu_takes_whole_steps(company, monkeypatch):
     """The CPU is taken for a device that answers late; a guest that asks for nothing is company."""
-    monkeypatch.setattr(generate, "answers_late", lambda device: True)
+    monkeypatch.setattr(decoding, "answers_late", lambda device: True)
     model, turns = tiny_vampnet(), Turns(together=True)
     calls = []
     taken = turns.take

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from vampnet import generate as g
+from vampnet import decoding as g
 from vampnet.config import MASK, Sampling, TransformerConfig
 from vampnet.sampling import take_generator
 from vampnet.windows import reach as most_steps
