@@ -1,6 +1,6 @@
 """Decoding steps (paper section 3.3) for a GPU, which the computer never has to wait for.
 
-`generate` looks at what is masked to choose what to compute, which on a CPU saves most of the work. On a GPU each such look
+`decoding` looks at what is masked to choose what to compute, which on a CPU saves most of the work. On a GPU each such look
 makes the computer wait until all that was asked for before is done, and only then can it ask for more. Here every shape is
 fixed, what is masked and what is damaged stays on the device, and the schedule is known from the counts of the first
 moment. So a step can be recorded once as a CUDA graph and replayed: one call instead of some hundred.
@@ -226,11 +226,11 @@ def fill_on_device(
             `part` is the model, and what its `turn` is given computes when it is its turn.
         tokens: (B, K, T) int64, MASK where masked, on the model's device.
         masked: (B, n_predicted, T) bool there.
-        steps, sampling, generators, ring: as in `generate.fill`.
+        steps, sampling, generators, ring: as in `decoding.fill`.
         before, after: called before and after each of the `steps`.
 
     Returns:
-        (B, K, T) int64 on the device, all of it decided; the same as `generate.fill` gives, up to rounding.
+        (B, K, T) int64 on the device, all of it decided; the same as `decoding.fill` gives, up to rounding.
 
     Raises:
         ValueError: the model's logits are not finite.
