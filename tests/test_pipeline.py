@@ -141,6 +141,19 @@ def test_any_sample_rate(vn, make_music, rate):
     assert vamp.takes[0].sample_rate == RATE and vamp.takes[0].audio_data.shape == (1, 2, round(x.shape[1] * RATE / rate))
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("offset", [0.0, 0.2])
+def test_a_source_stays_the_callers(vn, make_music, channels, offset):
+    """Encoding and loudness write over what they are given, which is their own."""
+    x, rate = clip(make_music, 30_000, channels)
+    given = audio.make_signal((x + offset)[None], rate)
+    before = given.audio_data.clone()
+    vamp = one_take(vn, given)
+    vn.encode(given)
+    assert torch.equal(given.audio_data, before) and torch.equal(vamp.source.audio_data, before)
+    assert vamp.takes[0].audio_data.shape == before.shape
+
+
 def test_a_codec_that_makes_silence_or_nan(vn, make_music, monkeypatch):
     quiet = VampNet(*tiny_models())
     source = clip(make_music, 10_000)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vampnet.flux import blocks
+
 REACH_SECONDS = 0.015
 """How far a tracked moment may lie from its attack."""
 SPAN_SECONDS = 0.006
@@ -29,9 +31,11 @@ def at_attacks(samples: np.ndarray, rate: int, times: Sequence[float]) -> list[f
     """
     hop = max(1, round(rate / 1000))
     reach, span = (max(1, round(seconds * rate / hop)) for seconds in (REACH_SECONDS, SPAN_SECONDS))
-    padded = np.concatenate([np.zeros(span * hop, np.float32), samples, np.zeros(span * hop, np.float32)])
-    blocks = padded[: len(padded) // hop * hop].reshape(-1, hop)
-    total = np.concatenate([[0.0], np.cumsum(10 * np.log10(np.square(blocks, dtype=np.float64).mean(axis=1) + 1e-8))])
+    power = np.zeros(2 * span + len(samples) // hop)  # of hop after hop, with silence around
+    for begin, block in blocks(samples, hop):
+        padded = np.pad(block, (0, -len(block) % hop)).reshape(-1, hop)
+        power[span + begin // hop :][: len(padded)] = np.square(padded, dtype=np.float64).mean(axis=1)
+    total = np.concatenate([[0.0], np.cumsum(10 * np.log10(power + 1e-8))])
     # rise[i]: of the block that begins i * hop samples into the audio.
     rise = (total[2 * span :] - 2 * total[span:-span] + total[: -2 * span]) / span
     found = []

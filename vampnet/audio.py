@@ -316,11 +316,13 @@ def measure_loudness(signal: AudioSignal) -> float:
     return Loudness(samples, signal.sample_rate).measure() if samples.shape[-1] else -math.inf
 
 
-def to_codec_level(signal: AudioSignal) -> tuple[AudioSignal, float]:
-    """The signal (B, C, N) at `CODEC_LUFS`, and the linear gain that took it there (1 for silence)."""
+def to_codec_level(signal: AudioSignal, in_place: bool = False) -> tuple[AudioSignal, float]:
+    """The signal (B, C, N) at `CODEC_LUFS`, written over what was given with `in_place`; and the linear gain that took it
+    there (1 for silence)."""
     lufs = measure_loudness(signal)
     gain = 10 ** ((CODEC_LUFS - lufs) / 20) if math.isfinite(lufs) else 1.0
-    return make_signal(signal.audio_data * gain, signal.sample_rate), gain
+    samples = signal.audio_data.mul_(gain) if in_place else signal.audio_data * gain
+    return make_signal(samples, signal.sample_rate), gain
 
 
 def without_offset(signal: AudioSignal) -> AudioSignal:
@@ -330,9 +332,12 @@ def without_offset(signal: AudioSignal) -> AudioSignal:
     rests has no such middle, and a reed that swings farther to one side than to the other no such mean.
     """
     audio = signal.audio_data
-    mean, middle = audio.mean(dim=-1, keepdim=True), audio.median(dim=-1, keepdim=True).values
+    mean, least = audio.mean(dim=-1, keepdim=True), 0.02 / math.sqrt(audio.shape[-1]) * audio.norm(dim=-1, keepdim=True)
+    if not bool((mean.abs() > least).any()):
+        return signal  # whatever the middle is: to find it takes longer than all else here
+    middle = audio.median(dim=-1, keepdim=True).values
     offset = torch.where(mean * middle > 0, mean.sign() * torch.minimum(mean.abs(), middle.abs()), 0.0)
-    if not bool((offset.abs() > 0.02 * audio.square().mean(dim=-1, keepdim=True).sqrt()).any()):
+    if not bool((offset.abs() > least).any()):
         return signal
     return make_signal(audio - offset, signal.sample_rate)
 
@@ -343,6 +348,7 @@ def restore_loudness(
     ceiling_db: float = CEILING_DBTP,
     loop: bool = False,
     gain_db: float | None = None,
+    in_place: bool = False,
 ) -> AudioSignal:
     """The take (1, C, N) at `target_lufs`, its peaks held below `ceiling_db` by `limit`.
 
@@ -351,12 +357,13 @@ def restore_loudness(
 
     Args:
         gain_db: what the take is to be turned up by instead, before the limiter, whatever loudness it then has.
+        in_place: the result may be written over the take: nobody else wants that, and five minutes take 100 MB.
     """
     samples, ceiling = take.audio_data[0].detach().float().cpu().numpy(), 10 ** (ceiling_db / 20)
     loudness = Loudness(samples, take.sample_rate)
     lufs = loudness.measure()
     if not (math.isfinite(lufs) and math.isfinite(target_lufs)):
-        return make_signal(take.audio_data.clone(), take.sample_rate)
+        return take if in_place else make_signal(take.audio_data.clone(), take.sample_rate)
     first = min(target_lufs - lufs if gain_db is None else gain_db, MAX_GAIN_DB)
     drive = first
     # Only peaks that the drive takes above the ceiling matter: those of the first drive, and of the hardest if that is not it.
@@ -373,7 +380,7 @@ def restore_loudness(
             break
         # Driven harder, a limiter gives back less than it is given: aim a little further.
         drive = min(drive + 1.3 * missing, first + 6)
-    out = with_gain(samples, envelope, ceiling, loop, gain)
+    out = with_gain(samples, envelope, ceiling, loop, gain, out=samples if in_place else None)
     return make_signal(torch.from_numpy(out)[None].to(take.audio_data.device), take.sample_rate)
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from vampnet import flux
 from vampnet.attacks import at_attacks
 from vampnet.sentences import Sentence
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 ENGINES = ("auto", "beat-this", "librosa")
 CHECKPOINT = "final0"
-HOP = 512
-N_FFT = 2048
 LEAD_IN_SECONDS = 0.25
 """Silence put before the audio, so that a hit on its very first sample is a rise like any other."""
 LATENCY_FRAMES = 1.8
@@ -162,7 +161,7 @@ def onsets(signal: AudioSignal) -> tuple[float, ...]:
     if not _audible(samples):
         return ()
     strength = _onset_strength(samples, rate)
-    frames = librosa.onset.onset_detect(onset_envelope=strength, sr=rate, hop_length=HOP)
+    frames = librosa.onset.onset_detect(onset_envelope=strength, sr=rate, hop_length=flux.HOP)
     return _to_seconds(strength, frames, rate, samples)
 
 
@@ -222,24 +221,21 @@ def _compile() -> None:
 def _mono(signal: AudioSignal) -> tuple[np.ndarray, int]:
     """(N,) float32: both channels, so that nothing in antiphase is lost to the tracker, as the louder of sum and difference."""
     audio = signal.audio_data[0].detach().float().cpu()
-    if audio.shape[0] == 2 and float((audio[0] * audio[1]).sum()) < 0:
-        audio = audio * torch.tensor([[1.0], [-1.0]])
+    if audio.shape[0] == 2 and float(torch.dot(audio[0], audio[1])) < 0:
+        return torch.sub(audio[0], audio[1]).mul_(0.5).numpy(), int(signal.sample_rate)
     return audio.mean(0).numpy(), int(signal.sample_rate)
 
 
 def _audible(samples: np.ndarray) -> bool:
-    return len(samples) > 0 and float(np.abs(samples).max()) > SILENCE
+    return len(samples) > 0 and max(float(samples.max()), -float(samples.min())) > SILENCE
 
 
 # ---------------------------------------------------------------------------------------------------------------- librosa
 
 
 def _onset_strength(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Spectral flux per HOP samples, of the audio with LEAD_IN_SECONDS of silence before it."""
-    import librosa
-
-    padded = np.concatenate([np.zeros(round(LEAD_IN_SECONDS * rate), np.float32), samples])
-    return librosa.onset.onset_strength(y=padded, sr=rate, hop_length=HOP, n_fft=N_FFT, aggregate=np.median)
+    """Spectral flux every `flux.HOP` samples, of the audio with LEAD_IN_SECONDS of silence before it."""
+    return flux.onset_strength(samples, rate, round(LEAD_IN_SECONDS * rate))
 
 
 def _to_seconds(strength: np.ndarray, frames: np.ndarray, rate: int, samples: np.ndarray) -> tuple[float, ...]:
@@ -255,7 +251,7 @@ def _to_seconds(strength: np.ndarray, frames: np.ndarray, rate: int, samples: np
             before, at, after = strength[peak - 1 : peak + 2]
             if at > before and at >= after:
                 place = peak + 0.5 * float(before - after) / float(before - 2 * at + after)
-        times.append((place - LATENCY_FRAMES) * HOP / rate - LEAD_IN_SECONDS)
+        times.append((place - LATENCY_FRAMES) * flux.HOP / rate - LEAD_IN_SECONDS)
     times = at_attacks(samples, rate, times)
     end = len(samples) / rate - EDGE_SECONDS
     return tuple(sorted({max(0.0, t) for t in times if -EDGE_SECONDS < t < end}))
@@ -269,7 +265,8 @@ def _track_librosa(samples: np.ndarray, rate: int, note: str) -> BeatGrid:
     strength = _onset_strength(samples, rate)
     if not strength.any():
         return BeatGrid(engine="librosa", note=Sentence("librosa found no beat in the audio."))
-    _, frames = librosa.beat.beat_track(onset_envelope=strength, sr=rate, hop_length=HOP, trim=False)
+    bpm = flux.tempo(strength, rate)
+    _, frames = librosa.beat.beat_track(onset_envelope=strength, sr=rate, hop_length=flux.HOP, bpm=bpm, trim=False)
     beats = _to_seconds(strength, frames, rate, samples)
     if not beats:
         return BeatGrid(engine="librosa", note=Sentence("librosa found no beat in the audio."))
@@ -281,11 +278,7 @@ def _guess_downbeats(samples: np.ndarray, rate: int, beats: Sequence[float]) -> 
 
     A bass drum or a bass note marks the one in most music in 4/4; where there is no bass the first beat is taken.
     """
-    from scipy.signal import butter, sosfilt
-
-    low = np.square(sosfilt(butter(2, 150, "lowpass", fs=rate, output="sos"), samples))
-    starts = [round(t * rate) for t in beats]
-    power = np.array([low[s : s + round(0.08 * rate)].sum() for s in starts])
+    power = flux.bass_power(samples, rate, [round(t * rate) for t in beats], round(0.08 * rate))
     strength = np.sqrt(power / max(float(power.max()), 1e-20))
     phases = [float(strength[phase::4].mean()) for phase in range(min(4, len(beats)))]
     # A later phase must be clearly stronger: a clip mostly begins where a bar does.

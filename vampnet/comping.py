@@ -198,7 +198,7 @@ def comp(
         return model.render(clip, laid), laid, mask
     sound = model.unlevelled(clip, laid)
     sound.audio_data *= _gains(levels, bounds, mask, sound.audio_data.shape[-1])
-    return audio.restore_loudness(sound, clip.lufs, loop=clip.loop, gain_db=0.0), laid, mask
+    return audio.restore_loudness(sound, clip.lufs, loop=clip.loop, gain_db=0.0, in_place=True), laid, mask
 
 
 def _levels(

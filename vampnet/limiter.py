@@ -86,9 +86,12 @@ def limiting_gain(peaks: np.ndarray, sample_rate: int, ceiling: float, loop: boo
     return 1.0 - _envelope(reduction, loop, round(ATTACK_SECONDS * points_a_second), RELEASE_SECONDS * points_a_second)
 
 
-def with_gain(samples: np.ndarray, gain: np.ndarray, ceiling: float, loop: bool = False, scale: float = 1.0) -> np.ndarray:
-    """(C, N) float32 times `scale` and the gain (points,) of `limiting_gain` -> (C, N) float32, no sample above `ceiling`."""
-    out, n = np.multiply(samples, np.float32(scale), dtype=np.float32), samples.shape[-1]
+def with_gain(
+    samples: np.ndarray, gain: np.ndarray, ceiling: float, loop: bool = False, scale: float = 1.0, out: np.ndarray | None = None
+) -> np.ndarray:
+    """(C, N) float32 times `scale` and the gain (points,) of `limiting_gain` -> (C, N) float32, no sample above `ceiling`: in
+    `out`, which may be `samples`, or in new memory."""
+    out, n = np.multiply(samples, np.float32(scale), out=out, dtype=np.float32), samples.shape[-1]
     if (gain == 1.0).all():
         return out
     edges = np.append(np.arange(len(gain)) * POINT, n)

@@ -193,6 +193,7 @@ class VampNet(Stages):
             beats = self._track(loaded)
             watch("beats", 1, 1)
         signal, beats = loops.cut_to_bars(loaded, beats, bars)
+        del loaded  # of which the bars are a copy
         watch("encode", 0, 1)
         mono, image = stereo.split(signal, loop)
         clip = Clip(signal, self._encode(mono, loop), image, audio.measure_loudness(signal), loop, bars, beats)
@@ -213,7 +214,8 @@ class VampNet(Stages):
         Raises:
             ValueError: as `decode`.
         """
-        return audio.restore_loudness(self.unlevelled(clip, tokens), clip.lufs, loop=clip.loop, gain_db=gain_db)
+        take = self.unlevelled(clip, tokens)
+        return audio.restore_loudness(take, clip.lufs, loop=clip.loop, gain_db=gain_db, in_place=True)
 
     def unlevelled(self, clip: Clip, tokens: Tensor) -> AudioSignal:
         """`render` without its last step: with its ends, its seam and its stereo image, at the codec's level."""

@@ -215,7 +215,8 @@ class Stages:
         return within_memory(work, (self.coarse, self.fine), self.device, min(batch, len(who[1])))
 
     def _encode(self, mono: AudioSignal, loop: bool) -> Tensor:
-        wave = audio.to_codec_level(audio.without_offset(mono))[0].audio_data
+        """Tokens of what `stereo.split` gave, which is written over."""
+        wave = audio.to_codec_level(audio.without_offset(mono), in_place=True)[0].audio_data
         if loop:
             wave = ring_resample(wave, whole_steps(wave.shape[-1], self.grid.hop))
         return self._code(lambda codec, device: codec.encode(wave.to(device), loop=loop).cpu())

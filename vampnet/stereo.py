@@ -98,7 +98,7 @@ def split(signal: AudioSignal, loop: bool = False) -> tuple[AudioSignal, StereoI
     if bool((axis == axis[:, :1]).all()):
         mid, side = a[0] * left + b[0] * right, a[0] * right - b[0] * left
     else:
-        mid, side = _filter(heard, lambda _, x, y: (a * x + b * y, a * y - b * x))
+        mid, side = _filter(heard, lambda _, x, y: (a * x + b * y, a * y - b * x)).unbind()
     del heard
     mm, ms, ss = (_smooth(e, length, rate, loop) for e in _band_energies(_Spectra([mid, side], length, loop), rate))
     floor = 1e-10 * float(mm.sum(0).mean() + ss.sum(0).mean()) + 1e-20
@@ -150,7 +150,7 @@ def apply(take: AudioSignal, image: StereoImage, loop: bool = False) -> AudioSig
             return _turned(m, (on_mid[:, frames].T @ bands).mul_(m).addcmul_(on_far[:, frames].T @ bands, d), a, b)
 
         channels = _filter(heard, paint_wide)
-    return make_signal(torch.stack(channels)[None].to(audio.device), rate)
+    return make_signal(channels[None].to(audio.device), rate)
 
 
 def _turned(mid: torch.Tensor, side: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -301,8 +301,8 @@ def _band_energies(heard: _Spectra, rate: int) -> tuple[torch.Tensor, torch.Tens
     return out[0], out[1], out[2]
 
 
-def _filter(heard: _Spectra, process: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
-    """Overlap-add: spectra (n, 2 F) of each signal -> process(frames, *spectra) -> two spectra -> two signals (N,).
+def _filter(heard: _Spectra, process: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Overlap-add: spectra (n, 2 F) of each signal -> process(frames, *spectra) -> two spectra -> two signals (2, N).
 
     Divides by the sum of squared windows that really fell on each sample, so that doing nothing gives the signal back.
     """
@@ -318,8 +318,8 @@ def _filter(heard: _Spectra, process: Callable[..., tuple[torch.Tensor, torch.Te
     out = _roll_up(out, ring)
     if even:
         out.unflatten(1, (-1, HOP)).div_(square.view(-1, HOP).sum(dim=0).clamp_min_(1e-8))
-        return list(out[:, : heard.length])
-    return list(out[:2].div_(out[2].clamp_min_(1e-8))[:, : heard.length])
+        return out[:, : heard.length]
+    return out[:2].div_(out[2].clamp_min_(1e-8))[:, : heard.length]
 
 
 def _smooth(energy: torch.Tensor, length: int, rate: int, loop: bool) -> torch.Tensor:

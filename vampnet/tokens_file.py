@@ -103,7 +103,8 @@ def expand(model: VampNet, file: TokenFile) -> AudioSignal:
     if (file.sample_rate, file.hop) != (model.grid.sample_rate, model.grid.hop):
         # A length that is checked by another clock than the one that it is decoded by is none.
         raise TokenFileError("The file of tokens does not have the time steps of its codec: encode the audio again.")
-    return audio.restore_loudness(model.decode(file.tokens, file.loop, file.samples), file.lufs, loop=file.loop)
+    sound = model.decode(file.tokens, file.loop, file.samples)
+    return audio.restore_loudness(sound, file.lufs, loop=file.loop, in_place=True)
 
 
 def to_bytes(file: TokenFile) -> bytes:

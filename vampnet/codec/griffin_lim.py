@@ -270,7 +270,7 @@ def griffin_lim_pieces(
         whole = None if correct is None else partial(correct, spans=spans, loop=loop)
         known = None if start is None else start(spans, loop)
         return griffin_lim(magnitudes(0, frames), window, hop, rounds, loop=loop, correct=whole, start=known)
-    done: list[Tensor] = []
+    out: Tensor | None = None  # all of it from the start: joined at the end it would be there twice
     known = context * hop
     for first in range(0, frames, piece):
         stop = min(frames, first + piece)
@@ -279,9 +279,10 @@ def griffin_lim_pieces(
         spans = [(first - left, stop + right)] + ([(0, context)] if wraps else [])
         levels = [magnitudes(*span) for span in spans]
         part = None if correct is None else partial(correct, spans=spans, loop=False)
-        head = torch.cat(done[-2:], dim=1)[:, -known:] if left else None
-        tail = done[0][:, :known] if wraps else None
+        head = out[:, max(0, first * hop - known) : first * hop] if left else None
+        tail = out[:, :known] if wraps else None
         phases = None if start is None else start(spans, False)
         audio = griffin_lim(torch.cat(levels, dim=1), window, hop, rounds, head=head, tail=tail, correct=part, start=phases)
-        done.append(audio[:, left * hop : (left + stop - first) * hop])
-    return torch.cat(done, dim=1)
+        out = audio.new_empty(len(audio), frames * hop) if out is None else out
+        out[:, first * hop : stop * hop] = audio[:, left * hop : (left + stop - first) * hop]
+    return out
