@@ -162,7 +162,14 @@ def test_without_a_place_for_compiled_code_it_is_compiled_anew(tmp_path: Path) -
 
 def test_kernels_are_compiled_anew_when_what_they_call_has_changed() -> None:
     folder = Path(passes.__file__).parent
-    for kernels in ("codec/search_kernels.py", "draw_kernels.py", "tile_kernels.py", "block_kernels.py"):
+    for kernels in (
+        "codec/search_kernels.py",
+        "draw_kernels.py",
+        "tile_kernels.py",
+        "block_kernels.py",
+        "loudness_kernels.py",
+        "stereo_kernels.py",
+    ):
         text = (folder / kernels).read_text(encoding="utf-8")
         names = re.findall(r"^from vampnet\.(\w+) import", text, re.M)
         parts = b"".join((folder / f"{name}.py").read_bytes() for name in sorted(names))

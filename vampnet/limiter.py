@@ -43,38 +43,24 @@ def true_peaks(samples: np.ndarray, loop: bool = False, above: float = 0.0) -> n
     Peaks between the samples count: the signal is looked at 4 times oversampled. With `loop` it is a ring. Where no peak can
     lie above `above`, nobody looks between the samples, and the largest of them stands for it.
     """
-    side, filters = _TAPS // 2, torch.from_numpy(_between())
-    most = 1.0001 * float(
-        filters.abs().sum(dim=0).max()
-    )  # times the largest sample around it is the highest that a wave can be
+    from vampnet import loudness_kernels, passes
+
+    filters = _between()
+    # Times the largest sample around it is the highest that a wave can be.
+    most = np.float32(1.0001 * float(np.abs(filters).sum(axis=1).max()))
     n = samples.shape[-1]
-    peaks = np.empty(-(-n // POINT))
-    for start in range(0, len(peaks), _PIECE):
-        stop = min(start + _PIECE, len(peaks))
-        # A point more to either side, to know how large the samples are that a filter reaches.
-        around = _around(samples, (start - 1) * POINT, (stop + 1) * POINT, loop)
-        around = torch.from_numpy(np.ascontiguousarray(around, dtype=np.float32))
-        largest = around.unflatten(-1, (-1, POINT)).abs().amax(dim=(0, 2))
-        high = largest.unfold(0, 3, 1).amax(dim=1) * most > above
-        peak = largest[1:-1].clone()
-        if bool(high.any()):
-            frames = around[..., POINT - side : around.shape[-1] - POINT + side].unfold(-1, POINT + _TAPS, POINT)
-            frames = frames if bool(high.all()) else frames[:, high]
-            peak[high] = torch.maximum(peak[high], torch.matmul(frames, filters).abs_().amax(dim=(0, 2)))
-        peaks[start:stop] = peak.numpy()
-    points = max(1, n // POINT)
+    parts = 1 if len(samples) > 1 else min(torch.get_num_threads(), -(-n // _PIECE))
+    out = np.empty((len(samples), -(-n // POINT)), np.float32)
+    ends = [out.shape[1] * part // parts for part in range(parts + 1)]
+    given = []
+    for channel, made in zip(samples, out, strict=True):
+        plain = np.ascontiguousarray(channel, np.float32)
+        fixed = plain, plain.view(np.int32), filters, np.float32(above), most, loop, made
+        given += [(*fixed, *ends[part : part + 2]) for part in range(parts)]
+    passes.at_once(loudness_kernels.peaks, given)
+    peaks, points = out.max(axis=0).astype(np.float64), max(1, n // POINT)
     peaks[points - 1] = peaks[points - 1 :].max()
     return peaks[:points]
-
-
-def _around(samples: np.ndarray, start: int, stop: int, loop: bool) -> np.ndarray:
-    """(C, N) -> (C, stop - start): around a ring, or silence beyond the ends."""
-    n = samples.shape[-1]
-    if start >= 0 and stop <= n:
-        return samples[:, start:stop]
-    if loop:
-        return np.take(samples, np.arange(start, stop), axis=-1, mode="wrap")
-    return np.pad(samples[:, max(0, start) : stop], ((0, 0), (max(0, -start), max(0, stop - n))))
 
 
 def limiting_gain(peaks: np.ndarray, sample_rate: int, ceiling: float, loop: bool = False) -> np.ndarray:
@@ -107,21 +93,15 @@ def with_gain(
 
 @lru_cache(maxsize=1)
 def _between() -> np.ndarray:
-    """(POINT + _TAPS, 3 POINT) float32: samples -> the wave a quarter, a half and three quarters behind each of POINT of them.
+    """(3, _TAPS) float32: samples around a place -> the wave a quarter, a half and three quarters behind it.
 
-    The interpolation filter is that of `scipy.signal.resample_poly`. As one product for POINT samples at once it takes a tenth
-    of the time, though three fifths of the matrix are zeros.
+    The interpolation filter is that of `scipy.signal.resample_poly`.
     """
     from scipy.signal import firwin
 
-    side = _TAPS // 2
-    taps = 4 * firwin(8 * side + 1, 1 / 4, window=("kaiser", 5.0))
-    filters = np.zeros((POINT + _TAPS, 3, POINT), dtype=np.float32)
-    for quarter in (1, 2, 3):
-        # y[4 n + quarter] = sum over m of taps[4 m + quarter] x[n + side - m]
-        for sample in range(POINT):
-            filters[sample + 1 : sample + 1 + _TAPS, quarter - 1, sample] = taps[quarter::4][::-1]
-    return filters.reshape(POINT + _TAPS, 3 * POINT)
+    taps = 4 * firwin(4 * _TAPS + 1, 1 / 4, window=("kaiser", 5.0))
+    # y[4 n + quarter] = sum over m of taps[4 m + quarter] x[n + _TAPS / 2 - m]
+    return np.stack([taps[quarter::4][::-1] for quarter in (1, 2, 3)]).astype(np.float32)
 
 
 def _envelope(reduction: np.ndarray, loop: bool, attack: int, release: float) -> np.ndarray:

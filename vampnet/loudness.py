@@ -20,23 +20,23 @@ ABSOLUTE_GATE, RELATIVE_GATE = -70.0, -10.0
 """LUFS below which a block does not count, and LU below the mean of those that do."""
 POINT = 30
 """Samples that share a gain, the limiter's too: 0.7 ms at 44.1 kHz. At usual rates whole points make a quarter of a block."""
-_PIECE = 2048 * POINT
 
 
 class Loudness:
     """The loudness of a clip, and of the same clip under a gain.
 
     Args:
-        samples: (C, N) float, one or two channels, which count alike; N > 0.
+        samples: (C, N) float32, one or two channels, which count alike; N > 0.
         sample_rate: Hz.
     """
 
     def __init__(self, samples: np.ndarray, sample_rate: int) -> None:
         self.sample_rate, self.length = sample_rate, samples.shape[-1]
         self.laps = max(1, -(-math.ceil(2 * BLOCK_SECONDS * sample_rate) // self.length))
-        self._plain = _energies(samples)
-        weighted = np.tile(samples, (1, self.laps)) if self.laps > 1 else samples
-        self._weighted = _energies(weighted, _weighting(sample_rate))
+        sections = _weighting(sample_rate)
+        self._plain, self._weighted = _energies(samples, sections)
+        if self.laps > 1:
+            self._weighted = _energies(np.tile(samples, (1, self.laps)), sections)[1]
 
     def measure(self, gain: np.ndarray | float = 1.0) -> float:
         """LUFS; -inf for digital silence.
@@ -71,20 +71,20 @@ class Loudness:
         return (reached[OVERLAP:] - reached[:-OVERLAP]) / (OVERLAP * quarter)
 
 
-def _energies(samples: np.ndarray, sections: np.ndarray | None = None) -> np.ndarray:
-    """(C, N) -> (ceil(N / POINT),) float64 sums of squares over POINT samples and all channels, behind a filter if given."""
-    from scipy.signal import sosfilt
+def _energies(samples: np.ndarray, sections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(C, N) -> (ceil(N / POINT),) float64 sums of squares of POINT samples and all channels, as they are and behind a filter.
 
-    n = samples.shape[-1]
-    out = np.empty(-(-n // POINT))
-    state = None if sections is None else np.zeros((len(sections), len(samples), 2))
-    for start in range(0, n, _PIECE):
-        piece = samples[:, start : start + _PIECE].astype(np.float64)
-        if sections is not None:
-            piece, state = sosfilt(sections, piece, axis=-1, zi=state)
-        squares = np.pad(np.square(piece).sum(axis=0), (0, -piece.shape[-1] % POINT))
-        out[start // POINT : start // POINT + len(squares) // POINT] = squares.reshape(-1, POINT).sum(axis=1)
-    return out
+    Args:
+        sections: (2, 6) of the filter.
+    """
+    from vampnet import loudness_kernels, passes
+
+    assert loudness_kernels.POINT == POINT
+    out = np.empty((len(samples), 2, -(-samples.shape[-1] // POINT)))
+    given = [(np.ascontiguousarray(channel, np.float32), sections, *made) for channel, made in zip(samples, out, strict=True)]
+    passes.at_once(loudness_kernels.energies, given)
+    plain, weighted = out.sum(axis=0)
+    return plain, weighted
 
 
 def _gated(blocks: np.ndarray) -> float:

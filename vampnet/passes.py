@@ -220,14 +220,26 @@ def in_turns(kernel: Callable[..., None], numbers: int, *arguments: Any) -> None
             other.result()
 
 
-def _run(name: str, numbers: int, rows: int, *arguments: Any) -> None:
-    """A kernel on all rows, in as many parts as torch has threads."""
-    from vampnet import numba_kernels
+def by_rows(kernel: Callable[..., None], numbers: int, rows: int, *arguments: Any) -> None:
+    """A kernel on all rows, in as many parts as torch has threads.
 
+    Args:
+        kernel: called with the arguments, and with the first row of a part and the one behind its last.
+        numbers: that it writes, more or less; few are left to one thread.
+        rows: how many there are.
+        arguments: as of `in_turns`.
+    """
     given = [_given(x) for x in arguments]
     parts = min(torch.get_num_threads(), rows) if numbers > SMALL else 1
     ends = [rows * part // parts for part in range(parts + 1)]
-    at_once(getattr(numba_kernels, name), [(*given, *ends[part : part + 2]) for part in range(parts)])
+    at_once(kernel, [(*given, *ends[part : part + 2]) for part in range(parts)])
+
+
+def _run(name: str, numbers: int, rows: int, *arguments: Any) -> None:
+    """A kernel of `numba_kernels`, by its name."""
+    from vampnet import numba_kernels
+
+    by_rows(getattr(numba_kernels, name), numbers, rows, *arguments)
 
 
 def _given(x: Any) -> Any:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from vampnet import passes
 from vampnet.audio import make_signal
 from vampnet.decorrelation import decorrelate, span
 
@@ -98,7 +99,7 @@ def split(signal: AudioSignal, loop: bool = False) -> tuple[AudioSignal, StereoI
     if bool((axis == axis[:, :1]).all()):
         mid, side = a[0] * left + b[0] * right, a[0] * right - b[0] * left
     else:
-        mid, side = _filter(heard, lambda _, x, y: (a * x + b * y, a * y - b * x)).unbind()
+        mid, side = _filter(heard, lambda _, x, y: torch.stack((a * x + b * y, a * y - b * x))).unbind()
     del heard
     mm, ms, ss = (_smooth(e, length, rate, loop) for e in _band_energies(_Spectra([mid, side], length, loop), rate))
     floor = 1e-10 * float(mm.sum(0).mean() + ss.sum(0).mean()) + 1e-20
@@ -132,30 +133,26 @@ def apply(take: AudioSignal, image: StereoImage, loop: bool = False) -> AudioSig
         raise ValueError(f"The take has {take.sample_rate} Hz and the image {image.sample_rate} Hz: resample the take first.")
     if image.channels == 1:
         return make_signal(audio.clone(), image.sample_rate)
+    from vampnet import stereo_kernels
+
     mid, rate, length = audio[0, 0].detach().float().cpu(), image.sample_rate, audio.shape[-1]
     predicted, remainder = _at_frames(image, length, loop)
-    a, b = _twice(image.axis)
-    bands = _twice(_band_matrix(rate))
-    if not remainder.any():
-
-        def paint(frames: slice, m: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return _turned(m, (predicted[:, frames].T @ bands).mul_(m), a, b)
-
-        channels = _filter(_Spectra([mid], length, loop), paint)
-    else:
+    if remainder.any():
         heard = _Spectra([mid, decorrelate(mid, rate, loop)], length, loop)
         on_mid, on_far = _matched(heard, rate, predicted, remainder)
+    else:
+        heard, on_mid, on_far = _Spectra([mid], length, loop), predicted, torch.zeros_like(predicted)
+    a, b = _twice(image.axis)
 
-        def paint_wide(frames: slice, m: torch.Tensor, d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return _turned(m, (on_mid[:, frames].T @ bands).mul_(m).addcmul_(on_far[:, frames].T @ bands, d), a, b)
+    def paint(frames: slice, m: torch.Tensor, d: torch.Tensor | None = None) -> torch.Tensor:
+        out = torch.empty(2, *m.shape)
+        gains = on_mid[:, frames].float().contiguous(), on_far[:, frames].float().contiguous()
+        given = (m, m if d is None else d, *gains, *_places(rate), a, b, *out)
+        passes.by_rows(stereo_kernels.painted, out.numel(), len(m), *given)
+        return out
 
-        channels = _filter(heard, paint_wide)
+    channels = _filter(heard, paint)
     return make_signal(channels[None].to(audio.device), rate)
-
-
-def _turned(mid: torch.Tensor, side: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Spectra (n, 2 F) along the axis (a, b) and across it -> those of left and right."""
-    return (a * mid).addcmul_(b, side, value=-1), (b * mid).addcmul_(a, side)
 
 
 def _matched(heard: _Spectra, rate: int, predicted: torch.Tensor, remainder: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -204,6 +201,16 @@ def _band_matrix(rate: int) -> torch.Tensor:
     erb = 21.4 * torch.log10(1 + 0.00437 * frequency)
     position = (erb / erb[-1] * (BANDS - 1)).clamp(0, BANDS - 1)
     return (1 - (position[None] - torch.arange(BANDS, dtype=torch.float64)[:, None]).abs()).clamp_min(0).float()
+
+
+@lru_cache(maxsize=4)
+def _places(rate: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`share` (2 F,) float32 and `starts` (BANDS,) int64 of `_band_matrix`, as `stereo_kernels` takes them."""
+    matrix = _twice(_band_matrix(rate))
+    position = torch.arange(BANDS, dtype=torch.float32) @ matrix
+    low = position.floor().long().clamp_max(BANDS - 2)
+    starts = torch.searchsorted(low, torch.arange(BANDS))
+    return position - low, starts
 
 
 def _ring(length: int, loop: bool) -> tuple[int, torch.Tensor]:
@@ -293,16 +300,18 @@ def _window() -> torch.Tensor:
 
 def _band_energies(heard: _Spectra, rate: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Of two signals |X|^2, Re(X conj Y), |Y|^2 summed over each band, (BANDS, frames) float64 each."""
-    bands = _twice(_band_matrix(rate)).T
+    from vampnet import stereo_kernels
+
     out = torch.empty(3, BANDS, len(heard.starts), dtype=torch.float64)
-    for batch, _, (fx, fy) in heard:
-        for i, (p, q) in enumerate(((fx, fx), (fx, fy), (fy, fy))):
-            out[i, :, batch] = ((p * q) @ bands).T.double()
+    for batch, _, (x, y) in heard:
+        made = torch.empty(3, BANDS, len(x), dtype=torch.float64)
+        passes.by_rows(stereo_kernels.energies, x.numel(), len(x), x, y, *_places(rate), made)
+        out[..., batch] = made
     return out[0], out[1], out[2]
 
 
-def _filter(heard: _Spectra, process: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Overlap-add: spectra (n, 2 F) of each signal -> process(frames, *spectra) -> two spectra -> two signals (2, N).
+def _filter(heard: _Spectra, process: Callable[..., torch.Tensor]) -> torch.Tensor:
+    """Overlap-add: spectra (n, 2 F) of each signal -> process(frames, *spectra) -> two of them (2, n, 2 F) -> (2, N) samples.
 
     Divides by the sum of squared windows that really fell on each sample, so that doing nothing gives the signal back.
     """
@@ -311,7 +320,7 @@ def _filter(heard: _Spectra, process: Callable[..., tuple[torch.Tensor, torch.Te
     even, square = ring == HOP * len(starts) and _regular(starts.tolist()), window.square()
     out = torch.zeros(2 if even else 3, ring + WINDOW)
     for batch, where, spectra in heard:
-        made = torch.stack(process(batch, *spectra))
+        made = process(batch, *spectra)
         _add(out[:2], torch.fft.irfft(torch.view_as_complex(made.unflatten(2, (-1, 2))), WINDOW) * window, where)
         if not even:
             _add(out[2:], square.expand(1, len(where), -1), where)
