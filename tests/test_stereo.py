@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vampnet import stereo
+from vampnet import passes, stereo, stereo_kernels
 from vampnet.audio import make_signal
 from vampnet.loops import seam_step
 
@@ -57,6 +57,27 @@ def worst_db(x, y, octave=1.0, lowest=125.0):
 
 def correlation(x):
     return float((x[0] * x[1]).sum() / (x[0].norm() * x[1].norm()).clamp_min(1e-12))
+
+
+@pytest.mark.parametrize("rate", [RATE, 22_050])
+def test_one_pass_a_frame_is_the_plain_formulas(rate):
+    bands, (share, starts) = stereo._twice(stereo._band_matrix(rate)), stereo._places(rate)
+    near = torch.zeros_like(bands)
+    for band in range(stereo.BANDS - 1):
+        inside = slice(int(starts[band]), int(starts[band + 1]))
+        near[band, inside], near[band + 1, inside] = 1 - share[inside], share[inside]
+    assert int(starts[-1]) == bands.shape[1] and torch.allclose(near, bands, atol=1e-5)
+
+    a, b, x, y = torch.randn(4, 9, bands.shape[1])
+    heard = stereo._Spectra([], 9 * stereo.HOP - stereo.WINDOW, False)
+    heard._kept = [(slice(0, 9), [], [x, y])]
+    for found, product in zip(stereo._band_energies(heard, rate), (x * x, x * y, y * y), strict=True):
+        assert torch.allclose(found, (product.double() @ bands.double().T).T, rtol=1e-4, atol=1e-3)
+
+    gains, out = torch.randn(2, stereo.BANDS, 9), torch.empty(2, *x.shape)
+    passes.by_rows(stereo_kernels.painted, out.numel(), 9, x, y, *gains, share, starts, a[0], b[0], *out)
+    across = (gains[0].T @ bands) * x + (gains[1].T @ bands) * y
+    assert torch.allclose(out, torch.stack([a[0] * x - b[0] * across, b[0] * x + a[0] * across]), atol=1e-3)
 
 
 @pytest.mark.parametrize("gains", [(1.0, 1.0), (1.0, -1.0), (1.0, 0.0), (0.0, 1.0), (0.9, 0.3), (0.2, -0.8), (-0.5, -0.5)])
