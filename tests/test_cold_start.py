@@ -45,6 +45,23 @@ def test_neither_the_page_nor_a_vamp_imports_what_it_does_not_need(tmp_path):
     assert done.stdout.splitlines() == ["", ""]
 
 
+def test_a_program_does_not_tell_of_how_dac_makes_its_layers():
+    code = """
+import threading, warnings
+from vampnet.program import prepare
+prepare()
+import torch
+from torch.nn.utils import weight_norm
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+thread = threading.Thread(target=lambda: weight_norm(torch.nn.Linear(2, 2)))
+thread.start(), thread.join()
+warnings.warn("something else", FutureWarning)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "weight_norm" not in done.stderr and "something else" in done.stderr
+
+
 @pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "passive"}, {"GOMP_SPINCOUNT": "7"}])
 @pytest.mark.parametrize("start", ["import app as program", "import vampnet.cli as program"])
 def test_how_threads_wait_is_settled_before_torch_is_there(start, given):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 from vampnet.kept_memory import keep_freed_memory
 
@@ -18,6 +19,9 @@ def prepare() -> None:
     keep_freed_memory()
     # The server's own default believes what anybody on this computer writes of who asks; `--gallery-proxies` says whom.
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
+    # dac makes its layers by an interface that torch calls deprecated. To catch that where they are made is not enough: while
+    # one thread does, another that has done it puts the filters back.
+    warnings.filterwarnings("ignore", message=r"`torch\.nn\.utils\.weight_norm`", category=FutureWarning)
 
 
 def wait_shortly() -> bool:
