@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import torch
 
 from vampnet.loudness import POINT
 
@@ -49,15 +48,11 @@ def true_peaks(samples: np.ndarray, loop: bool = False, above: float = 0.0) -> n
     # Times the largest sample around it is the highest that a wave can be.
     most = np.float32(1.0001 * float(np.abs(filters).sum(axis=1).max()))
     n = samples.shape[-1]
-    parts = 1 if len(samples) > 1 else min(torch.get_num_threads(), -(-n // _PIECE))
     out = np.empty((len(samples), -(-n // POINT)), np.float32)
-    ends = [out.shape[1] * part // parts for part in range(parts + 1)]
-    given = []
     for channel, made in zip(samples, out, strict=True):
         plain = np.ascontiguousarray(channel, np.float32)
-        fixed = plain, plain.view(np.int32), filters, np.float32(above), most, loop, made
-        given += [(*fixed, *ends[part : part + 2]) for part in range(parts)]
-    passes.at_once(loudness_kernels.peaks, given)
+        given = plain, plain.view(np.int32), filters, np.float32(above), most, loop, made
+        passes.by_rows(loudness_kernels.peaks, n, len(made), *given)
     peaks, points = out.max(axis=0).astype(np.float64), max(1, n // POINT)
     peaks[points - 1] = peaks[points - 1 :].max()
     return peaks[:points]
