@@ -255,6 +255,10 @@ def test_music_that_comes_while_it_learns_is_learned_from_too(shards, tmp_path):
     places = [(rows, 5)]
     assert torch.equal(trainer.data.at(places, 12), torch.full((1, 4, 12), 3))
     assert trainer.data.beats_at(places).tolist() == [[17.0, 20.0]]
+    before = trainer.data.codes
+    write_shard(shards, [torch.full((4, 20), 5, dtype=torch.int16)], ["later.wav"])
+    assert trainer.data.grow() == 1 and torch.equal(trainer.data.codes, TokenData(shards).codes)
+    assert trainer.data.codes.data_ptr() == before.data_ptr()  # there was room: what was there has not been copied
 
 
 def test_a_run_can_start_from_the_layers_of_another_model(shards, tmp_path):

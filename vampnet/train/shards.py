@@ -39,7 +39,7 @@ class TokenData:
         self.codes, self.lengths, self.beats = torch.empty(0, 0, dtype=torch.int16), np.empty(0, np.int64), torch.empty(0, 2)
         if vectors.is_file():
             self.codebooks: Tensor = load_file(str(vectors))["vectors"].float()
-            self.codes = torch.empty(len(self.codebooks), 0, dtype=torch.int16)
+            self.codes = self._room = torch.empty(len(self.codebooks), 0, dtype=torch.int16)
             self.grow()
         if not len(self):
             raise ValueError(
@@ -55,7 +55,7 @@ class TokenData:
         """
         from safetensors.torch import load_file
 
-        codes, lengths, beats = [self.codes], [self.lengths], [self.beats]
+        codes, lengths, beats = [], [self.lengths], [self.beats]
         found = [path for path in sorted(self.folder.glob("tokens-*.safetensors")) if path.name not in self._read]
         for shard in found:
             tensors = load_file(str(shard))
@@ -67,10 +67,21 @@ class TokenData:
             # Shards of earlier versions do not say.
             beats.append(tensors.get("beats", torch.full((len(rows), 2), torch.nan)))
             self._read.add(shard.name)
-        if found:
-            self.codes, self.lengths, self.beats = torch.cat(codes, dim=1), np.concatenate(lengths), torch.cat(beats)
+        if codes:
+            self._append(torch.cat(codes, dim=1))
+            self.lengths, self.beats = np.concatenate(lengths), torch.cat(beats)
             self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
         return sum(map(len, lengths[1:]))
+
+    def _append(self, codes: Tensor) -> None:
+        """More codes (K, T) at the end, with room for as many again: a folder that grows by a shard in every few seconds would
+        be copied as a whole each time."""
+        old, wanted = self.codes.shape[1], self.codes.shape[1] + codes.shape[1]
+        if self._room.shape[1] < wanted:
+            self._room = torch.empty(codes.shape[0], max(wanted, 2 * old), dtype=torch.int16)
+            self._room[:, :old] = self.codes
+        self._room[:, old:wanted] = codes
+        self.codes = self._room[:, :wanted]
 
     def __len__(self) -> int:
         """Number of rows."""
