@@ -11,6 +11,7 @@ import train_tools
 from safetensors.torch import save_file
 from train_tools import SIZE, generator, settings
 
+from vampnet import Prompt, masks
 from vampnet.train import masking
 from vampnet.train.masking import _beats, prompt_mask, training_masks
 from vampnet.train.schedule import cooldown, mask_shares, noam
@@ -75,6 +76,15 @@ def test_prompt_masks_keep_some_and_leave_some():
         torch.stack([training_masks(8, 4, 50, 0, p, generator(s)) for s in range(20)]).float().mean() for p in (0, 1)
     )
     assert prompted < plain - 0.1
+
+
+def test_periodic_prompts_come_early_or_late_as_those_of_vamps_do(monkeypatch):
+    asked = []
+    true = masks.periodic
+    monkeypatch.setattr(masks, "periodic", lambda *given, jitter: asked.append(jitter) or true(*given, jitter=jitter))
+    for seed in range(60):
+        prompt_mask(4, 200, generator(seed))
+    assert set(asked) == {0, 1, 2, 3} and Prompt(periodic=7).periodic_jitter in asked
 
 
 def test_some_examples_show_nothing():

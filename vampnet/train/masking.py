@@ -15,6 +15,8 @@ BEAT_GAPS = (19.0, 58.0)
 """Time steps between beats, of which the prompts around beats have one: 180 to 60 a minute at 57.4 steps a second."""
 BEAT_WIDTH = 10
 """Most steps that are kept from a beat on (75 ms are 4)."""
+MOST_JITTER = 3
+"""Time steps by which kept steps of a periodic prompt come early or late, at most; 2 where a vamp is not told otherwise."""
 GRID = TokenGrid()
 """Any will do: steps become seconds, since these are what prompts around beats are given in, and steps again."""
 
@@ -40,7 +42,8 @@ def prompt_mask(
     kinds = draw(1, 15)  # bits: periodic, inpaint, compression, beats; never none of them
     if kinds & 1:
         period = draw(2, 32)
-        mask = masks.keep_union(mask, masks.periodic(shape, period, draw(1, max(1, period // 4)), draw(0, period - 1)))
+        width, offset, jitter = draw(1, max(1, period // 4)), draw(0, period - 1), draw(0, MOST_JITTER)
+        mask = masks.keep_union(mask, masks.periodic(shape, period, width, offset, jitter=jitter))
     if kinds & 2:
         mask = masks.keep_union(mask, masks.prefix_suffix(shape, draw(0, steps // 4), draw(0, steps // 4)))
     if kinds & 8:
