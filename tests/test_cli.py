@@ -254,6 +254,11 @@ def test_a_name_that_nobody_gave_replaces_nothing(wav, model, tmp_path, capsys):
     assert run("decode", tmp_path / "in.vnt", "-o", wav, "--model", model) == 0, "unless it was named"
 
 
+def test_one_take_is_no_takes(wav, model, tmp_path, capsys):
+    assert run("vamp", wav, "-o", tmp_path / "out", "--takes", 1, "--steps", 1, "--model", model, "--device", "cpu") == 0
+    assert "1 take of 0.68 s; " in capsys.readouterr().err
+
+
 @pytest.mark.skipif(os.name == "nt", reason="names are text there")
 def test_a_file_whose_name_is_no_text(wav, model, tmp_path):
     name = unspeakable(tmp_path)

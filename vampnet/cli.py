@@ -265,7 +265,8 @@ def _vamp(args: argparse.Namespace) -> None:
     seconds = vamp.source.audio_data.shape[-1] / vamp.source.sample_rate
     _say(
         args,
-        f"{len(paths)} takes of {seconds:.2f} s; {vamp.kept_share:.1%} of the tokens stayed, {vamp.kept_kbps:.2f} kbps."
+        f"{len(paths)} take{'s' * (len(paths) > 1)} of {seconds:.2f} s; "
+        f"{vamp.kept_share:.1%} of the tokens stayed, {vamp.kept_kbps:.2f} kbps."
         + (f" {vamp.beats.note}" if vamp.beats is not None else ""),
     )
     sys.stdout.write("".join(f"{path}\n" for path in paths))
