@@ -74,8 +74,8 @@ class TokenData:
         return sum(map(len, lengths[1:]))
 
     def _append(self, codes: Tensor) -> None:
-        """More codes (K, T) at the end, with room for as many again: a folder that grows by a shard in every few seconds would
-        be copied as a whole each time."""
+        """More codes (K, T) at the end of a memory that doubles when it is full: all of it would else be copied for each shard
+        that comes, every few seconds beside a GPU."""
         old, wanted = self.codes.shape[1], self.codes.shape[1] + codes.shape[1]
         if self._room.shape[1] < wanted:
             self._room = torch.empty(codes.shape[0], max(wanted, 2 * old), dtype=torch.int16)
