@@ -68,19 +68,19 @@ class TokenData:
             beats.append(tensors.get("beats", torch.full((len(rows), 2), torch.nan)))
             self._read.add(shard.name)
         if codes:
-            self._append(torch.cat(codes, dim=1))
+            self._append(codes)
             self.lengths, self.beats = np.concatenate(lengths), torch.cat(beats)
             self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
         return sum(map(len, lengths[1:]))
 
-    def _append(self, codes: Tensor) -> None:
-        """More codes (K, T) at the end of a memory that doubles when it is full: all of it would else be copied for each shard
-        that comes, every few seconds beside a GPU."""
-        old, wanted = self.codes.shape[1], self.codes.shape[1] + codes.shape[1]
-        if self._room.shape[1] < wanted:
-            self._room = torch.empty(codes.shape[0], max(wanted, 2 * old), dtype=torch.int16)
-            self._room[:, :old] = self.codes
-        self._room[:, old:wanted] = codes
+    def _append(self, rows: Sequence[Tensor]) -> None:
+        """Rows (K, T_i) at the end of a memory that about doubles when it is full: all of it would else be copied for each
+        shard that comes, every few seconds beside a GPU."""
+        old, wanted = self.codes.shape[1], self.codes.shape[1] + sum(row.shape[1] for row in rows)
+        if wanted <= self._room.shape[1]:
+            torch.cat(rows, dim=1, out=self._room[:, old:wanted])
+        else:
+            self._room = torch.cat([self.codes, *rows, torch.empty_like(self.codes)], dim=1)
         self.codes = self._room[:, :wanted]
 
     def __len__(self) -> int:
