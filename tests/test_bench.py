@@ -19,7 +19,7 @@ from vampnet.bench.cases import AXES, Case, plan
 from vampnet.bench.ceilings import Ceilings, Rate, measure_copy, measure_product
 from vampnet.bench.fits import fit
 from vampnet.bench.memory import resident
-from vampnet.bench.timing import Timing, measure
+from vampnet.bench.timing import Stopwatch, Timing
 from vampnet.bench.work import Work
 from vampnet.codec import LAC, DacCodec, SpectralCodec, SpectralCodecConfig
 from vampnet.codec.convolutional import ConvolutionalShape
@@ -171,6 +171,13 @@ def run_of(*figures: runner.Figure, **more) -> runner.Run:
     return runner.Run(machine, "float32", 3, FAKE, FAKE, list(figures), **more)
 
 
+def measure(run, repeats: int) -> Timing:
+    watch = Stopwatch()
+    for _ in range(repeats):
+        watch.time(run)
+    return watch.timing()
+
+
 def test_a_slower_stage_is_reported_as_slower(tmp_path):
     fast, slow = (measure(lambda s=s: time.sleep(s), 3) for s in (0.01, 0.06))
     assert 0.01 <= fast.median < 0.03 < slow.median
@@ -268,26 +275,58 @@ def test_the_command_prints_a_table_and_writes_it(model, quick, tmp_path, capsys
     assert capsys.readouterr().out.count("1.00x") == len(content["figures"])
 
 
+def test_cases_of_a_stage_are_measured_in_rounds_there_and_back(model, quick, monkeypatch, capsys):
+    order, real = [], stages.Stages.prepare
+    monkeypatch.setattr(stages.Stages, "prepare", lambda self, case: order.append(case.seconds) or real(self, case))
+    line = ["bench", "--model", model, *SMALL[:-4], "--repeats", "3", "--device", "cpu", "--stages", "encode", "--quiet"]
+    assert cli.main(line) == 0
+    assert order == [0.5, 0.6, 0.7, 0.7, 0.6, 0.5, 0.5, 0.6, 0.7] and "medians of 3" in capsys.readouterr().out
+
+
+def test_a_machine_that_gets_slower_does_not_bend_the_line(quick, monkeypatch, tmp_path):
+    clock = [0.0]
+
+    def run(seconds: float) -> None:
+        clock[0] += seconds * (1 + clock[0] / 1000)  # half again as slow after 500 s
+
+    monkeypatch.setattr("vampnet.bench.timing.time.perf_counter", lambda: clock[0])
+    cases = [Case("m", "encode", seconds) for seconds in (11.0, 20.0, 40.0, 60.0)]
+    bench = runner.Runner(CPU, "float32", 5, 1e9, None, lambda text: None)
+    bench._stage(cases, lambda case: stages.Prepared(lambda: run(case.seconds)))
+    (series,) = growth.find_series(bench.run.figures)
+    assert clock[0] > 700 and max(map(abs, series.time.off)) < 0.03 and abs(series.time.exponent - 1) < 0.05
+    # One case after the other, as a bench might be thought to be done, bends it.
+    clock[0], bench.run.figures = 0.0, []
+    for case in cases:
+        bench._stage([case], lambda case: stages.Prepared(lambda: run(case.seconds)))
+    assert growth.find_series(bench.run.figures)[0].time.exponent > 1.1
+
+
 def test_a_run_that_is_stopped_writes_what_it_has(model, quick, monkeypatch, tmp_path, capsys):
-    real, done = runner.measure, []
+    real, done = Stopwatch.time, []
 
-    def measured(*given):
-        done.append(given)
-        if len(done) == 3:
+    def time_one(self, run):
+        done.append(run)
+        if len(done) == stop:
             raise KeyboardInterrupt
-        return real(*given)
+        real(self, run)
 
-    monkeypatch.setattr(runner, "measure", measured)
+    stop = 3
+    monkeypatch.setattr(Stopwatch, "time", time_one)
     line = ["bench", "--model", model, *SMALL, "--stages", "mask", "--out", str(tmp_path / "out"), "--quiet"]
     assert cli.main(line) == 130
     content = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert content["stopped"] and len(content["figures"]) == 2 and "was stopped" in capsys.readouterr().out
+    # In a later round all of them have been measured, some less often.
+    stop = len(done) + 5
+    assert cli.main(line) == 130
+    content = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert sorted(len(one["times"]) for one in content["figures"]) == [1, 1, 2]
     # It takes the place of another stopped one, but not that of a whole one.
-    monkeypatch.setattr(runner, "measure", real)
+    stop = 0
     assert cli.main(line) == 0
     whole = (tmp_path / "out" / "bench.json").read_bytes()
-    done.clear()
-    monkeypatch.setattr(runner, "measure", measured)
+    stop = len(done) + 3
     assert cli.main(line) == 130 and (tmp_path / "out" / "bench.json").read_bytes() == whole
     assert json.loads((tmp_path / "out" / "stopped" / "bench.json").read_text())["stopped"]
 

@@ -169,8 +169,8 @@ def studio(browser: Any, clip: Path, tmp_path_factory: pytest.TempPathFactory) -
             page.evaluate(PACK)
             page.evaluate(RECORD)
             page.wait_for_function("window.tapped.length > 0")
-            # Chromium moves to another audio thread for the first worklet of a context, and may count some blocks meanwhile that
-            # it never asks for: what played before lies late for the recorder. The loops that are looked at begin after that.
+            # Chromium moves to another audio thread for the first worklet of a context, and may count blocks meanwhile that it
+            # never asks for: what played before lies late for the recorder. The loops that are looked at begin after that.
             page.keyboard.press("Space")
             page.keyboard.press("Space")
             page.wait_for_function("VampStudio.player.output().run?.keys().length === 4")

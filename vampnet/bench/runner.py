@@ -18,7 +18,7 @@ from vampnet.bench import published
 from vampnet.bench.cases import Case
 from vampnet.bench.ceilings import Ceilings, measure_ceilings
 from vampnet.bench.stages import Prepared, Stages, load_model
-from vampnet.bench.timing import Timing, measure
+from vampnet.bench.timing import Stopwatch, Timing
 from vampnet.bench.work import Demand, Work, floor_seconds
 from vampnet.fallback import release
 from vampnet.model.fast import fast_bfloat16
@@ -102,6 +102,28 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
+class _Begun:
+    """A case of which some repetitions have been measured."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self.watch = watch
+        self.last = Prepared(lambda: None)
+        self.peaks: list[int] = []
+
+    def time(self, prepared: Prepared) -> None:
+        """One more of them, made ready anew."""
+        self.last = dataclasses.replace(prepared, run=lambda: None)
+        self.watch.time(prepared.run)
+        self.peaks += [peak for peak in prepared.peaks or () if peak]
+
+    def figure(self, case: Case) -> Figure:
+        """What they came to so far."""
+        timing = self.watch.timing()
+        if self.last.peaks is not None:
+            timing = dataclasses.replace(timing, before=None, peak=max(self.peaks, default=None), device_peak=None)
+        return Figure(case, timing, self.last.demand, self.last.tokens, self.last.note)
+
+
 class Runner:
     """Measures case after case.
 
@@ -155,37 +177,48 @@ class Runner:
         for case in cases:
             if case.stage == "load":
                 model = load()
-                demand = (Work(moved=_loaded_bytes(model)),)
+                prepared = Prepared(_dropping(load), (Work(moved=_loaded_bytes(model)),))
                 model = None
-                self._case(case, Prepared(_dropping(load), demand))
+                self._stage([case], lambda _, prepared=prepared: prepared)
         release()
         model = load()
         stages = Stages(model, source, self.run.precision, folder / "sound")
-        for case in cases:
-            if case.stage != "load":
-                self._case(case, stages.prepare(case))
+        for stage in dict.fromkeys(case.stage for case in cases if case.stage != "load"):
+            self._stage([case for case in cases if case.stage == stage], stages.prepare)
 
-    def _case(self, case: Case, prepared: Prepared) -> None:
-        expected = self._expected(case, prepared.demand)
+    def _stage(self, cases: Sequence[Case], prepare: Callable[[Case], Prepared]) -> None:
+        """The cases of a stage in rounds, there and back: a machine that gets slower does so for all of them, and how their
+        cost grows is told from what was measured at the same time. What is prepared is not kept: a long clip is memory."""
+        begun: dict[Case, _Begun] = {}
+        try:
+            for case in cases:
+                self._begin(case, prepare(case), begun)
+            for number in range(1, self.run.repeats):
+                for case in list(begun)[:: -1 if number % 2 else 1]:
+                    begun[case].time(prepare(case))
+        finally:
+            self.run.figures += [one.figure(case) for case, one in begun.items()]
+
+    def _begin(self, case: Case, prepared: Prepared, begun: dict[Case, _Begun]) -> None:
+        expected = self._expected(case, prepared.demand, begun)
         if expected is not None and expected > self.limit:
             self.run.skipped.append((case, expected))
             self.say(f"{case.stage}, {case.words}: skipped, a repetition would take some {expected:.0f} s")
             return
         self.say(", ".join(filter(None, (case.model, case.stage, case.words))))
-        timing = measure(prepared.run, self.run.repeats, self.device)
-        if prepared.peaks is not None:
-            peaks = [peak for peak in prepared.peaks if peak]
-            timing = dataclasses.replace(timing, before=None, peak=max(peaks) if peaks else None, device_peak=None)
-        self.run.figures.append(Figure(case, timing, prepared.demand, prepared.tokens, prepared.note))
+        one = _Begun(Stopwatch(self.device))
+        one.time(prepared)
+        begun[case] = one
 
-    def _expected(self, case: Case, demand: Demand) -> float | None:
+    def _expected(self, case: Case, demand: Demand, begun: Mapping[Case, _Begun]) -> float | None:
         """Seconds of a repetition, if the case comes as near to the limit as the last one of its kind; None = no idea."""
         if not demand:
             return None
+        known = self.run.figures + [one.figure(case) for case, one in begun.items()]
         for stage in (case.stage, LIKE.get(case.stage)):
             shares = [
                 figure.share(self.run.before)
-                for figure in self.run.figures
+                for figure in known
                 if figure.case.model == case.model and figure.case.stage == stage and figure.demand
             ]
             if shares and shares[-1]:

@@ -109,6 +109,7 @@ class Stages:
 
     def __init__(self, model: Any, source: str | Path, precision: str, folder: Path) -> None:
         self.model, self.source, self.precision, self.folder = model, source, precision, folder
+        self.tracker = ""
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def prepare(self, case: Case) -> Prepared:
@@ -148,7 +149,8 @@ class Stages:
         def run() -> None:
             beats.track(signal, download=False, device=device)
 
-        return Prepared(run, note=beats.track(signal, download=False, device=device).engine)
+        self.tracker = self.tracker or beats.track(signal, download=False, device=device).engine
+        return Prepared(run, note=self.tracker)
 
     def _mask(self, case: Case) -> Prepared:
         codes = self._codes(case)

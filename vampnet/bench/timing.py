@@ -15,6 +15,8 @@ from vampnet.bench.memory import PeakMemory
 
 LONG_SECONDS = 10.0
 """A run this long is its own warm-up: what starting up adds is lost in it, and it would be a pity about the time."""
+WARM_SECONDS = 1.0
+"""What is shorter is warmed up again for each repetition: something else may have been at work since the last one."""
 SHORT_SECONDS = 0.02
 """What is shorter is run several times in a row for one measurement."""
 MOST_CALLS = 1000
@@ -61,31 +63,53 @@ def _once(run: Callable[[], object], device: torch.device, calls: int) -> tuple[
     return (time.perf_counter() - start) / calls, said
 
 
-def measure(run: Callable[[], object], repeats: int, device: torch.device | str = "cpu") -> Timing:
-    """Times `run()`.
+class Stopwatch:
+    """Times repetitions of one thing, between which others may be timed.
 
     Args:
-        run: what to measure; if it returns {name: seconds}, these are its parts.
-        repeats: repetitions, at least 1. Something short is run several times for each of them.
         device: waited for before and after; a CUDA device's memory is watched too.
     """
-    device = torch.device(device)
-    said: list[object] = []
-    with torch.no_grad(), PeakMemory(device) as memory:
-        first, answer = _once(run, device, 1)
-        long = first >= LONG_SECONDS
-        times = [first] if long else []
-        said += [answer] if long else []
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.times: list[float] = []
+        self.calls = 0  # in a row for a measurement; 0 = not known yet
+        self.warmed = True
+        self.before: int | None = None
+        self.peaks: list[tuple[int | None, int | None]] = []
+        self.said: list[object] = []
+
+    def time(self, run: Callable[[], object]) -> None:
+        """One more repetition of `run()`; if it returns {name: seconds}, these are its parts."""
+        with torch.no_grad(), PeakMemory(self.device) as memory:
+            measured = self._first(run) if not self.calls else None
+            if measured is None:
+                if self.times and self.times[-1] < WARM_SECONDS:
+                    run()
+                measured = _once(run, self.device, self.calls)
+        self.times.append(measured[0])
+        self.said.append(measured[1])
+        self.before = memory.before if self.before is None else self.before
+        self.peaks.append((memory.peak, memory.device_peak))
+
+    def _first(self, run: Callable[[], object]) -> tuple[float, object] | None:
+        """Warms up and settles `calls`; what was measured, where that is the repetition already."""
+        self.calls = 1
+        measured = _once(run, self.device, 1)
+        if measured[0] >= LONG_SECONDS:
+            self.warmed = False
+            return measured
         # The first run may be slow for reasons of its own: the number of calls follows the second one.
-        calls = 1
-        if first < 10 * SHORT_SECONDS:
-            calls = min(MOST_CALLS, max(1, math.ceil(SHORT_SECONDS / max(_once(run, device, 1)[0], 1e-9))))
-        while len(times) < repeats:
-            seconds, answer = _once(run, device, calls)
-            times.append(seconds)
-            said.append(answer)
-    parts = medians([answer for answer in said if isinstance(answer, Mapping)])
-    return Timing(tuple(times), parts, not long, memory.before, memory.peak, memory.device_peak)
+        if measured[0] < 10 * SHORT_SECONDS:
+            self.calls = min(MOST_CALLS, max(1, math.ceil(SHORT_SECONDS / max(_once(run, self.device, 1)[0], 1e-9))))
+        return None
+
+    def timing(self) -> Timing:
+        """What the repetitions came to; at least one."""
+        columns = zip(*self.peaks, strict=True)
+        peak, device_peak = (max((x for x in column if x is not None), default=None) for column in columns)
+        parts = medians([answer for answer in self.said if isinstance(answer, Mapping)])
+        return Timing(tuple(self.times), parts, self.warmed, self.before, peak, device_peak)
 
 
 def medians(rows: Sequence[Parts]) -> dict[str, float]:
