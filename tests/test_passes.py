@@ -164,6 +164,7 @@ def test_kernels_are_compiled_anew_when_what_they_call_has_changed() -> None:
     folder = Path(passes.__file__).parent
     for kernels in (
         "codec/search_kernels.py",
+        "codec/phase_kernels.py",
         "draw_kernels.py",
         "tile_kernels.py",
         "block_kernels.py",

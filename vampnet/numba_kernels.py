@@ -294,7 +294,8 @@ def sharpened(fine, high, floor, sharpen, out, first, stop):
         _averaged(logs, spans, smooth)
         _averaged(powers, spans, before)
         for j in range(n):
-            powers[j] = exp(F(2) * min(smooth[j] + sharpen * (logs[j] - smooth[j]), F(30)))
+            above = logs[j] - smooth[j]
+            powers[j] = exp(F(2) * min(smooth[j] + max(above, F(0)) + sharpen * min(above, F(0)), F(30)))
         _averaged(powers, spans, after)
         for j in range(n):
             size = F(math.sqrt(powers[j] * ((before[j] + F(1e-9)) / (after[j] + F(1e-9)))))

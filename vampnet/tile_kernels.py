@@ -29,7 +29,7 @@ from vampnet.tiles import (
 )
 
 F = np.float32
-MADE_WITH = "66935bc8f7dc"
+MADE_WITH = "73316db21fdd"
 """What is compiled in here from other files: see `tests/test_passes.py`."""
 
 

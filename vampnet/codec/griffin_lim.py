@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import search
+from . import phases, search
 
 KEPT_PHASES = 1 << 21
 """Phases of at most so many bins are kept for the next call: those of 17 seconds take 17 MB."""
@@ -121,7 +121,10 @@ def white_blocks(frames: int, bins: int, hop: int, size: int) -> tuple[np.ndarra
 
 
 def _draw_blocks(frames: int, bins: int, hop: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    real, imaginary = _draw_phases(frames, bins, hop, size).unbind(-1)
+    return _blocks(*_draw_phases(frames, bins, hop, size).unbind(-1))
+
+
+def _blocks(real: Tensor, imaginary: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return search.in_blocks(real), search.in_blocks(imaginary)
 
 
@@ -140,6 +143,7 @@ def griffin_lim(
     tail: Tensor | None = None,
     correct: Callable[[Tensor], Tensor] | None = None,
     start: Tensor | None = None,
+    track: bool = False,
 ) -> Tensor:
     """Samples whose magnitude spectrum comes near to the given one.
 
@@ -152,7 +156,8 @@ def griffin_lim(
         loop: the clip is a ring; the last frame overlaps the first.
         head, tail: (B, n) float samples that the first and the last n samples are known to be; the rest joins onto them.
         correct: (B, J * hop) float -> the same shape: what else is known of the samples, laid onto them at the end.
-        start: (B, J, f) complex, spectra of f <= F bins whose phases are known already; the others start at random.
+        start: (B, J, f) complex, spectra of f <= F bins whose phases are known already; the others start as `track` says.
+        track: from phases that go on from frame to frame (`phases.track`); else from white ones.
 
     Returns:
         (B, J * hop) float samples.
@@ -160,17 +165,27 @@ def griffin_lim(
     frames, bins = magnitudes.shape[1:]
     weight = _overlap_weight(window, hop, frames, loop)
     ends = [head, tail, start]
+    tracked = phases.track(magnitudes, hop, _known_spectra(head, window, hop, frames)) if track else None
     if magnitudes.device.type == "cpu" and magnitudes.dtype == torch.float32 and search.fits(window, hop, frames):
-        white = white_blocks(frames, bins, hop, window.shape[0])
-        parts = [
-            search.run(one, window, hop, white, weight[0], rounds, momentum, loop, *(None if x is None else x[i] for x in ends))
-            for i, one in enumerate(magnitudes)
-        ]
+        parts = []
+        for i, one in enumerate(magnitudes):
+            given = white_blocks(frames, bins, hop, window.shape[0]) if tracked is None else _blocks(*(x[i] for x in tracked))
+            mine = (None if x is None else x[i] for x in ends)
+            parts.append(search.run(one, window, hop, given, weight[0], rounds, momentum, loop, *mine))
         audio = torch.stack(parts)
     else:
-        white = white_phases(frames, bins, hop, window.shape[0]).to(magnitudes.device)
-        audio = _Search(magnitudes, window, hop, loop, weight, head, tail).run(white, start, rounds, momentum)
+        white = white_phases(frames, bins, hop, window.shape[0]) if tracked is None else torch.stack(tracked, dim=-1)
+        audio = _Search(magnitudes, window, hop, loop, weight, head, tail).run(
+            white.to(magnitudes.device), start, rounds, momentum
+        )
     return audio if correct is None else _pinned(correct(audio), head, tail)
+
+
+def _known_spectra(head: Tensor | None, window: Tensor, hop: int, frames: int) -> Tensor | None:
+    """(B, n) samples that a clip begins with -> (B, j, F) complex, of its frames that hold nothing else; None without any."""
+    size = window.shape[0]
+    count = 0 if head is None else min((head.shape[-1] - (size - hop) // 2) // hop, frames - 1)
+    return spectrum(head[:, : head.shape[-1] // hop * hop], window, hop)[:, :count] if count > 0 else None
 
 
 def _pinned(audio: Tensor, head: Tensor | None, tail: Tensor | None) -> Tensor:
@@ -249,13 +264,15 @@ def griffin_lim_pieces(
     context: int = 48,
     correct: Callable[[Tensor, list[tuple[int, int]], bool], Tensor] | None = None,
     start: Callable[[list[tuple[int, int]], bool], Tensor] | None = None,
+    momentum: float = 0.99,
+    track: bool = False,
 ) -> Tensor:
     """`griffin_lim` in bounded memory: piece after piece, each joined onto the samples of the one before.
 
     Args:
         magnitudes: (start, stop) -> (B, stop - start, F) float magnitudes of those frames.
         frames: J, of the whole clip.
-        window, hop, rounds, loop: as for `griffin_lim`.
+        window, hop, rounds, loop, momentum, track: as for `griffin_lim`.
         piece: frames at a time; a clip of up to a piece is made at once.
         context: frames that a piece sees of its neighbours.
         correct: (samples, spans, loop) -> samples: as for `griffin_lim`, for the frames of the spans (start, stop), one after
@@ -265,11 +282,12 @@ def griffin_lim_pieces(
     Returns:
         (B, J * hop) float samples; on a ring the last piece is joined onto the first one too.
     """
+    find = partial(griffin_lim, window=window, hop=hop, rounds=rounds, momentum=momentum, track=track)
     if frames <= piece:
         spans = [(0, frames)]
         whole = None if correct is None else partial(correct, spans=spans, loop=loop)
         known = None if start is None else start(spans, loop)
-        return griffin_lim(magnitudes(0, frames), window, hop, rounds, loop=loop, correct=whole, start=known)
+        return find(magnitudes(0, frames), loop=loop, correct=whole, start=known)
     out: Tensor | None = None  # all of it from the start: joined at the end it would be there twice
     known = context * hop
     for first in range(0, frames, piece):
@@ -281,8 +299,8 @@ def griffin_lim_pieces(
         part = None if correct is None else partial(correct, spans=spans, loop=False)
         head = out[:, max(0, first * hop - known) : first * hop] if left else None
         tail = out[:, :known] if wraps else None
-        phases = None if start is None else start(spans, False)
-        audio = griffin_lim(torch.cat(levels, dim=1), window, hop, rounds, head=head, tail=tail, correct=part, start=phases)
+        given = None if start is None else start(spans, False)
+        audio = find(torch.cat(levels, dim=1), head=head, tail=tail, correct=part, start=given)
         out = audio.new_empty(len(audio), frames * hop) if out is None else out
         out[:, first * hop : stop * hop] = audio[:, left * hop : (left + stop - first) * hop]
     return out

@@ -53,7 +53,9 @@ class SpectralCodecConfig:
         rounds: of Griffin-Lim when decoding.
         wide_rounds: so many rounds after these on the whole band, and the former on its lower half alone, at half the sample
             rate and half the price; 0 = all on the whole band.
-        sharpen: factor on the fine structure of spectra when decoding; see `SpectralCodec.sharpened`.
+        momentum: of Griffin-Lim.
+        track: it begins with phases that go on from frame to frame; see `phases.track`.
+        sharpen: factor on the depth of valleys between partials when decoding; see `SpectralCodec.sharpened`.
         short_frames: levels of broad bands are coded so many times a time step beside the spectra (see `envelope.ShortView`);
             0 = not at all.
         short_bands, short_window: of these.
@@ -78,6 +80,8 @@ class SpectralCodecConfig:
     codebook_dim: int = 8
     rounds: int = 32
     wide_rounds: int = 0
+    momentum: float = 0.99
+    track: bool = False
     sharpen: float = 1.0
     short_frames: int = 0
     short_bands: int = 32
@@ -226,10 +230,11 @@ class SpectralCodec(DescribedCodec):
         return (torch.exp(logs.clamp(max=8.0)) - c.floor).clamp_min(0.0)
 
     def sharpened(self, magnitudes: Tensor) -> Tensor:
-        """(B, J, window / 2 + 1) magnitudes with partials that stand out more, each neighbourhood with the power that it had.
+        """(B, J, window / 2 + 1) magnitudes with deeper valleys between partials, each neighbourhood with the power it had.
 
-        A decoder that has learned the mean of all that may be makes partials flatter than they are; the noise that Griffin-Lim
-        adds, since no sound has just these magnitudes, then covers the weaker ones.
+        A decoder that has learned the mean of all that may be makes spectra flatter than they are; the noise that Griffin-Lim
+        adds, since no sound has just these magnitudes, fills what lies between partials. To raise the peaks too would take
+        their power from all else.
         """
         c = self.config
         if c.sharpen == 1:
@@ -237,7 +242,7 @@ class SpectralCodec(DescribedCodec):
         fine, rest = magnitudes[..., : c.fine_bins], magnitudes[..., c.fine_bins :]
         logs = torch.log(fine + c.floor)
         smooth = over_frequency(logs)
-        sharp = smooth + c.sharpen * (logs - smooth)
+        sharp = smooth + torch.where(logs < smooth, c.sharpen, 1.0) * (logs - smooth)
         before, after = (over_frequency(torch.exp(2 * x)) for x in (logs, sharp))
         sharp = torch.exp((sharp + 0.5 * torch.log((before + 1e-9) / (after + 1e-9))).clamp(max=9.0))
         return torch.cat([(sharp - c.floor).clamp_min(0.0), rest], dim=-1)
@@ -370,11 +375,12 @@ class SpectralCodec(DescribedCodec):
             return self.short.correct(audio, torch.cat(parts, dim=1), loop)
 
         search = functools.partial(
-            griffin_lim_pieces, frames=frames, loop=loop, piece=PIECE * c.frames, context=48 // c.frames * c.frames
-        )
+            griffin_lim_pieces, frames=frames, loop=loop, piece=PIECE * c.frames, context=48 // c.frames * c.frames,
+            momentum=c.momentum,
+        )  # fmt: skip
         final = {} if self.short is None else {"correct": correct}
         if not c.wide_rounds:
-            return search(magnitudes, window=self.window, hop=hop, rounds=c.rounds, **final)[:, None]
+            return search(magnitudes, window=self.window, hop=hop, rounds=c.rounds, track=c.track, **final)[:, None]
         half = self.window[::2].contiguous()
         bins = c.window // 4
 
@@ -382,7 +388,7 @@ class SpectralCodec(DescribedCodec):
             # Half the samples, half the sum over a window. The bin at the new limit belongs to the other half.
             return F.pad(magnitudes(start, stop)[..., :bins] / 2, (0, 1))
 
-        audio = search(lower, window=half, hop=hop // 2, rounds=c.rounds)
+        audio = search(lower, window=half, hop=hop // 2, rounds=c.rounds, track=c.track)
 
         def phases(spans: list[tuple[int, int]], loop: bool) -> Tensor:
             parts = [audio[:, a * hop // 2 : b * hop // 2] for a, b in spans]

@@ -91,7 +91,7 @@ def initialise(codec: SpectralCodec, audio: Tensor, seed: int = 0) -> None:
     )
 
 
-DECODING = ("encoder_layers", "decoder_layers", "rounds", "wide_rounds", "sharpen", "short_slack")
+DECODING = ("encoder_layers", "decoder_layers", "rounds", "wide_rounds", "momentum", "track", "sharpen", "short_slack")
 """Fields of a codec's shape in which the one that it begins with may differ."""
 
 
