@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from vampnet import passes
+
 
 def track(magnitudes: Tensor, hop: int, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Phases to start from.
@@ -36,7 +38,7 @@ def track(magnitudes: Tensor, hop: int, known: Tensor | None = None) -> tuple[Te
         parts = torch.view_as_real(torch.sgn(known)).to(out)
         out[:, :, :given] = torch.stack((parts[..., 0], parts[..., 1]))
     sizes = magnitudes.to("cpu", torch.float32).contiguous().numpy()
-    for item in range(batch):
-        real, imaginary = (part[item].numpy() for part in out)
-        phase_kernels.tracked(sizes[item], first, math.pi * hop / (bins - 1), given, real, imaginary)
+    real, imaginary = out.numpy()
+    advance = math.pi * hop / (bins - 1)
+    passes.at_once(phase_kernels.tracked, [(sizes[i], first, advance, given, real[i], imaginary[i]) for i in range(batch)])
     return out[0].to(magnitudes.device), out[1].to(magnitudes.device)
