@@ -278,9 +278,11 @@ def test_the_command_prints_a_table_and_writes_it(model, quick, tmp_path, capsys
 def test_cases_of_a_stage_are_measured_in_rounds_there_and_back(model, quick, monkeypatch, capsys):
     order, real = [], stages.Stages.prepare
     monkeypatch.setattr(stages.Stages, "prepare", lambda self, case: order.append(case.seconds) or real(self, case))
-    line = ["bench", "--model", model, *SMALL[:-4], "--repeats", "3", "--device", "cpu", "--stages", "encode", "--quiet"]
+    line = ["bench", "--model", model, *SMALL[:-4], "--repeats", "3", "--device", "cpu", "--stages", "encode"]
     assert cli.main(line) == 0
-    assert order == [0.5, 0.6, 0.7, 0.7, 0.6, 0.5, 0.5, 0.6, 0.7] and "medians of 3" in capsys.readouterr().out
+    assert order == [0.5, 0.6, 0.7, 0.7, 0.6, 0.5, 0.5, 0.6, 0.7]
+    said = capsys.readouterr()
+    assert "medians of 3" in said.out and "[5/7] tiny, encode, round 2 of 3\n" in said.err and "[7/7] ceilings" in said.err
 
 
 def test_a_machine_that_gets_slower_does_not_bend_the_line(quick, monkeypatch, tmp_path):

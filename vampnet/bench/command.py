@@ -131,7 +131,8 @@ def _measure(args: argparse.Namespace) -> Run:
     # A folder is called by its own name, so that runs of different machines can be compared and tell nothing of their disks.
     called = {name: Path(name).resolve().name if Path(name).is_dir() else name for name in names}
     plans = {name: plan(called[name], args.stages, args.lengths, args.takes, args.steps) for name in names}
-    total, said = sum(map(len, plans.values())) + 2, 0
+    rounds = (args.repeats - 1) * sum(len({case.stage for case in cases}) for cases in plans.values())
+    total, said = sum(map(len, plans.values())) + rounds + 2, 0
 
     def say(text: str) -> None:
         nonlocal said

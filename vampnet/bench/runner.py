@@ -194,6 +194,7 @@ class Runner:
             for case in cases:
                 self._begin(case, prepare(case), begun)
             for number in range(1, self.run.repeats):
+                self.say(f"{cases[0].model}, {cases[0].stage}, round {number + 1} of {self.run.repeats}")
                 for case in list(begun)[:: -1 if number % 2 else 1]:
                     begun[case].time(prepare(case))
         finally:
