@@ -12,6 +12,7 @@ import soundfile
 from conftest import find_chromium, synthesise_music
 from test_browser import address, bring, overhang, page, slide, vamp, visit
 
+import vampnet
 from vampnet import metadata
 from vampnet.config import SAMPLE_RATE
 
@@ -215,6 +216,37 @@ def test_a_recording_is_whole_bars_to_the_sample(with_microphone: Any, address: 
         assert len(fetch_source(page, tmp_path)[0]) == round(3 * 60 / 287 * SAMPLE_RATE)
         page.set_viewport_size({"width": 390, "height": 844})
         assert overhang(page) == [] and page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+# The tape's processor without an audio thread: what it sends for inputs of 128 frames, told by their first one (below 0: none).
+FEED = """(frames) => {
+  const sent = [];
+  class AudioWorkletProcessor { constructor() { this.port = {postMessage: (block) => sent.push(block)}; } }
+  let tape = null;
+  new Function('AudioWorkletProcessor', 'registerProcessor', VampStudio.tape.worklet)(AudioWorkletProcessor, (_, kind) => {
+    tape = new kind();
+  });
+  for (const frame of frames) {
+    window.currentFrame = Math.abs(frame);
+    tape.process([frame < 0 ? [] : [Float32Array.from({length: 128}, (_, i) => frame + i)]]);
+  }
+  const kept = VampStudio.tape.cut(sent, 0, 4096)[0];
+  return {blocks: sent.map(({frame, channels}) => [frame, channels[0].length]), kept: [...kept]};
+}"""
+
+
+def test_a_tape_keeps_what_came_before_a_gap(browser: Any) -> None:
+    """A browser that is late may count blocks that it never hands over, or hand over none for a while."""
+    page = browser.new_page()
+    page.set_content("<p>nothing</p>")
+    page.add_script_tag(path=str(Path(vampnet.__file__).parent / "studio" / "web" / "recording.js"))
+    through = list(range(0, 1024 + 384, 128))
+    given = [*through, 2304, 2432, -2560, *range(2688, 4096, 128), 4096]
+    found = page.evaluate(FEED, given)
+    page.close()
+    assert found["blocks"] == [[0, 1024], [1024, 384], [2304, 256], [2688, 1024]]
+    there = np.array([any(start <= i < start + 128 for start in given if start >= 0) for i in range(3712)])
+    assert np.array_equal(np.array(found["kept"])[:3712], np.where(there, np.arange(3712), 0))
 
 
 def fetch_source(page: Any, folder: Path) -> tuple[np.ndarray, int]:

@@ -3,25 +3,28 @@
   "use strict";
   const studio = (window.VampStudio = window.VampStudio || {});
 
-  // Runs on the audio thread: what comes in, in blocks of 1024, each with the number of its first frame.
+  // Runs on the audio thread: what comes in, in blocks of up to 1024, each with the number of its first frame. Where frames are
+  // missing, a block ends early: what was there before the gap is kept.
   const TAPE = `registerProcessor("vamp-tape", class extends AudioWorkletProcessor {
     constructor() { super(); this.held = null; this.at = 0; this.frame = 0; }
+    send() {
+      const channels = this.held.map((one) => one.slice(0, this.at)); this.held = null;
+      this.port.postMessage({ frame: this.frame, channels }, channels.map((one) => one.buffer));
+    }
     process([input]) {
-      if (!input.length) { this.held = null; return true; }
-      if (!this.held || this.held.length !== input.length || this.frame + this.at !== currentFrame) {
-        this.held = input.map(() => new Float32Array(1024)); this.at = 0; this.frame = currentFrame;
-      }
+      if (this.held && (this.held.length !== input.length || this.frame + this.at !== currentFrame)) this.send();
+      if (!input.length) return true;
+      if (!this.held) { this.held = input.map(() => new Float32Array(1024)); this.at = 0; this.frame = currentFrame; }
       input.forEach((samples, c) => this.held[c].set(samples, this.at));
       this.at += input[0].length;
-      if (this.at >= 1024) {
-        const channels = this.held; this.held = null;
-        this.port.postMessage({ frame: this.frame, channels }, channels.map((one) => one.buffer));
-      }
+      if (this.at >= 1024) this.send();
       return true;
     }
   });`;
 
   studio.tape = {
+    worklet: TAPE,
+
     // An open microphone, as the musician hears it: nothing that is made for speech.
     async open() {
       if (!navigator.mediaDevices || !window.AudioWorkletNode) throw new DOMException("", "SecurityError");
