@@ -105,23 +105,23 @@ def machine(device: torch.device) -> dict[str, Any]:
 class _Begun:
     """A case of which some repetitions have been measured."""
 
-    def __init__(self, watch: Stopwatch) -> None:
-        self.watch = watch
-        self.last = Prepared(lambda: None)
+    def __init__(self, device: torch.device, prepared: Prepared) -> None:
+        self.watch = Stopwatch(device)
+        self.about = dataclasses.replace(prepared, run=lambda: None)  # without what is to run, which holds a clip
         self.peaks: list[int] = []
+        self.time(prepared)
 
     def time(self, prepared: Prepared) -> None:
         """One more of them, made ready anew."""
-        self.last = dataclasses.replace(prepared, run=lambda: None)
         self.watch.time(prepared.run)
         self.peaks += [peak for peak in prepared.peaks or () if peak]
 
     def figure(self, case: Case) -> Figure:
         """What they came to so far."""
         timing = self.watch.timing()
-        if self.last.peaks is not None:
+        if self.about.peaks is not None:
             timing = dataclasses.replace(timing, before=None, peak=max(self.peaks, default=None), device_peak=None)
-        return Figure(case, timing, self.last.demand, self.last.tokens, self.last.note)
+        return Figure(case, timing, self.about.demand, self.about.tokens, self.about.note)
 
 
 class Runner:
@@ -207,9 +207,7 @@ class Runner:
             self.say(f"{case.stage}, {case.words}: skipped, a repetition would take some {expected:.0f} s")
             return
         self.say(", ".join(filter(None, (case.model, case.stage, case.words))))
-        one = _Begun(Stopwatch(self.device))
-        one.time(prepared)
-        begun[case] = one
+        begun[case] = _Begun(self.device, prepared)
 
     def _expected(self, case: Case, demand: Demand, begun: Mapping[Case, _Begun]) -> float | None:
         """Seconds of a repetition, if the case comes as near to the limit as the last one of its kind; None = no idea."""

@@ -35,8 +35,7 @@ def track(magnitudes: Tensor, hop: int, known: Tensor | None = None) -> tuple[Te
     out, given = torch.empty(2, batch, frames, bins), 0
     if known is not None:
         given = known.shape[1]
-        parts = torch.view_as_real(torch.sgn(known)).to(out)
-        out[:, :, :given] = torch.stack((parts[..., 0], parts[..., 1]))
+        out[:, :, :given] = torch.view_as_real(torch.sgn(known)).movedim(-1, 0)
     sizes = magnitudes.to("cpu", torch.float32).contiguous().numpy()
     real, imaginary = out.numpy()
     advance = math.pi * hop / (bins - 1)
