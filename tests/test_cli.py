@@ -71,12 +71,16 @@ def test_every_option_of_prompt_and_sampling_can_be_set():
     assert set(cli.SAMPLING_HELP) == {field.name for field in dataclasses.fields(Sampling)}
     parse = cli.build_parser().parse_args
     assert cli._options(parse(["vamp", "in.wav"])) == (Prompt(), Sampling())
-    prompt = Prompt(3, 2, 1, 4, 5, 0.5, 0.25, 75.0, 30.0, 0.1, (1.0, 2.5), 3)
+    prompt = Prompt(3, 2, 1, 4, 5, 0.5, 0.25, 75.0, 30.0, 0.1, (1.0, 2.5), 3, False)
     sampling = Sampling(12, 0.9, 7.0, 0.95, 50, 0.8, 64, 0.5, 2, 3)
     line = ["vamp", "in.wav"]
     for options in (prompt, sampling):
         for name, value in dataclasses.asdict(options).items():
-            line += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+            option = name.replace("_", "-")
+            if value is False:
+                line.append(f"--no-{option}")
+            else:
+                line += [f"--{option}", *map(str, value if isinstance(value, tuple) else (value,))]
     assert cli._options(parse(line)) == (prompt, sampling)
 
 

@@ -156,9 +156,9 @@ def test_what_is_rounded_counts_too():
 
 def test_what_stays_is_as_loud_as_it_was_beside_what_is_added(vn, make_music):
     source = torch.from_numpy(make_music(2.0))[:, : round(0.7 * 44_100)], 44_100
-    alone = vn.vamp(source, Prompt(periodic=1), QUICK)
+    alone, decoded = vn.vamp(source, Prompt(periodic=1), QUICK), Prompt(periodic=1, original_sound=False)
     for extend in ((0, 3), (2, 3)):
-        take = vn.vamp(source, Prompt(periodic=1), QUICK, extend=extend).takes[0].audio_data
+        take = vn.vamp(source, decoded, QUICK, extend=extend).takes[0].audio_data
         first = vn.grid.tokens_to_samples(vn.grid.seconds_to_tokens(extend[0]))
         heard, wanted = take[..., first : first + 22_050], alone.takes[0].audio_data[..., :22_050]
         levels = [float(x[..., 4410:-4410].square().mean().log10()) * 10 for x in (heard, wanted)]

@@ -50,8 +50,8 @@ def test_jitter_and_what_was_before_there_was_any():
     assert torch.equal(~kept(uneven), masks.periodic(SHAPE, 7, jitter=2)) and not torch.equal(kept(even), kept(uneven))
     written = dataclasses.asdict(Prompt(periodic=5, region=(1.0, 2.0)))
     assert Prompt.of({**written, "region": [1.0, 2.0]}) == Prompt(periodic=5, region=(1.0, 2.0))
-    del written["periodic_jitter"]
-    assert Prompt.of(written).periodic_jitter == 0
+    del written["periodic_jitter"], written["original_sound"]
+    assert Prompt.of(written).periodic_jitter == 0 and not Prompt.of(written).original_sound
 
 
 def test_settings_with_jitter_come_back_and_those_without_have_none():
@@ -73,7 +73,12 @@ def test_settings_with_jitter_come_back_and_those_without_have_none():
     del written["periodic_jitter"]  # as before there was any
     assert read() == Prompt(periodic_jitter=0) and controls.restore(settings)["periodic_jitter"] == 0
     assert "at even distances" in told("en") and "고른 간격으로" in told("ko")
-    written["periodic_jitter"] = Prompt.periodic_jitter
+    assert read().original_sound and controls.restore(settings)["original_sound"]
+    del written["original_sound"]  # everything was decoded then
+    assert not read().original_sound and controls.restore(settings)["original_sound"] is False
+    written["original_sound"] = 1
+    assert metadata.parse(json.dumps({"vampnet": 1, "prompt": written, "sampling": {}, "seed": 3}).encode()) is None
+    written.update(periodic_jitter=Prompt.periodic_jitter, original_sound=True)
     assert "distances" not in told("en") and "early" not in told("en")
 
 

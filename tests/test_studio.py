@@ -46,7 +46,8 @@ def test_every_control_reaches_the_request() -> None:
     plain = read_request(values())
     for control in CONTROLS:
         drawn = {"region": [0.5, 1], "paint": {"levels": 14, "steps": 9, "keep": [[0, 1, 2]], "make": []}}
-        other = {"loop": not DEFAULTS["loop"], "bars": "2", "seed": 9, **drawn}.get(control.name)
+        ticked = {name: not value for name, value in DEFAULTS.items() if isinstance(value, bool)}
+        other = {"bars": "2", "seed": 9, **ticked, **drawn}.get(control.name)
         if other is None:
             other = control.high if DEFAULTS[control.name] != control.high else control.low
         assert read_request(values(**{control.name: other})) != plain, control.name
@@ -66,6 +67,7 @@ def test_defaults_lie_in_the_ranges_of_their_sliders() -> None:
     [
         ("periodic", None, "empty"), ("steps", 2.5, "whole"), ("takes", MAX_TAKES + 1, "Takes"), ("seed", -1, "seed"),
         ("seed", None, "Seed"), ("dropout", 1.5, "dropout"), ("bars", "3", "bars"), ("kept_codebooks", 15, "kept_codebooks"),
+        ("original_sound", 1, "original_sound"),
     ],
 )  # fmt: skip
 def test_a_bad_value_gets_one_sentence(name: str, value: Any, word: str) -> None:
@@ -145,7 +147,7 @@ def test_the_picture_is_the_mask_of_the_vamp(
 ) -> None:
     # Only the mask is looked at, so nothing is made.
     monkeypatch.setattr(VampNet, "generate", lambda self, tokens, *rest, **options: tokens)
-    monkeypatch.setattr(VampNet, "render", lambda self, clip, tokens, gain_db=None: clip.signal)
+    monkeypatch.setattr(VampNet, "render", lambda self, clip, *rest: clip.signal)
     source = session.source = read_source(session, music_file)
     source.track()
     request = read_request(values(**changes))

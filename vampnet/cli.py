@@ -46,6 +46,11 @@ PROMPT_HELP = {
     "onset_width_ms": ("MS", "keep so many milliseconds at each attack: the rhythm stays; 0 = off"),
     "dropout": ("SHARE", "let go of this share (0 to 1) of the kept moments again, at random"),
     "region": (("START", "END"), "change only what lies between these two times in seconds"),
+    "original_sound": (
+        None,
+        "what is kept for half a second or more in a row is the file's own sound (default); with --no-original-sound all goes "
+        "through the codec",
+    ),
 }
 SAMPLING_HELP = {
     "steps": ("N", "rounds in which the coarse layers are settled: 12 is quick; more than 36 gain nothing"),
@@ -96,19 +101,26 @@ def _bars(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"must be a whole number or 'all', not '{text}'") from None
 
 
-def _add_fields(group: Any, defaults: Prompt | Sampling, texts: dict[str, tuple[Any, str]]) -> None:
-    """One option for each field, with its default in the help."""
+def _add_fields(group: Any, defaults: Prompt | Sampling, texts: dict[str, tuple[Any, str]], without: str = "") -> None:
+    """One option for each field but one, with its default in the help."""
     for field in dataclasses.fields(defaults):
+        if field.name == without:
+            continue
         metavar, text = texts[field.name]
         value = getattr(defaults, field.name)
+        name = f"--{field.name.replace('_', '-')}"
+        if isinstance(value, bool):
+            group.add_argument(name, action=argparse.BooleanOptionalAction, default=value, help=text)
+            continue
         more: dict[str, Any] = {"nargs": 2, "type": float} if isinstance(metavar, tuple) else {"type": type(value)}
         shown = "" if value is None else f" (default {value:g})"
-        group.add_argument(f"--{field.name.replace('_', '-')}", metavar=metavar, default=value, help=text + shown, **more)
+        group.add_argument(name, metavar=metavar, default=value, help=text + shown, **more)
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """The options of a prompt and of sampling, which `settings` reads."""
-    _add_fields(parser.add_argument_group("What stays (what any of these keeps, stays)"), Prompt(), PROMPT_HELP)
+def add_settings(parser: argparse.ArgumentParser, decoded: bool = False) -> None:
+    """The options of a prompt and of sampling, which `settings` reads; where all is `decoded`, none for what is not."""
+    without = "original_sound" if decoded else ""
+    _add_fields(parser.add_argument_group("What stays (what any of these keeps, stays)"), Prompt(), PROMPT_HELP, without)
     _add_fields(parser.add_argument_group("How it is filled"), Sampling(), SAMPLING_HELP)
 
 
@@ -228,7 +240,7 @@ def _say(args: argparse.Namespace, text: str) -> None:
 
 def _options(args: argparse.Namespace) -> tuple[Prompt, Sampling]:
     """The prompt and the sampling of the command line; ValueError for values out of range."""
-    values = {name: getattr(args, name) for name in PROMPT_HELP}
+    values = {name: getattr(args, name) for name in PROMPT_HELP if name in args}
     values["region"] = tuple(values["region"]) if values["region"] else None
     return Prompt(**values), Sampling(**{name: getattr(args, name) for name in SAMPLING_HELP})
 

@@ -1,7 +1,8 @@
 """Comping: the best take for each bar, in one; the model remakes only the joins.
 
 The chosen takes' tokens are laid side by side, a short stretch around every place where the take changes is made anew with all
-else as its surroundings, and the whole is rendered like any take.
+else as its surroundings, and the whole is rendered like any take. Where how the takes sound is known, that is heard between the
+joins.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vampnet import audio, loops
+from vampnet import audio, loops, original
 from vampnet.beats import BeatGrid
 from vampnet.config import Sampling, TokenGrid
 from vampnet.ring import may_be_ring, whole_steps
@@ -166,8 +167,8 @@ def comp(
         sampling: how the joins are made.
         seed: of the joins.
         seconds: width of a join.
-        takes: how each of them sounds, (1, C, N): then every part is as loud as it is there. None = the whole is as loud as the
-            clip.
+        takes: how each of them sounds, (1, C, N): then every part sounds as it does there. None = all is decoded, and the whole
+            as loud as the clip.
         on_step, cancelled: as in `VampNet.generate`.
 
     Returns:
@@ -193,12 +194,23 @@ def comp(
         laid = model.generate(laid, mask, sampling, [(seed, 0)], loop=clip.loop, on_step=on_step, cancelled=cancelled)
     if on_step is not None:
         on_step("decode", 0, 1)
-    levels = None if takes is None else _levels(model, clip, tokens, choice, takes)
-    if levels is None:
+    if takes is None:
         return model.render(clip, laid), laid, mask
-    sound = model.unlevelled(clip, laid)
-    sound.audio_data *= _gains(levels, bounds, mask, sound.audio_data.shape[-1])
-    return audio.restore_loudness(sound, clip.lufs, loop=clip.loop, gain_db=0.0, in_place=True), laid, mask
+    levels = _levels(model, clip, tokens, choice, takes)
+    if levels is None:
+        sound = model.render(clip, laid)
+    else:
+        sound = model.unlevelled(clip, laid)
+        sound.audio_data *= _gains(levels, bounds, mask, sound.audio_data.shape[-1])
+        sound = audio.restore_loudness(sound, clip.lufs, loop=clip.loop, gain_db=0.0, in_place=True)
+    found = original.stretches(_owners(choice, bounds, mask), clip.loop)
+    return original.put_back(sound, takes, found, bounds[-1], model.grid.hop, clip.loop), laid, mask
+
+
+def _owners(choice: Sequence[int], bounds: Sequence[int], mask: Tensor) -> list[int]:
+    """For each time step whose take is heard there; -1 where a join was made anew."""
+    chosen = [take for take, start, end in zip(choice, bounds[:-1], bounds[1:], strict=True) for _ in range(start, end)]
+    return [-1 if made else take for take, made in zip(chosen, mask.any(dim=1)[0].tolist(), strict=True)]
 
 
 def _levels(

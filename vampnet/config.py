@@ -34,7 +34,9 @@ MOST = 2**31 - 1
 """No number of an option may be larger, and no seed: files, browsers and arithmetic hold these exactly."""
 LEAST_TEMPERATURE = 1e-3
 MOST_GUIDANCE = 10
-BEFORE: dict[str, dict[str, Any]] = {"prompt": {"periodic_jitter": 0}, "sampling": {"guidance": 0.0}}
+BEFORE: dict[str, dict[str, Any]] = {
+    "prompt": {"periodic_jitter": 0, "original_sound": False}, "sampling": {"guidance": 0.0},
+}  # fmt: skip
 """What prompts and sampling were before there were options for it: older settings say nothing of them."""
 
 
@@ -145,6 +147,8 @@ class Prompt:
         region: (start, end) in seconds: only inside of it anything is regenerated.
         periodic_jitter: time steps by which each step that the period keeps may come early or late; see `masks.periodic`. The
             paper keeps even distances (0); with uneven ones takes keep more of fast rhythms (docs/log.md).
+        original_sound: what stays in one piece of half a second or more, in all levels, is the source's own sound and not what
+            the codec makes of it; where all of it stays, all is decoded. False = everything is decoded, as in the paper.
 
     Raises:
         ValueError: a field is out of its range; the sentence says which and what is allowed.
@@ -162,6 +166,7 @@ class Prompt:
     dropout: float = 0.0
     region: tuple[float, float] | None = None
     periodic_jitter: int = 2
+    original_sound: bool = True
 
     def __post_init__(self) -> None:
         for name in ("periodic", "periodic_width", "periodic_offset", "periodic_jitter", "kept_codebooks", "prompt_codebooks"):
@@ -179,6 +184,8 @@ class Prompt:
             _require(least <= value <= N_CODEBOOKS, name, value, "{field} must lie in {least}..{most}, not {value}.", **limits)
         value = self.periodic_jitter
         _require(value >= 0, "periodic_jitter", value, "{field} must not be negative, and it is {value}.")
+        value = self.original_sound
+        _require(isinstance(value, bool), "original_sound", value, "{field} must be true or false, not {value!r}.")
         _require(self.dropout <= 1, "dropout", self.dropout, "{field} is a share from 0 to 1, not {value}.")
         if self.region is not None:
             _require(len(self.region) == 2, "region", self.region, "{field} must be (start, end) in seconds, not {value!r}.")

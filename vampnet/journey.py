@@ -206,7 +206,8 @@ class Journey:
             on_step("decode", 0, 1)
         # As loud as the parent is: one that kept a gain of its own need not be as loud as the source.
         heard = dataclasses.replace(clip, lufs=audio.measure_loudness(given))
-        take = model.render(clip, made, model.kept_gain(heard, tokens, mask))
+        gain, stays = model.kept_gain(heard, tokens, mask), mask if prompt.original_sound else None
+        take = model.render(dataclasses.replace(clip, signal=given), made, gain, stays)
         vamp = Vamp(
             given, [take], made, tokens, mask, asked, sampling, seed, self.loop, model.name, model.grid, None, clip.beats,
             painted, precision=model.precision,

@@ -79,14 +79,18 @@ def close_seam(
     if fade < 1 or not (always or _has_step(signal)):
         return make_signal(audio.clone(), signal.sample_rate)
     before = audio[..., :fade].flip(-1) if lead_in is None else lead_in[..., -fade:].to(audio)
-    angle = torch.linspace(0, math.pi / 2, fade + 1, dtype=audio.dtype, device=audio.device)[1:]
-    end = audio[..., -fade:]
-    # Equal power assumes that the two are unlike; where they are alike the sum would swell, so the gain follows the likeness.
-    norms = (end.norm(dim=-1, keepdim=True) * before.norm(dim=-1, keepdim=True)).clamp_min(1e-12)
-    likeness = ((end * before).sum(-1, keepdim=True) / norms).clamp(0, 1)
-    swell = (1 + likeness * torch.sin(2 * angle)).sqrt()
-    closed = (end * torch.cos(angle) + before * torch.sin(angle)) / swell
+    closed = crossfade(audio[..., -fade:], before)
     return make_signal(torch.cat([audio[..., :-fade], closed], dim=-1), signal.sample_rate)
+
+
+def crossfade(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """(..., n) that begins as `first` (..., n) and ends as `second` (..., n), as loud all the way."""
+    angle = torch.linspace(0, math.pi / 2, first.shape[-1] + 1, dtype=first.dtype, device=first.device)[1:]
+    # Equal power assumes that the two are unlike; where they are alike the sum would swell, so the gain follows the likeness.
+    norms = (first.norm(dim=-1, keepdim=True) * second.norm(dim=-1, keepdim=True)).clamp_min(1e-12)
+    likeness = ((first * second).sum(-1, keepdim=True) / norms).clamp(0, 1)
+    swell = (1 + likeness * torch.sin(2 * angle)).sqrt()
+    return (first * torch.cos(angle) + second * torch.sin(angle)) / swell
 
 
 def _has_step(signal: AudioSignal) -> bool:

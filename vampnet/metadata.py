@@ -172,6 +172,9 @@ def _options(kind: type, values: Any) -> Any:
         numbers = value if name == "region" and isinstance(value, tuple) else (value,)
         if name == "region" and value is None:
             continue
+        if isinstance(getattr(kind, name, None), bool):
+            _flag(value)
+            continue
         if not all(isinstance(n, (int, float)) and not isinstance(n, bool) and abs(n) <= MOST for n in numbers):
             raise ValueError(f"{name} is no number.")
     return kind.of(given)

@@ -7,7 +7,6 @@ exact length) is taken off before the codec and given to every take after it.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vampnet import audio, checkpoints, loops, stereo
+from vampnet import audio, checkpoints, loops, original, stereo
 from vampnet.beats import BeatGrid
 from vampnet.config import Prompt, Sampling, whole_seed
 from vampnet.device import usable_device
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from audiotools import AudioSignal
 
 MOST_TAKES = 1000
-KEPT_SECONDS = 0.5
-"""What stays of a clip in one piece of this length keeps its level: see `VampNet.kept_gain`."""
 
 
 class VampNet(Stages):
@@ -152,9 +149,10 @@ class VampNet(Stages):
         rendered = []
         watch("decode", 0, takes)
         gain = self.kept_gain(clip, clip.tokens, mask)
+        stays = mask if prompt.original_sound else None
         for i in range(takes):
             watch("decode", i, takes)
-            rendered.append(self.render(clip, made[i : i + 1], gain))
+            rendered.append(self.render(clip, made[i : i + 1], gain, stays))
         watch("decode", takes, takes)
         return Vamp(
             clip.signal, rendered, made, clip.tokens, mask, prompt, sampling, seed, loop, self.name, self.grid, bars,
@@ -200,22 +198,28 @@ class VampNet(Stages):
         watch("encode", 1, 1)
         return longer(clip, extend, self.codec) if any(extend) else clip
 
-    def render(self, clip: Clip, tokens: Tensor, gain_db: float | None = None) -> AudioSignal:
+    def render(
+        self, clip: Clip, tokens: Tensor, gain_db: float | None = None, mask: Tensor | None = None
+    ) -> AudioSignal:  # fmt: skip
         """The last step of `vamp`: tokens made for a clip, with its stereo image, its loudness and its exact length.
 
         Args:
             clip: of `listen`.
             tokens: (1, K, T) int64, as many time steps as the clip's.
             gain_db: what brings the decoded tokens to their level; by default what gives them the clip's loudness.
+            mask: (1, K, T) bool, True = was made anew: then what stays in one piece is the clip's own sound
+                (`original.pieces`). None = all is decoded.
 
         Returns:
-            AudioSignal (1, C, N) on the CPU, its true peak at most at `audio.CEILING_DBTP`.
+            AudioSignal (1, C, N) on the CPU, its true peak at most at `audio.CEILING_DBTP`, or where sound of the clip stays,
+            at the clip's own if that is higher (`original.put_back`).
 
         Raises:
             ValueError: as `decode`.
         """
         take = self.unlevelled(clip, tokens)
-        return audio.restore_loudness(take, clip.lufs, loop=clip.loop, gain_db=gain_db, in_place=True)
+        take = audio.restore_loudness(take, clip.lufs, loop=clip.loop, gain_db=gain_db, in_place=True)
+        return self._with_original(take, clip, mask)
 
     def unlevelled(self, clip: Clip, tokens: Tensor) -> AudioSignal:
         """`render` without its last step: with its ends, its seam and its stereo image, at the codec's level."""
@@ -247,13 +251,7 @@ class VampNet(Stages):
             tokens: (1, K, T) int64, as loud as the clip, of which the mask keeps some.
             mask: (1, K, T) bool, True = was made anew.
         """
-        if not bool(mask.any()):
-            return None  # all of it is as loud as it was
-        runs = (~mask).all(dim=1)[0].tolist()
-        # Around the seam of a ring a piece goes on.
-        around = itertools.groupby(runs * 2 if clip.loop else runs)
-        longest = min(len(runs), max((len(list(run)) for kept, run in around if kept), default=0))
-        if longest < self.grid.seconds_to_tokens(KEPT_SECONDS):
+        if not original.pieces(mask, self.grid, clip.loop):
             return None
         own = self._in_image(clip, tokens)
         if clip.extension is not None:
@@ -263,9 +261,18 @@ class VampNet(Stages):
         gain = clip.lufs - audio.measure_loudness(own)
         return gain if math.isfinite(gain) else None
 
-    def hear_kept(self, clip: Clip, mask: Tensor) -> AudioSignal:
-        """What a mask (1, K, T) bool keeps of a clip, as sound; see `kept.kept_sound`."""
-        return self._code(lambda codec, _: kept_sound(codec, clip, mask))
+    def hear_kept(self, clip: Clip, mask: Tensor, original_sound: bool = True) -> AudioSignal:
+        """What a mask (1, K, T) bool keeps of a clip, as sound; see `kept.kept_sound`. With `original_sound`, pieces are the
+        clip's own, as in a take."""
+        sound = self._code(lambda codec, _: kept_sound(codec, clip, mask))
+        return self._with_original(sound, clip, mask if original_sound else None)
+
+    def _with_original(self, take: AudioSignal, clip: Clip, mask: Tensor | None) -> AudioSignal:
+        """The take (1, C, N), written over, with the clip's own sound in the `original.pieces` of a mask."""
+        found = [] if mask is None else original.pieces(mask, self.grid, clip.loop)
+        if not found:
+            return take
+        return original.put_back(take, [clip.signal], found, mask.shape[-1], self.grid.hop, clip.loop)
 
     def mask_of_clip(self, clip: Clip, prompt: Prompt, seed: int) -> Tensor:
         """`mask` for a clip of `listen`: the times of a ring are turned into those of its whole time steps.

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: vampnet evaluate music/ --model mini --periodic 7 --takes 2 --clips 20",
     )
     made.add_argument("audio", help="a folder of audio, or 'composed' for music that no training has heard")
-    cli.add_settings(made)
+    cli.add_settings(made, decoded=True)
     made.add_argument("--takes", type=int, default=2, metavar="N", help="of each clip (default 2)")
     made.add_argument("--loop", action="store_true", help="every file is a loop and used whole, up to --seconds")
     made.add_argument("--reference", metavar="FOLDER", help="measure the Fréchet distance from this music (default: the clips)")
@@ -118,6 +118,7 @@ def _run(args: argparse.Namespace, experiment: Experiment) -> None:
 def _changed(prompt: Prompt) -> str:
     """The fields of a prompt that are not what they would be without one, such as "periodic 7"."""
     nothing, given = dataclasses.asdict(Prompt(periodic=0, periodic_jitter=0)), dataclasses.asdict(prompt)
+    del given["original_sound"]  # what is measured is decoded
     if not prompt.periodic:
         del given["periodic_jitter"]
     found = [f"{name.replace('_', ' ')} {value}" for name, value in given.items() if value != nothing[name]]

@@ -39,7 +39,10 @@ class Recipe:
     @property
     def id(self) -> str:
         """Its kind and 10 hex digits of all that it says: safe as a folder's name."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        values = dataclasses.asdict(self)
+        if self.prompt is not None:
+            del values["prompt"]["original_sound"]  # what is measured is decoded
+        text = json.dumps(values, sort_keys=True)
         return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     @property

@@ -106,6 +106,7 @@ CONTROLS: tuple[Control, ...] = (
     Control("periodic_jitter", "more", 0, 16, 1),
     Control("onset_width_ms", "more", 0, 400, 5),
     Control("dropout", "more", 0, 1, 0.05),
+    Control("original_sound", "more"),
     Control("guidance", "more", 0, 2, 0.05),
     Control("top_p", "more", 0.05, 1, 0.05),
     Control("top_k", "more", 0, CODEBOOK_SIZE, 1),
@@ -221,7 +222,7 @@ def restore(settings: dict[str, Any], mask: Tensor | None = None) -> dict[str, A
 
 def _clean(control: Control, value: Any) -> Any:
     """A browser sends 7 as 7.0, and an emptied number field as nothing."""
-    if control.name in ("loop", "bars"):
+    if control.name in ("loop", "bars", "original_sound"):
         return value
     if control.name == "paint":
         return read_paint(value)

@@ -347,7 +347,7 @@ def _kept(model: VampNet, request: Request, source: Source) -> AudioSignal:
     """What `kept_sound` makes of a request's mask."""
     mask = mask_of(request, source, Shape.of(model))[0]
     options = {"loop": request.loop, "bars": request.bars, "beats": source.grid, "extend": request.extend}
-    return model.hear_kept(model.listen(source.path, **options), mask)
+    return model.hear_kept(model.listen(source.path, **options), mask, request.prompt.original_sound)
 
 
 def buttons_of(running: bool) -> tuple[Any, Any]:

@@ -107,7 +107,7 @@ class Harp:
 def widget(control: Control) -> dict[str, Any]:
     """A control of the page as HARP describes one."""
     shared = {"label": control.label, "info": info_of(control.name), "value": DEFAULTS[control.name]}
-    if control.name == "loop":
+    if isinstance(shared["value"], bool):
         return {**shared, "type": "toggle"}
     kind = "slider" if control.step else "number_box"
     return {**shared, "type": kind, "minimum": control.low, "maximum": control.high, "step": control.step or 1}

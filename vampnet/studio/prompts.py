@@ -115,7 +115,7 @@ def _widget(control: Control) -> Any:
     info = info_of(control.name) if control.name in TOLD else label(f"{key}.info")
     shared = {"label": label(key), "info": info, "elem_id": f"control-{control.name}", "min_width": 200}
     value = DEFAULTS[control.name]
-    if control.name == "loop":
+    if isinstance(value, bool):
         return gr.Checkbox(value, **shared)
     if control.name == "bars":
         return gr.Radio([(label("map.bars.off") if bars == "off" else bars, bars) for bars in BARS], value=value, **shared)

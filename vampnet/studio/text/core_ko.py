@@ -70,6 +70,7 @@ TEXT: dict[str, str] = {
     "{field} must be 0 (off) or a period in time steps, not {value}.": "{field}: 0(끔)이거나 시간 단위로 센 주기여야 합니다. 받은 값: {value}.",
     "{field} must be at least 1, not {value}.": "{field}: 1 이상이어야 합니다. 받은 값: {value}.",
     "{field} is a share from 0 to 1, not {value}.": "{field}: 0에서 1 사이의 비율입니다. 받은 값: {value}.",
+    "{field} must be true or false, not {value!r}.": "{field}: 참이나 거짓이어야 합니다. 받은 값: {value!r}.",
     "{field} must not be negative, and it is {value}.": "{field}: 음수일 수 없습니다. 받은 값: {value}.",
     "{field} must lie in {least}..{most}, not {value}.": "{field}: {least}에서 {most}까지입니다. 받은 값: {value}.",
     "{field} must be (start, end) in seconds, not {value!r}.": "{field}: 시작과 끝(초)이어야 합니다. 받은 값: {value!r}.",

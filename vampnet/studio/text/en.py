@@ -75,7 +75,7 @@ TEXT: dict[str, str] = {
     "share.dialog.note": "Note (optional)",
     "share.dialog.private": "Keep the source private",
     "share.dialog.private.hint": "Only the takes and the settings are stored: neither the "
-    "source's sound, name and tokens nor which vamp it came from.",
+    "source's sound, name and tokens nor which vamp it came from. What a take keeps of the source can be heard in it.",
     "share.dialog.parent": "It came from a shared vamp, and that one's page will link to it.",
     "share.dialog.do": "Share",
     "share.dialog.busy": "Storing …",
@@ -326,6 +326,8 @@ TEXT: dict[str, str] = {
     "map.onset_width_ms.info": "Keeps this much at each attack: 0 is off.",
     "map.dropout": "Prompt dropout (share)",
     "map.dropout.info": "Lets go of a random share of the kept moments.",
+    "map.original_sound": "Original sound",
+    "map.original_sound.info": "What stays for half a second or more sounds as in your clip; else it goes through the codec.",
     "map.guidance": "Guidance",
     "map.guidance.info": "Takes lean this much further towards what stays, where gaps are short: 0 is off, and quicker.",
     "map.top_p": "Top-p (probability mass)",

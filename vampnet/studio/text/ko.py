@@ -75,7 +75,7 @@ TEXT: dict[str, str] = {
     "share.dialog.note": "메모 (선택)",
     "share.dialog.private": "원본은 비공개로 두기",
     "share.dialog.private.hint": "테이크와 설정만 저장합니다. 원본의 소리, 이름, "
-    "토큰은 물론 어느 뱀프에서 나왔는지도 저장하지 않습니다.",
+    "토큰은 물론 어느 뱀프에서 나왔는지도 저장하지 않습니다. 테이크에 남긴 부분은 그 안에서 들립니다.",
     "share.dialog.parent": "공유된 뱀프에서 나온 것이므로 그 뱀프의 페이지에 이 링크가 표시됩니다.",
     "share.dialog.do": "공유하기",
     "share.dialog.busy": "저장하는 중 …",
@@ -327,6 +327,8 @@ TEXT: dict[str, str] = {
     "map.onset_width_ms.info": "소리가 시작될 때마다 이만큼 남깁니다. 0이면 끕니다.",
     "map.dropout": "프롬프트 드롭아웃 (비율)",
     "map.dropout.info": "남긴 순간 가운데 이 비율을 무작위로 놓아줍니다.",
+    "map.original_sound": "원래 소리",
+    "map.original_sound.info": "0.5초 이상 이어서 남는 부분은 클립의 소리 그대로입니다. 끄면 코덱을 거칩니다.",
     "map.guidance": "이끌기 (가이던스)",
     "map.guidance.info": "빈틈이 짧은 곳에서 테이크가 남긴 것 쪽으로 이만큼 더 다가갑니다. 0이면 끄고, 더 빠릅니다.",
     "map.top_p": "Top-p (확률 질량)",

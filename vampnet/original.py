@@ -1,0 +1,157 @@
+"""The source's own sound where all of it stays.
+
+What a codec makes of sound at 8 kilobits a second can be told from it, and who has two seconds of a song made anew wants the
+rest of it as it is. So a take is decoded only around what was made anew. Where the two meet they fade into each other within
+milliseconds, at the place nearby where they are most alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vampnet import limiter
+from vampnet.audio import CEILING_DBTP
+from vampnet.loops import crossfade
+
+if TYPE_CHECKING:
+    from audiotools import AudioSignal
+
+    from vampnet.config import TokenGrid
+
+PIECE_SECONDS = 0.5
+"""What stays in one piece of this length sounds as it did, and as loud."""
+FADE_SECONDS = 0.02
+NEAR = 1e-3
+"""Likeness that a place a time step nearer to the edge is worth: it decides where none is more alike than another."""
+
+Stretch = tuple[int, int, int]
+"""Time steps (start, end) and whose sound they have; on a ring one that goes on behind the end has an `end` above T."""
+
+
+def stretches(owners: Sequence[int], loop: bool = False) -> list[Stretch]:
+    """Where the same one plays on.
+
+    Args:
+        owners: for each of T time steps a number from 0 on, or a negative one where nobody's own sound is heard.
+        loop: the last time step is followed by the first.
+
+    Returns:
+        The stretches in the order of their starts, as long as they can be; of T steps if one plays throughout.
+    """
+    steps = len(owners)
+    changes = [step for step in range(steps) if owners[step] != owners[step - 1] or (step == 0 and not loop)]
+    if not changes:
+        return [(0, steps, owners[0])] if steps and owners[0] >= 0 else []
+    ends = [*changes[1:], changes[0] + steps]
+    return [(start, end, owners[start]) for start, end in zip(changes, ends, strict=True) if owners[start] >= 0]
+
+
+def pieces(mask: Tensor, grid: TokenGrid, loop: bool = False) -> list[Stretch]:
+    """What stays in one piece while something else is made anew.
+
+    Args:
+        mask: (1, K, T) bool, True = is made anew.
+        grid: of the tokens.
+        loop: the clip is a ring.
+
+    Returns:
+        `stretches` of at least `PIECE_SECONDS` in which all levels stay, owned by 0. None where all of the clip stays: who asks
+        for that wants to hear its tokens.
+    """
+    if not bool(mask.any()):
+        return []
+    kept = (~mask).all(dim=1)[0]
+    least = grid.seconds_to_tokens(PIECE_SECONDS)
+    return [found for found in stretches((kept.long() - 1).tolist(), loop) if found[1] - found[0] >= least]
+
+
+def put_back(
+    take: AudioSignal, sounds: Sequence[AudioSignal], found: Sequence[Stretch], steps: int, hop: int, loop: bool = False
+) -> AudioSignal:
+    """Lays sounds over stretches of a take, and holds its peaks.
+
+    Args:
+        take: (1, C, N) float32 on the CPU, which is written over.
+        sounds: each (1, C, N); a stretch is owned by one of them, by its place here.
+        found: stretches. Those too short for two fades are left as they are.
+        steps: T of the take.
+        hop: samples a time step, N <= T * hop; in a ring all T steps are N samples.
+        loop: the take is a ring.
+
+    Returns:
+        The take. Its true peak is at most at `audio.CEILING_DBTP`, or at that of the highest of the sounds that were laid over
+        it, if that is higher and no sample of theirs lies above full scale.
+    """
+    x, rate = take.audio_data[0], int(take.sample_rate)
+    length, used = x.shape[-1], set()
+    fade, stride = round(FADE_SECONDS * rate), length / steps if loop else hop
+    for start, end, owner in found:
+        own = sounds[owner].audio_data[0].to(x)
+        first, last = round(start * stride), round(end * stride) if loop else min(length, end * hop)
+        whole = end - start == steps
+        if last - first < 2 * (fade + hop) and not whole:
+            continue
+        used.add(owner)
+        if not whole and (loop or start > 0):
+            first = _join(x, own, (first - fade // 2, first + hop // 2), fade, loop, into=True)
+        if not whole and (loop or end < steps):
+            last = _join(x, own, (last - fade // 2 - hop // 2, last - fade // 2), fade, loop, into=False)
+        _copy(x, own, first, last)
+    return _held(take, [sounds[owner] for owner in sorted(used)], loop)
+
+
+def _join(x: Tensor, own: Tensor, places: tuple[int, int], fade: int, loop: bool, into: bool) -> int:
+    """Fades x (C, N) `into` `own`, or out of it, at one of the places; where what is all `own` begins, or ends."""
+    length = x.shape[-1]
+    low, high = places if loop else (max(0, places[0]), min(places[1], length - fade))
+    at = torch.arange(low, max(low, high) + fade) % length
+    made, kept = x[:, at], own[:, at]
+    edge = fade // 2 if into else max(0, high - low)
+    place = _most_alike(made, kept, fade, edge)
+    part = slice(place, place + fade)
+    x[:, at[part]] = crossfade(made[:, part], kept[:, part]) if into else crossfade(kept[:, part], made[:, part])
+    return low + place + fade if into else low + place
+
+
+def _most_alike(a: Tensor, b: Tensor, length: int, edge: int) -> int:
+    """Where within (C, n) the two are most alike over `length` samples; `edge` decides between places that are as good."""
+
+    def windows(x: Tensor) -> Tensor:
+        sums = torch.nn.functional.pad(x.double().sum(dim=0).cumsum(0), (1, 0))
+        return sums[length:] - sums[:-length]
+
+    alike = windows(a * b) / (windows(a.square()) * windows(b.square())).clamp_min(1e-20).sqrt()
+    away = (torch.arange(len(alike)) - edge).abs() / length
+    return int((alike - NEAR * away).argmax())
+
+
+def _copy(x: Tensor, own: Tensor, first: int, last: int) -> None:
+    """Samples first to last of a ring, or a clip, (C, N) from `own` to x."""
+    length = x.shape[-1]
+    while first < last:
+        at = first % length
+        count = min(last - first, length - at)
+        x[:, at : at + count] = own[:, at : at + count]
+        first += count
+
+
+def _held(take: AudioSignal, sounds: Sequence[AudioSignal], loop: bool) -> AudioSignal:
+    """The take, written over, with what rises above both the ceiling and the sounds in it turned down."""
+    ceiling = 10 ** (CEILING_DBTP / 20)
+    for sound in sounds:
+        samples = sound.audio_data[0].detach().float().cpu().numpy()
+        peak = float(np.abs(samples).max())
+        if peak > 1.0:
+            ceiling = 1.0
+            break
+        # No more than rounding above their peak, so that they stay to the last bit.
+        ceiling = max(ceiling, (1 + 1e-6) * float(limiter.true_peaks(samples, loop, ceiling).max()))
+    samples = take.audio_data[0].numpy()
+    gain = limiter.limiting_gain(limiter.true_peaks(samples, loop, ceiling), int(take.sample_rate), ceiling, loop)
+    limiter.with_gain(samples, gain, ceiling, loop, out=samples)
+    return take
