@@ -9,11 +9,12 @@ import pytest
 import torch
 from tiny import tiny_vampnet
 
-from vampnet import VampNet, audio, limiter
+from vampnet import VampNet, audio, limiter, stereo
 from vampnet.comping import comp
 from vampnet.config import Prompt, Sampling, TokenGrid
 from vampnet.journey import SOURCE, Journey
-from vampnet.original import FADE_SECONDS, pieces, put_back, stretches
+from vampnet.original import FADE_SECONDS, MARGIN, around, pieces, put_back, stretches
+from vampnet.ring import between, ring_resample
 
 RATE, HOP = 44_100, 768
 GRID = TokenGrid()
@@ -65,6 +66,33 @@ def test_a_piece_is_long_and_whole() -> None:
     assert pieces(mask, GRID, loop=True) == [(30, 60, 0)], "10 steps on either side of the seam are too short"
     mask[:, 1, 10] = False
     assert pieces(mask, GRID, loop=True) == [(30, 60, 0), (90, 129, 0)]
+
+
+def test_what_is_decoded_is_what_was_made_anew_and_what_it_depends_on() -> None:
+    assert around([(0, 400, 0), (430, 1000, 0)], 1000) == [(400 - MARGIN, 430 + MARGIN, 0)]
+    assert around([(20, 500, 0), (510, 980, 0)], 1000) == [
+        (0, 20 + MARGIN, 0), (500 - MARGIN, 510 + MARGIN, 0), (980 - MARGIN, 1000, 0)
+    ]  # fmt: skip
+    ring = [(500 - MARGIN, 510 + MARGIN, 0), (980 - MARGIN, 1020 + MARGIN, 0)]
+    assert around([(20, 500, 0), (510, 980, 0)], 1000, loop=True) == ring
+    assert around([(510, 1500, 0)], 1000, loop=True) == ring[:1]
+    close = around([(0, 400, 0), (420, 470, 0), (480, 1000, 0)], 1000)
+    assert close == [(400 - MARGIN, 480 + MARGIN, 0)], "stretches that meet are one"
+    assert around([(0, 100, 0)], 400) == [] == around([(0, 30, 0)], 31, loop=True), "all of it is done sooner"
+
+
+@pytest.mark.parametrize(("length", "samples"), [(40_000, 40_111), (40_000, 39_890), (40_000, 40_000)])
+def test_a_stretch_of_a_ring_is_what_the_whole_ring_has_there(length: int, samples: int) -> None:
+    chance = torch.Generator().manual_seed(0)
+    spectrum = torch.fft.rfft(torch.randn(2, length, generator=chance))
+    spectrum[:, round(0.4 * length) :] = 0  # a codec's sound has next to nothing above 17.6 kHz
+    ring = torch.fft.irfft(spectrum, length)
+    whole, stride = ring_resample(ring, samples), samples / length
+    first = math.ceil(10_000 * stride)
+    found = between(ring[:, 10_000:30_000], first / stride - 10_000, 1 / stride, 15_000)
+    assert found.shape == (2, 15_000) and found.dtype == torch.float32
+    error = (found - whole[:, first : first + 15_000])[:, 50:]
+    assert float(error.square().mean() / whole.square().mean()) < 1e-5
 
 
 # ---------------------------------------------------------------------------------------------------------------- put back
@@ -162,6 +190,57 @@ def test_only_the_region_is_made_anew(vn: VampNet, make_music, loop: bool, chann
     assert torch.equal(plain.tokens, vamp.tokens) and same(plain.takes[0].audio_data, vamp.source.audio_data).mean() < 0.01
     inside = part(0.8, 1.2)
     assert torch.equal(plain.takes[0].audio_data[..., inside], vamp.takes[0].audio_data[..., inside])
+
+
+@pytest.mark.parametrize("region", [(4.0, 4.3), (0.0, 0.2), (7.9, 8.1)])
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_take_that_is_decoded_in_parts_is_as_one_that_is_decoded_whole(
+    vn: VampNet, make_music, monkeypatch: pytest.MonkeyPatch, loop: bool, region: tuple[float, float]
+) -> None:
+    """By the level of its parts; what the search for phases finds depends on where it begins."""
+    clip = vn.listen(soft(make_music, 8.1), loop=loop)
+    prompt = Prompt(periodic=0, region=region)
+    mask = vn.mask_of_clip(clip, prompt, 0)
+    made = vn.generate(clip.tokens, mask, QUICK, [(0, 0)], loop=loop)
+    shown: list[int] = []
+    decode = VampNet.decode
+    monkeypatch.setattr(
+        VampNet, "decode", lambda self, tokens, *rest: shown.append(tokens.shape[-1]) or decode(self, tokens, *rest)
+    )
+
+    def take() -> torch.Tensor:
+        return vn.render(clip, made, vn.kept_gain(clip, clip.tokens, mask, original_sound=True), mask).audio_data
+
+    parts, steps = take(), clip.tokens.shape[-1]
+    assert len(shown) == 2 and max(shown) < 0.5 * steps
+    monkeypatch.setattr("vampnet.original.MOST", 0.0)
+    whole = take()
+    assert shown[2:] == [steps] * 2
+    assert parts.shape == whole.shape and same(parts, whole).mean() > 0.9
+    at = slice(round(region[0] * RATE) + 1, round(region[1] * RATE))
+    levels = [x[..., at].square().mean().log10() * 10 for x in (parts, whole)]
+    assert abs(float(levels[0] - levels[1])) < 1.0
+    step = parts.roll(1, -1)[..., at] - parts[..., at]
+    assert float(step.abs().max()) < 1.5 * float(whole.diff(dim=-1).abs().max())
+
+
+def test_a_part_of_the_image_is_the_image_there(make_music) -> None:
+    sound = soft(make_music, 3.0)[0]
+    sound[0, :RATE] *= 0.1
+    for loop in (False, True):
+        mid, image = stereo.split(audio.make_signal(sound[None], RATE), loop)
+        whole = stereo.apply(mid, image, loop).audio_data
+        for first, samples in (
+            ((20_000, 60_000), (100_000, 60_000)) if loop else ((20_000, 60_000), (70_000, len(sound[0]) - 70_000))
+        ):
+            at = (first + torch.arange(samples)) % sound.shape[-1]
+            one = audio.make_signal(mid.audio_data[..., at], RATE)
+            part_of = stereo.apply(one, stereo.part(image, first, samples)).audio_data
+            inside = slice(8192, -8192)
+            error = (part_of - whole[..., at])[..., inside].square().mean() / whole.square().mean()
+            assert float(error) < 1e-2, (loop, first)
+    alone = stereo.part(stereo.split(audio.make_signal(sound[None, :1], RATE))[1], 5, 100)
+    assert alone.channels == 1 and alone.length == 100
 
 
 def test_what_is_added_begins_where_the_clip_ends(vn: VampNet, make_music) -> None:

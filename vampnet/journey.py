@@ -205,9 +205,9 @@ class Journey:
         if on_step is not None:
             on_step("decode", 0, 1)
         # As loud as the parent is: one that kept a gain of its own need not be as loud as the source.
-        heard = dataclasses.replace(clip, lufs=audio.measure_loudness(given))
-        gain, stays = model.kept_gain(heard, tokens, mask), mask if prompt.original_sound else None
-        take = model.render(dataclasses.replace(clip, signal=given), made, gain, stays)
+        heard = dataclasses.replace(clip, signal=given, lufs=audio.measure_loudness(given))
+        gain = model.kept_gain(heard, tokens, mask, prompt.original_sound)
+        take = model.render(dataclasses.replace(clip, signal=given), made, gain, mask if prompt.original_sound else None)
         vamp = Vamp(
             given, [take], made, tokens, mask, asked, sampling, seed, self.loop, model.name, model.grid, None, clip.beats,
             painted, precision=model.precision,

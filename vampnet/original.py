@@ -7,11 +7,12 @@ milliseconds, at the place nearby where they are most alike.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vampnet import limiter
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 PIECE_SECONDS = 0.5
 """What stays in one piece of this length sounds as it did, and as loud."""
 FADE_SECONDS = 0.02
+MARGIN = 64
+"""Time steps that are decoded to either side of what is wanted, and thrown away: the codec's own pieces have 48 of them."""
+MOST = 0.7
+"""Share of a clip up to which it is decoded in parts."""
 NEAR = 1e-3
 """Likeness that a place a time step nearer to the edge is worth: it decides where none is more alike than another."""
 
@@ -70,6 +75,18 @@ def pieces(mask: Tensor, grid: TokenGrid, loop: bool = False) -> list[Stretch]:
     return [found for found in stretches((kept.long() - 1).tolist(), loop) if found[1] - found[0] >= least]
 
 
+def around(found: Sequence[Stretch], steps: int, loop: bool = False) -> list[Stretch]:
+    """What has to be decoded of a clip of T `steps` where these pieces stay: all else, and `MARGIN` to either side of it, which
+    what is heard there depends on. None if that is most of the clip: it is done sooner as a whole."""
+    made = torch.ones(1, 1, steps)
+    for start, end, _ in found:
+        made[..., torch.arange(start, end) % steps] = 0
+    reach = min(MARGIN, steps - 1)
+    padded = F.pad(made, (reach, reach), mode="circular" if loop else "constant")
+    heard = F.max_pool1d(padded, 2 * reach + 1, stride=1)[0, 0]
+    return [] if heard.mean() > MOST else stretches((heard.long() - 1).tolist(), loop)
+
+
 def put_back(
     take: AudioSignal, sounds: Sequence[AudioSignal], found: Sequence[Stretch], steps: int, hop: int, loop: bool = False
 ) -> AudioSignal:
@@ -101,8 +118,27 @@ def put_back(
             first = _join(x, own, (first - fade // 2, first + hop // 2), fade, loop, into=True)
         if not whole and (loop or end < steps):
             last = _join(x, own, (last - fade // 2 - hop // 2, last - fade // 2), fade, loop, into=False)
-        _copy(x, own, first, last)
+        for at in _turns(first, last, length):
+            x[:, at] = own[:, at]
     return _held(take, [sounds[owner] for owner in sorted(used)], loop)
+
+
+def lay(out: Tensor, sound: Tensor, first: int) -> None:
+    """Writes a sound (..., n) over (..., N) from sample `first` on, and behind the end from its start on."""
+    done = 0
+    for at in _turns(first, first + sound.shape[-1], out.shape[-1]):
+        count = at.stop - at.start
+        out[..., at] = sound[..., done : done + count]
+        done += count
+
+
+def _turns(first: int, last: int, length: int) -> Iterator[slice]:
+    """Samples first to last of a ring as parts of it, in turn."""
+    while first < last:
+        at = first % length
+        count = min(last - first, length - at)
+        yield slice(at, at + count)
+        first += count
 
 
 def _join(x: Tensor, own: Tensor, places: tuple[int, int], fade: int, loop: bool, into: bool) -> int:
@@ -122,22 +158,12 @@ def _most_alike(a: Tensor, b: Tensor, length: int, edge: int) -> int:
     """Where within (C, n) the two are most alike over `length` samples; `edge` decides between places that are as good."""
 
     def windows(x: Tensor) -> Tensor:
-        sums = torch.nn.functional.pad(x.double().sum(dim=0).cumsum(0), (1, 0))
+        sums = F.pad(x.double().sum(dim=0).cumsum(0), (1, 0))
         return sums[length:] - sums[:-length]
 
     alike = windows(a * b) / (windows(a.square()) * windows(b.square())).clamp_min(1e-20).sqrt()
     away = (torch.arange(len(alike)) - edge).abs() / length
     return int((alike - NEAR * away).argmax())
-
-
-def _copy(x: Tensor, own: Tensor, first: int, last: int) -> None:
-    """Samples first to last of a ring, or a clip, (C, N) from `own` to x."""
-    length = x.shape[-1]
-    while first < last:
-        at = first % length
-        count = min(last - first, length - at)
-        x[:, at : at + count] = own[:, at : at + count]
-        first += count
 
 
 def _held(take: AudioSignal, sounds: Sequence[AudioSignal], loop: bool) -> AudioSignal:

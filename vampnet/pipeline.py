@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from vampnet.extend import added_seconds, longer
 from vampnet.kept import kept_sound
 from vampnet.model.fast import get_ready
 from vampnet.progress import Cancelled, OnDownload, OnStep, Watch
-from vampnet.ring import may_be_ring
+from vampnet.ring import between, may_be_ring
 from vampnet.sentences import Sentence
 from vampnet.stages import Stages
 from vampnet.vamp import Clip, Vamp
@@ -148,7 +149,7 @@ class VampNet(Stages):
         )  # fmt: skip
         rendered = []
         watch("decode", 0, takes)
-        gain = self.kept_gain(clip, clip.tokens, mask)
+        gain = self.kept_gain(clip, clip.tokens, mask, prompt.original_sound)
         stays = mask if prompt.original_sound else None
         for i in range(takes):
             watch("decode", i, takes)
@@ -217,9 +218,19 @@ class VampNet(Stages):
         Raises:
             ValueError: as `decode`.
         """
-        take = self.unlevelled(clip, tokens)
-        take = audio.restore_loudness(take, clip.lufs, loop=clip.loop, gain_db=gain_db, in_place=True)
-        return self._with_original(take, clip, mask)
+        found = [] if mask is None else original.pieces(mask, self.grid, clip.loop)
+        parts = original.around(found, tokens.shape[-1], clip.loop) if found else []
+        if parts:
+            take = audio.make_signal(clip.signal.audio_data.clone(), clip.signal.sample_rate)
+            for part in parts:
+                first, sound = self._stretch(clip, tokens, part)
+                sound = audio.restore_loudness(sound, clip.lufs, gain_db=gain_db, in_place=True)
+                original.lay(take.audio_data, sound.audio_data, first)
+            take = take if clip.loop else loops.settle_ends(take, clip.signal)
+        else:
+            take = self.unlevelled(clip, tokens)
+            take = audio.restore_loudness(take, clip.lufs, loop=clip.loop, gain_db=gain_db, in_place=True)
+        return self._with_original(take, clip, found)
 
     def unlevelled(self, clip: Clip, tokens: Tensor) -> AudioSignal:
         """`render` without its last step: with its ends, its seam and its stereo image, at the codec's level."""
@@ -239,7 +250,7 @@ class VampNet(Stages):
             raise ValueError(f"{steps} time steps are not the tokens of this ring, which has {length} samples.")
         return stereo.apply(self.decode(tokens, clip.loop, clip.image.length), clip.image, clip.loop)
 
-    def kept_gain(self, clip: Clip, tokens: Tensor, mask: Tensor) -> float | None:
+    def kept_gain(self, clip: Clip, tokens: Tensor, mask: Tensor, original_sound: bool = False) -> float | None:
         """The gain for `render` under which what stays sounds as loud as it was; None where that is
         the clip's own loudness: nothing stays in one piece, or everything.
 
@@ -250,9 +261,14 @@ class VampNet(Stages):
             clip: of `listen`.
             tokens: (1, K, T) int64, as loud as the clip, of which the mask keeps some.
             mask: (1, K, T) bool, True = was made anew.
+            original_sound: for a take that is decoded only around that.
         """
-        if not original.pieces(mask, self.grid, clip.loop):
+        found = original.pieces(mask, self.grid, clip.loop)
+        if not found:
             return None
+        parts = original.around(found, tokens.shape[-1], clip.loop) if original_sound else []
+        if parts:
+            return self._gain_around(clip, tokens, parts)
         own = self._in_image(clip, tokens)
         if clip.extension is not None:
             # The clip's loudness is that of the clip alone.
@@ -261,18 +277,45 @@ class VampNet(Stages):
         gain = clip.lufs - audio.measure_loudness(own)
         return gain if math.isfinite(gain) else None
 
+    def _gain_around(self, clip: Clip, tokens: Tensor, parts: Sequence[original.Stretch]) -> float | None:
+        """What brings decoded stretches of the clip's own tokens to the level that the clip has there."""
+        length, own, theirs = clip.signal.audio_data.shape[-1], [], []
+        for part in parts:
+            first, sound = self._stretch(clip, tokens, part)
+            own.append(sound.audio_data)
+            theirs.append(clip.signal.audio_data[..., torch.arange(first, first + sound.audio_data.shape[-1]) % length])
+        lufs = (audio.measure_loudness(audio.make_signal(torch.cat(x, dim=-1), self.grid.sample_rate)) for x in (theirs, own))
+        gain = next(lufs) - next(lufs)
+        # In silence there is nothing to compare: what was taken off before the codec.
+        gain = gain if math.isfinite(gain) else clip.lufs - audio.CODEC_LUFS
+        return gain if math.isfinite(gain) else None
+
     def hear_kept(self, clip: Clip, mask: Tensor, original_sound: bool = True) -> AudioSignal:
         """What a mask (1, K, T) bool keeps of a clip, as sound; see `kept.kept_sound`. With `original_sound`, pieces are the
         clip's own, as in a take."""
         sound = self._code(lambda codec, _: kept_sound(codec, clip, mask))
-        return self._with_original(sound, clip, mask if original_sound else None)
+        return self._with_original(sound, clip, original.pieces(mask, self.grid, clip.loop) if original_sound else [])
 
-    def _with_original(self, take: AudioSignal, clip: Clip, mask: Tensor | None) -> AudioSignal:
-        """The take (1, C, N), written over, with the clip's own sound in the `original.pieces` of a mask."""
-        found = [] if mask is None else original.pieces(mask, self.grid, clip.loop)
-        if not found:
-            return take
-        return original.put_back(take, [clip.signal], found, mask.shape[-1], self.grid.hop, clip.loop)
+    def _with_original(self, take: AudioSignal, clip: Clip, found: Sequence[original.Stretch]) -> AudioSignal:
+        """The take (1, C, N), written over, with the clip's own sound in these pieces."""
+        steps = clip.tokens.shape[-1]
+        return original.put_back(take, [clip.signal], found, steps, self.grid.hop, clip.loop) if found else take
+
+    def _stretch(self, clip: Clip, tokens: Tensor, part: original.Stretch) -> tuple[int, AudioSignal]:
+        """The first sample of a stretch of time steps, which on a ring may go on behind its end, and how it sounds there,
+        (1, C, n) in the clip's image, at the codec's level."""
+        start, end, _ = part
+        steps, length, hop = tokens.shape[-1], clip.image.length, self.grid.hop
+        sound = self.decode(tokens[..., torch.arange(start, end) % steps])
+        first, last = start * hop, end * hop if clip.loop else min(length, end * hop)
+        if clip.loop and length != steps * hop:
+            stride = length / steps
+            first, last = math.ceil(start * stride), math.floor(end * stride)
+            wave = between(sound.audio_data, (first / stride - start) * hop, hop / stride, last - first)
+        else:
+            wave = sound.audio_data[..., : last - first]
+        sound = audio.make_signal(wave, self.grid.sample_rate)
+        return first, stereo.apply(sound, stereo.part(clip.image, first, last - first))
 
     def mask_of_clip(self, clip: Clip, prompt: Prompt, seed: int) -> Tensor:
         """`mask` for a clip of `listen`: the times of a ring are turned into those of its whole time steps.

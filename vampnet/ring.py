@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+TAPS = 32
+"""Samples around a place from which `between` tells what is there."""
+_BATCH = 1 << 16
 
 
 def whole_steps(samples: int, hop: int) -> int:
@@ -50,3 +56,30 @@ def ring_resample(audio: Tensor, samples: int) -> Tensor:
         # The bin at the shorter ring's Nyquist frequency stands alone there, and for two, itself and its mirror, in the longer.
         out[..., shared // 2] *= 0.5 if samples > length else 2.0
     return (torch.fft.irfft(out, n=samples) * (samples / length)).to(audio.dtype)
+
+
+def between(audio: Tensor, first: float, step: float, samples: int) -> Tensor:
+    """A stretch of a ring as `ring_resample` would give it, without the rest of the ring: by a windowed sinc.
+
+    Args:
+        audio: (..., N) float, silent around.
+        first: place of the first sample of the result, in samples of `audio`.
+        step: samples of `audio` from one of the result to the next, close to 1: nothing is filtered out above a limit.
+        samples: of the result.
+
+    Returns:
+        (..., samples) float of the same type.
+    """
+    half = TAPS // 2
+    padded = torch.nn.functional.pad(audio, (half, half + TAPS))
+    parts = []
+    for start in range(0, samples, _BATCH):
+        place = first + step * torch.arange(start, min(start + _BATCH, samples), dtype=torch.float64)
+        whole = place.floor()
+        away = torch.arange(1 - half, half + 1) - (place - whole)[:, None]
+        taps = torch.sinc(away) * (0.5 + 0.5 * torch.cos(math.pi * away / half))
+        low = int(whole[0])
+        windows = padded[..., low + 1 :].unfold(-1, TAPS, 1)
+        at = (whole - low).long()
+        parts.append((windows[..., at, :] * taps.to(audio.dtype)).sum(dim=-1))
+    return torch.cat(parts, dim=-1)

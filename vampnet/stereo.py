@@ -351,6 +351,18 @@ def longer(image: StereoImage, before: int, length: int) -> StereoImage:
     return dataclasses.replace(image, length=length, predicted=predicted, remainder=remainder)
 
 
+def part(image: StereoImage, first: int, length: int) -> StereoImage:
+    """The image of the `length` samples from `first` on, which on a ring may go on behind its end; no ring itself."""
+    if image.channels == 1:
+        return StereoImage(1, length, image.sample_rate)
+    _, starts = _ring(length, False)
+    position = (starts + WINDOW // 2).double() + first
+    most = max(0, image.length - WINDOW // 4)
+    position = position % max(1, image.length) if image.loop else position.clamp(0, most)
+    predicted, remainder = _image_at(image, position)
+    return StereoImage(2, length, image.sample_rate, False, image.axis, predicted, remainder)
+
+
 def _at_frames(image: StereoImage, length: int, loop: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """The image's p and w (BANDS, frames) at the frames of a take of `length` samples."""
     ring, starts = _ring(length, loop)

@@ -55,8 +55,8 @@ class Vamp:
 
     Attributes:
         source: (1, C, N) at the codec's sample rate, C = 1 or 2, as it was vamped: cut to whole bars if that was asked for.
-        takes: each (1, C, N), as long and as loud as the source, its true peak at most at `audio.CEILING_DBTP`, or at the source's
-            own where sound of it stays (`Prompt.original_sound`).
+        takes: each (1, C, N), as long and as loud as the source, its true peak at most at `audio.CEILING_DBTP`, or at the
+            source's own where sound of it stays (`Prompt.original_sound`).
         tokens: (takes, K, T) int64, of the takes.
         source_tokens: (1, K, T) int64.
         mask: (1, K, T) bool, True = was regenerated.
