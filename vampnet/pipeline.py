@@ -98,7 +98,8 @@ class VampNet(Stages):
         """Takes of a clip: the prompt's part of it stays, the models make the rest anew.
 
         Args:
-            source: anything that `audio.load` takes: a path, an AudioSignal, (rate, array), (tensor, rate).
+            source: anything that `audio.load` takes: a path, an AudioSignal, (rate, array), (tensor, rate); or a `Clip` of
+                `listen`, for several vamps of one source: then `loop` and `bars` are the clip's, and its beats if it has any.
             prompt: what stays; None = the defaults. Its seconds count from the start of what is vamped.
             sampling: how the rest is filled; None = the defaults.
             takes: how many, at least 1.
@@ -131,7 +132,11 @@ class VampNet(Stages):
         seed = whole_seed(seed)
         loop, extend = bool(loop), added_seconds(extend)
         track = prompt.needs_beats and mask is None
-        clip = self.listen(source, loop=loop, bars=bars, beats=beats, track=track, on_step=on_step, cancelled=cancelled)
+        if isinstance(source, Clip):
+            clip = self._heard(source, beats, track)
+            loop, bars = clip.loop, clip.bars
+        else:
+            clip = self.listen(source, loop=loop, bars=bars, beats=beats, track=track, on_step=on_step, cancelled=cancelled)
         painted = mask is not None
         mask = mask if painted else self.mask_of_clip(clip, prompt, seed)
         if any(extend):
@@ -198,6 +203,14 @@ class VampNet(Stages):
         clip = Clip(signal, self._encode(mono, loop), image, audio.measure_loudness(signal), loop, bars, beats)
         watch("encode", 1, 1)
         return longer(clip, extend, self.codec) if any(extend) else clip
+
+    def _heard(self, clip: Clip, beats: BeatGrid | None, track: bool) -> Clip:
+        """A clip that was heard before, with its beats if they are needed."""
+        if clip.extension is not None:
+            raise ValueError(Sentence("This clip was made longer already: begin with the clip itself."))
+        if clip.beats is None and (track or beats is not None):
+            clip = dataclasses.replace(clip, beats=beats or self._track(clip.signal))
+        return clip
 
     def render(
         self, clip: Clip, tokens: Tensor, gain_db: float | None = None, mask: Tensor | None = None

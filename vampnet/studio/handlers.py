@@ -18,12 +18,14 @@ import gradio as gr
 from vampnet import audio
 from vampnet.audio import AudioError
 from vampnet.config import CancelledError, Prompt, Sampling
+from vampnet.extend import longer
 from vampnet.pipeline import VampNet
 from vampnet.sentences import Sentence
 from vampnet.serving import Turns, batch_for
 from vampnet.studio import presets, tempo
 from vampnet.studio.controls import FOLLOWERS, LEVELS, MAX_SEED, NAMES, Request, follow, most_levels, read_request, whole_depth
 from vampnet.studio.ground import ground
+from vampnet.studio.heard import HeardClips
 from vampnet.studio.mask_picture import given_mask, mask_of, picture
 from vampnet.studio.notices import is_error, notice, progress
 from vampnet.studio.players import keep_vamp
@@ -31,6 +33,7 @@ from vampnet.studio.session import Files, Session, Source, read_source
 from vampnet.studio.shelf import POLL_SECONDS, ModelShelf, Shape
 from vampnet.studio.text import DEFAULT, language_of, say, tell
 from vampnet.studio.work import Work
+from vampnet.vamp import Clip
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -52,6 +55,7 @@ class Handlers:
     def __init__(self, model: VampNet | ModelShelf, examples: Path) -> None:
         self.files = Files()
         self.turns = Turns()
+        self.heard = HeardClips()
         self.visits: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()
         self.shelf = model if isinstance(model, ModelShelf) else ModelShelf(model)
         found = sorted(examples.iterdir()) if examples.is_dir() else []
@@ -217,7 +221,7 @@ class Handlers:
             request = read_request(whole_depth(values, self.shelf.shape.levels))
             if request.prompt.needs_beats or request.bars is not None:
                 source.track()
-            sound = self.use_model(lambda model: _kept(model, request, source), lambda: False, urgent=True)
+            sound = self.use_model(lambda model: self._kept(model, request, source), lambda: False, urgent=True)
         except (ValueError, CancelledError) as error:
             return {"problem": tell(error, session.language), "at": secrets.token_hex(4)}
         except Exception:
@@ -228,6 +232,16 @@ class Handlers:
             if old != path:
                 old.unlink(missing_ok=True)
         return {"sound": str(path), "start": 0, "end": sound.audio_data.shape[-1] / sound.sample_rate}
+
+    def _kept(self, model: VampNet, request: Request, source: Source) -> AudioSignal:
+        """What `VampNet.hear_kept` makes of a request's mask."""
+        mask, clip = mask_of(request, source, Shape.of(model))[0], self.heard.listen(model, source, request)
+        if not isinstance(clip, Clip):
+            options = {"loop": request.loop, "bars": request.bars, "beats": source.grid, "extend": request.extend}
+            clip = model.listen(clip, **options)
+        elif any(request.extend):
+            clip = longer(clip, request.extend, model.codec)
+        return model.hear_kept(clip, mask, request.prompt.original_sound)
 
     def use_preset(self, session: Session, event: gr.EventData) -> list[Any]:
         """The values of the controls in `presets.TOUCHED`."""
@@ -288,8 +302,9 @@ class Handlers:
 
         def work(model: VampNet, on_step: OnStep, cancelled: Cancelled) -> None:
             # Beats that are known go along, needed or not: players show them.
+            heard = self.heard.listen(model, source, request, on_step=on_step, cancelled=cancelled)
             vamp = model.vamp(
-                source.path, request.prompt, request.sampling, request.takes, request.seed, loop=request.loop,
+                heard, request.prompt, request.sampling, request.takes, request.seed, loop=request.loop,
                 bars=request.bars, beats=source.grid, mask=given_mask(request, source, Shape.of(model)), extend=request.extend,
                 batch=batch_for(model), on_step=on_step, cancelled=cancelled,
             )  # fmt: skip
@@ -341,13 +356,6 @@ def about_source(session: Session) -> str:
     known = language == DEFAULT or isinstance(grid.note, Sentence)
     note = tell(grid.note, language) if known else by
     return notice(f"{line} <details><summary>{by}</summary>{html.escape(note)}</details>", "ready", raw=True)
-
-
-def _kept(model: VampNet, request: Request, source: Source) -> AudioSignal:
-    """What `kept_sound` makes of a request's mask."""
-    mask = mask_of(request, source, Shape.of(model))[0]
-    options = {"loop": request.loop, "bars": request.bars, "beats": source.grid, "extend": request.extend}
-    return model.hear_kept(model.listen(source.path, **options), mask, request.prompt.original_sound)
 
 
 def buttons_of(running: bool) -> tuple[Any, Any]:
