@@ -78,7 +78,8 @@ def test_what_is_decoded_is_what_was_made_anew_and_what_it_depends_on() -> None:
     assert around([(510, 1500, 0)], 1000, loop=True) == ring[:1]
     close = around([(0, 400, 0), (420, 470, 0), (480, 1000, 0)], 1000)
     assert close == [(400 - MARGIN, 480 + MARGIN, 0)], "stretches that meet are one"
-    assert around([(0, 100, 0)], 400) == [] == around([(0, 30, 0)], 31, loop=True), "all of it is done sooner"
+    assert around([(0, 100, 0)], 400) == [(0, 400, 0)] == around([], 400), "all of it is done sooner"
+    assert around([(0, 30, 0)], 31, loop=True) == [(0, 31, 0)] and around([(0, 400, 0)], 400) == []
 
 
 @pytest.mark.parametrize(("length", "samples"), [(40_000, 40_111), (40_000, 39_890), (40_000, 40_000)])
@@ -290,3 +291,29 @@ def test_a_comp_has_the_sound_of_its_takes(vn: VampNet, make_music, loop: bool) 
     assert mask.any() and not same(made.audio_data, vamp.source.audio_data).all()
     alone = comp(vn, clip, tokens, [1, 1, 1], bounds, QUICK, takes=sounds)[0]
     assert same(alone.audio_data, vamp.takes[0].audio_data).all()
+    with pytest.raises(ValueError, match="as the clip is"):
+        comp(vn, clip, tokens, [1, 1, 1], bounds, QUICK, takes=[sounds[0], vn.decode(tokens[:1], loop)])
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_long_comp_is_decoded_around_its_joins(vn: VampNet, make_music, monkeypatch: pytest.MonkeyPatch, loop: bool) -> None:
+    vamp = vn.vamp(soft(make_music, 9.0), Prompt(periodic=0), QUICK, 2, loop=loop)
+    clip, steps = vn.listen(vamp.source, loop=loop), vamp.tokens.shape[-1]
+    shown: list[int] = []
+    decode = VampNet.decode
+    monkeypatch.setattr(
+        VampNet, "decode", lambda self, tokens, *rest: shown.append(tokens.shape[-1]) or decode(self, tokens, *rest)
+    )
+
+    def made(gain: float) -> torch.Tensor:
+        """The comp where the second take is softer than it was."""
+        sounds = [vamp.takes[0], audio.make_signal(gain * vamp.takes[1].audio_data, RATE)]
+        return comp(vn, clip, vamp.tokens, [0, 1], [0, steps // 2, steps], QUICK, takes=sounds)[0].audio_data
+
+    plain, softer = made(1.0), made(0.25)
+    assert len(shown) == 2 * (1 + loop) and sum(shown) < 1.4 * steps
+    # The join lies from 4.375 to 4.625 s, and its level goes over from that of the one to that of the other.
+    for time, wanted in ((4.4, -1.2), (4.5, -6.0), (4.6, -10.8)):
+        at = slice(round((time - 0.01) * RATE), round((time + 0.01) * RATE))
+        found = [10 * float(x[..., at].square().mean().log10()) for x in (softer, plain)]
+        assert abs(found[0] - found[1] - wanted) < 1.5, time

@@ -31,6 +31,10 @@ JOIN_SECONDS = 0.25
 """How much is made anew around a join: about what a note needs to end and another to begin."""
 PARTS = 8
 """Equal parts of a clip without beats."""
+EDGE_STEPS = 3
+"""Time steps of a take beside a join that are not compared: what is made anew is heard in them."""
+SILENCE = 1e-9
+"""Mean square of samples below which there is nothing to compare."""
 MAX_PARTS = 64
 FEW_BARS = 4
 
@@ -176,7 +180,7 @@ def comp(
         those of the chosen takes; where one take plays throughout, they all are.
 
     Raises:
-        ValueError: as `assemble`, or tokens that do not fit the clip.
+        ValueError: as `assemble`, or tokens or takes that do not fit the clip.
         CancelledError: `cancelled()` was True.
     """
     fits = tokens.shape[1:] == clip.tokens.shape[1:]
@@ -188,6 +192,8 @@ def comp(
             "The takes' tokens {takes} do not fit the clip's {clip}: use the model that made them.", takes=shapes[0],
             clip=shapes[1],
         ))  # fmt: skip
+    if takes is not None and any(take.audio_data.shape != clip.signal.audio_data.shape for take in takes):
+        raise ValueError(f"Each take must be a sound {tuple(clip.signal.audio_data.shape)}, as the clip is.")
     laid = assemble(tokens, choice, bounds)
     mask = joins(choice, bounds, tokens.shape[1], model.grid, seconds, clip.loop)
     if mask.any():
@@ -196,15 +202,14 @@ def comp(
         on_step("decode", 0, 1)
     if takes is None:
         return model.render(clip, laid), laid, mask
-    levels = _levels(model, clip, tokens, choice, takes)
-    if levels is None:
-        sound = model.render(clip, laid)
-    else:
-        sound = model.unlevelled(clip, laid)
-        sound.audio_data *= _gains(levels, bounds, mask, sound.audio_data.shape[-1])
-        sound = audio.restore_loudness(sound, clip.lufs, loop=clip.loop, gain_db=0.0, in_place=True)
-    found = original.stretches(_owners(choice, bounds, mask), clip.loop)
-    return original.put_back(sound, takes, found, bounds[-1], model.grid.hop, clip.loop), laid, mask
+    owners = _owners(choice, bounds, mask)
+    found = original.stretches(owners, clip.loop)
+    made = torch.zeros_like(clip.signal.audio_data)
+    for first, sound in model.decode_around(clip, laid, found):
+        gain = _gain(sound.audio_data, first, takes, owners, model.grid.hop, clip)
+        original.lay(made, sound.audio_data * gain, first)
+    made = audio.make_signal(made, clip.signal.sample_rate)
+    return original.put_back(made, takes, found, bounds[-1], model.grid.hop, clip.loop), laid, mask
 
 
 def _owners(choice: Sequence[int], bounds: Sequence[int], mask: Tensor) -> list[int]:
@@ -213,29 +218,26 @@ def _owners(choice: Sequence[int], bounds: Sequence[int], mask: Tensor) -> list[
     return [-1 if made else take for take, made in zip(chosen, mask.any(dim=1)[0].tolist(), strict=True)]
 
 
-def _levels(
-    model: VampNet, clip: Clip, tokens: Tensor, choice: Sequence[int], takes: Sequence[AudioSignal]
-) -> list[float] | None:
-    """By how many dB each part was turned up in its take; None where that cannot be told, as of silence."""
-    found = {}
-    for number in set(choice):
-        plain = audio.measure_loudness(model.unlevelled(clip, tokens[number : number + 1]))
-        found[number] = audio.measure_loudness(takes[number]) - plain
-    return [found[number] for number in choice] if all(map(math.isfinite, found.values())) else None
+def _gain(sound: Tensor, first: int, takes: Sequence[AudioSignal], owners: Sequence[int], hop: int, clip: Clip) -> Tensor:
+    """(n,) float32: linear gain that makes decoded sound (1, C, n), from sample `first` on, as loud as the takes beside it.
 
-
-def _gains(levels: Sequence[float], bounds: Sequence[int], mask: Tensor, samples: int) -> Tensor:
-    """(samples,) float32: linear gain of each part, going over into the next one's where the join was made anew."""
-    steps = bounds[-1]
-    made = mask.any(dim=1)[0].tolist()
+    In a join it goes over from one to the other; where nothing can be compared it is what was taken off before the codec.
+    """
+    length, samples, steps = clip.image.length, sound.shape[-1], len(owners)
+    stride = length / steps if clip.loop else hop
+    begins, ends = math.ceil(first / stride), math.floor((first + samples) / stride)
     at, gain = [], []
-    for level, start, end in zip(levels, bounds[:-1], bounds[1:], strict=True):
-        kept = [step for step in range(start, end) if not made[step]]
-        first, last = (kept[0], kept[-1] + 1) if kept else ((start + end) / 2, (start + end) / 2)
-        at += [first, last]
-        gain += [level, level]
-    # Before the first and behind the last: on a ring these meet in the middle of their join.
-    if made[0] and made[-1]:
-        at, gain = [at[-1] - steps, *at, at[0] + steps], [gain[-1], *gain, gain[0]]
-    place = (torch.arange(samples, dtype=torch.float64) * (steps / samples)).numpy()
-    return torch.from_numpy(10 ** (np.interp(place, at, gain) / 20)).float()
+    for start, end, owner in original.stretches([owners[step % steps] for step in range(begins, ends)]):
+        low, high = (round((begins + step) * stride) - first for step in (start, end))
+        edge = min(round(EDGE_STEPS * stride), (high - low) // 4)
+        own = torch.arange(first + low + edge, first + high - edge) % length
+        powers = [float(x.square().mean()) for x in (takes[owner].audio_data[..., own], sound[..., low + edge : high - edge])]
+        if len(own) and min(powers) > SILENCE:
+            at += [low, high]
+            gain += [10 * math.log10(powers[0] / powers[1])] * 2
+    if not at:
+        plain = clip.lufs - audio.CODEC_LUFS
+        return torch.full((samples,), 10 ** (plain / 20) if math.isfinite(plain) else 1.0)
+    around = length if clip.loop and samples == length else None
+    found = np.interp(np.arange(samples), at, gain, period=around)
+    return torch.from_numpy(10 ** (found / 20)).float()

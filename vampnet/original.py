@@ -77,14 +77,14 @@ def pieces(mask: Tensor, grid: TokenGrid, loop: bool = False) -> list[Stretch]:
 
 def around(found: Sequence[Stretch], steps: int, loop: bool = False) -> list[Stretch]:
     """What has to be decoded of a clip of T `steps` where these pieces stay: all else, and `MARGIN` to either side of it, which
-    what is heard there depends on. None if that is most of the clip: it is done sooner as a whole."""
+    what is heard there depends on. If that is most of the clip, all of it, in one: it is done sooner as a whole."""
     made = torch.ones(1, 1, steps)
     for start, end, _ in found:
         made[..., torch.arange(start, end) % steps] = 0
     reach = min(MARGIN, steps - 1)
     padded = F.pad(made, (reach, reach), mode="circular" if loop else "constant")
     heard = F.max_pool1d(padded, 2 * reach + 1, stride=1)[0, 0]
-    return [] if heard.mean() > MOST else stretches((heard.long() - 1).tolist(), loop)
+    return [(0, steps, 0)] if heard.mean() > MOST else stretches((heard.long() - 1).tolist(), loop)
 
 
 def put_back(

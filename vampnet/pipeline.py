@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -232,18 +232,34 @@ class VampNet(Stages):
             ValueError: as `decode`.
         """
         found = [] if mask is None else original.pieces(mask, self.grid, clip.loop)
-        parts = original.around(found, tokens.shape[-1], clip.loop) if found else []
-        if parts:
-            take = audio.make_signal(clip.signal.audio_data.clone(), clip.signal.sample_rate)
-            for part in parts:
-                first, sound = self._stretch(clip, tokens, part)
-                sound = audio.restore_loudness(sound, clip.lufs, gain_db=gain_db, in_place=True)
-                original.lay(take.audio_data, sound.audio_data, first)
-            take = take if clip.loop else loops.settle_ends(take, clip.signal)
-        else:
+        if not self._in_parts(clip, found):
             take = self.unlevelled(clip, tokens)
             take = audio.restore_loudness(take, clip.lufs, loop=clip.loop, gain_db=gain_db, in_place=True)
+            return self._with_original(take, clip, found)
+        take = audio.make_signal(clip.signal.audio_data.clone(), clip.signal.sample_rate)
+        for first, sound in self.decode_around(clip, tokens, found):
+            sound = audio.restore_loudness(sound, clip.lufs, gain_db=gain_db, in_place=True)
+            original.lay(take.audio_data, sound.audio_data, first)
+        take = take if clip.loop else loops.settle_ends(take, clip.signal)
         return self._with_original(take, clip, found)
+
+    def decode_around(
+        self, clip: Clip, tokens: Tensor, found: Sequence[original.Stretch]
+    ) -> Iterator[tuple[int, AudioSignal]]:  # fmt: skip
+        """What is heard of tokens (1, K, T) where these stretches of a clip are not, and somewhat more (`original.around`).
+
+        Yields:
+            The first sample, and (1, C, n) as `unlevelled` gives it; on a ring it may go on behind its end.
+        """
+        steps = tokens.shape[-1]
+        for part in original.around(found, steps, clip.loop):
+            whole = part[1] - part[0] == steps
+            yield (0, self.unlevelled(clip, tokens)) if whole else self._stretch(clip, tokens, part)
+
+    def _in_parts(self, clip: Clip, found: Sequence[original.Stretch]) -> bool:
+        """Whether less than all of a clip is decoded where these pieces stay."""
+        steps = clip.tokens.shape[-1]
+        return bool(found) and all(end - start < steps for start, end, _ in original.around(found, steps, clip.loop))
 
     def unlevelled(self, clip: Clip, tokens: Tensor) -> AudioSignal:
         """`render` without its last step: with its ends, its seam and its stereo image, at the codec's level."""
@@ -279,9 +295,8 @@ class VampNet(Stages):
         found = original.pieces(mask, self.grid, clip.loop)
         if not found:
             return None
-        parts = original.around(found, tokens.shape[-1], clip.loop) if original_sound else []
-        if parts:
-            return self._gain_around(clip, tokens, parts)
+        if original_sound and self._in_parts(clip, found):
+            return self._gain_around(clip, tokens, found)
         own = self._in_image(clip, tokens)
         if clip.extension is not None:
             # The clip's loudness is that of the clip alone.
@@ -290,11 +305,10 @@ class VampNet(Stages):
         gain = clip.lufs - audio.measure_loudness(own)
         return gain if math.isfinite(gain) else None
 
-    def _gain_around(self, clip: Clip, tokens: Tensor, parts: Sequence[original.Stretch]) -> float | None:
-        """What brings decoded stretches of the clip's own tokens to the level that the clip has there."""
+    def _gain_around(self, clip: Clip, tokens: Tensor, found: Sequence[original.Stretch]) -> float | None:
+        """What brings the clip's own tokens around these pieces to the level that the clip has there."""
         length, own, theirs = clip.signal.audio_data.shape[-1], [], []
-        for part in parts:
-            first, sound = self._stretch(clip, tokens, part)
+        for first, sound in self.decode_around(clip, tokens, found):
             own.append(sound.audio_data)
             theirs.append(clip.signal.audio_data[..., torch.arange(first, first + sound.audio_data.shape[-1]) % length])
         lufs = (audio.measure_loudness(audio.make_signal(torch.cat(x, dim=-1), self.grid.sample_rate)) for x in (theirs, own))
