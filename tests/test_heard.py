@@ -93,11 +93,16 @@ def test_a_second_press_does_not_hear_the_source_again(
     press(loop=False)
     assert len(listens) == 2, "another clip, by its tokens"
     source.grid = dataclasses.replace(source.track(), tempo=77.0)
-    press(loop=False)
-    assert len(listens) == 3, "beats set by hand belong to it"
+    assert press(loop=False)["tempo"] == 77.0 and len(listens) == 2, "beats set by hand are no other sound"
+    press(loop=False, bars="1")
+    press(loop=False, bars="1")
+    assert len(listens) == 3
+    source.grid = dataclasses.replace(source.grid, beats=tuple(time + 0.05 for time in source.grid.beats))
+    press(loop=False, bars="1")
+    assert len(listens) == 4, "bars elsewhere are"
     session.source = read_source(session, music_file)
     press(loop=False)
-    assert len(listens) == 4
+    assert len(listens) == 5
 
 
 def test_what_is_kept_has_an_end(vn: VampNet, handlers: Handlers, session: Session, music_file: Path, listens: list) -> None:
@@ -107,10 +112,10 @@ def test_what_is_kept_has_an_end(vn: VampNet, handlers: Handlers, session: Sessi
     heard = HeardClips(2 * size)
     listens.clear()
     clips = [heard.listen(vn, source, request) for source in sources[:2]]
-    assert heard.listen(vn, sources[0], request) is clips[0] and len(listens) == 2
+    assert heard.listen(vn, sources[0], request).tokens is clips[0].tokens and len(listens) == 2
     heard.listen(vn, sources[2], request)
-    assert heard.listen(vn, sources[0], request) is clips[0] and len(listens) == 3
-    assert heard.listen(vn, sources[1], request) is not clips[1] and len(listens) == 4, "it was the oldest"
+    assert heard.listen(vn, sources[0], request).tokens is clips[0].tokens and len(listens) == 3
+    assert heard.listen(vn, sources[1], request).tokens is not clips[1].tokens and len(listens) == 4, "it was the oldest"
     small = HeardClips(size - 1)
     small.listen(vn, sources[0], request)
     small.listen(vn, sources[0], request)

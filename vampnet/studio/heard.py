@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -40,12 +41,14 @@ class HeardClips:
         if getattr(model, "elsewhere", False):
             return source.path
         options = {"loop": request.loop, "bars": request.bars, "beats": source.grid}
-        key = (source.path, model.codec_id, model.precision, str(model.device), *options.values())
+        # Beats say where bars are cut; else they only go along.
+        cut = None if request.bars is None else (request.bars, source.grid)
+        key = source.path, model.codec_id, model.precision, str(model.device), request.loop, cut
         with self._lock:
             found = self._kept.pop(source, None)
             if found is not None and found[0] == key:
                 self._kept[source] = found  # behind all others
-                return found[1]
+                return found[1] if cut else dataclasses.replace(found[1], beats=source.grid)
         clip = model.listen(source.path, **options, **watch)
         with self._lock:
             self._kept.pop(source, None)
