@@ -225,6 +225,27 @@ def test_a_take_that_is_decoded_in_parts_is_as_one_that_is_decoded_whole(
     assert float(step.abs().max()) < 1.5 * float(whole.diff(dim=-1).abs().max())
 
 
+@pytest.mark.parametrize("seconds", [2.0, 8.0])
+def test_an_offset_makes_no_step(vn: VampNet, make_music, seconds: float) -> None:
+    sound = soft(make_music, seconds)[0] + torch.tensor([[0.2], [-0.1]])
+    prompt = Prompt(periodic=0, region=(0.4 * seconds, 0.6 * seconds))
+    take = vn.vamp((sound, RATE), prompt, QUICK, 1).takes[0].audio_data
+    made = take[..., part(0.4 * seconds, 0.6 * seconds)]
+    assert torch.allclose(made.mean(dim=-1), torch.tensor([[0.2, -0.1]]), atol=0.03)
+
+
+def test_without_a_gain_a_take_is_as_loud_as_what_stays(vn: VampNet, make_music) -> None:
+    """And not as the whole clip, whose middle it is here."""
+    sound = soft(make_music, 8.0)[0]
+    sound[:, 3 * RATE : 5 * RATE] *= 0.05
+    clip = vn.listen((sound, RATE))
+    mask = vn.mask_of_clip(clip, Prompt(periodic=0, region=(3.9, 4.1)), 0)
+    made = vn.generate(clip.tokens, mask, QUICK, [(0, 0)])
+    gain = vn.kept_gain(clip, clip.tokens, mask, original_sound=True)
+    given, plain = vn.render(clip, made, gain, mask), vn.render(clip, made, mask=mask)
+    assert torch.equal(given.audio_data, plain.audio_data)
+
+
 def test_a_part_of_the_image_is_the_image_there(make_music) -> None:
     sound = soft(make_music, 3.0)[0]
     sound[0, :RATE] *= 0.1

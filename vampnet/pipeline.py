@@ -220,7 +220,8 @@ class VampNet(Stages):
         Args:
             clip: of `listen`.
             tokens: (1, K, T) int64, as many time steps as the clip's.
-            gain_db: what brings the decoded tokens to their level; by default what gives them the clip's loudness.
+            gain_db: what brings the decoded tokens to their level; by default what gives them the clip's loudness, or between
+                pieces of the clip the level of these (`kept_gain`).
             mask: (1, K, T) bool, True = was made anew: then what stays in one piece is the clip's own sound
                 (`original.pieces`). None = all is decoded.
 
@@ -232,14 +233,19 @@ class VampNet(Stages):
             ValueError: as `decode`.
         """
         found = [] if mask is None else original.pieces(mask, self.grid, clip.loop)
+        if found and gain_db is None:
+            gain_db = self.kept_gain(clip, clip.tokens, mask, original_sound=True)
+        # A step to what has no offset would be a thump.
+        offset = audio.offset_of(clip.signal) if found else 0.0
         if not self._in_parts(clip, found):
             take = self.unlevelled(clip, tokens)
             take = audio.restore_loudness(take, clip.lufs, loop=clip.loop, gain_db=gain_db, in_place=True)
+            take.audio_data += offset
             return self._with_original(take, clip, found)
         take = audio.make_signal(clip.signal.audio_data.clone(), clip.signal.sample_rate)
         for first, sound in self.decode_around(clip, tokens, found):
             sound = audio.restore_loudness(sound, clip.lufs, gain_db=gain_db, in_place=True)
-            original.lay(take.audio_data, sound.audio_data, first)
+            original.lay(take.audio_data, sound.audio_data + offset, first)
         take = take if clip.loop else loops.settle_ends(take, clip.signal)
         return self._with_original(take, clip, found)
 
