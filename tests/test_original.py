@@ -290,6 +290,27 @@ def test_what_is_heard_of_what_is_kept_is_what_a_take_has_of_it(vn: VampNet, mak
     assert torch.equal(heard[..., : part(0, 0.9).stop], plain[..., : part(0, 0.9).stop])
 
 
+@pytest.mark.parametrize("loop", [False, True])
+def test_of_a_long_clip_no_more_is_decoded_to_hear_what_is_kept(
+    vn: VampNet, make_music, monkeypatch: pytest.MonkeyPatch, loop: bool
+) -> None:
+    clip = vn.listen(soft(make_music, 8.0), loop=loop)
+    mask = vn.mask_of_clip(clip, Prompt(periodic=4, region=(4.0, 4.5)), 0)
+    mask[:, 4:, 232:234] = True  # a step of which some levels stay
+    shown: list[int] = []
+    decode = type(vn.codec).decode
+    monkeypatch.setattr(
+        type(vn.codec), "decode", lambda self, tokens, **rest: shown.append(tokens.shape[-1]) or decode(self, tokens, **rest)
+    )
+    parts = vn.hear_kept(clip, mask).audio_data
+    assert shown and sum(shown) < 0.7 * clip.tokens.shape[-1]
+    monkeypatch.setattr("vampnet.original.MOST", 0.0)
+    whole = vn.hear_kept(clip, mask).audio_data
+    assert same(parts, whole).mean() > 0.9
+    levels = [x[..., 4 * RATE : round(4.5 * RATE)].square().mean().log10() * 10 for x in (parts, whole)]
+    assert abs(float(levels[0] - levels[1])) < 1.0, "phases depend on where their search begins, levels do not"
+
+
 def test_a_round_keeps_the_sound_of_the_one_before(vn: VampNet, make_music, tmp_path) -> None:
     journey = Journey(tmp_path, soft(make_music, 2.0), seed=3)
     first = journey.make(vn, SOURCE, Prompt(periodic=0, region=(0.2, 0.8)), QUICK)

@@ -326,8 +326,10 @@ class VampNet(Stages):
     def hear_kept(self, clip: Clip, mask: Tensor, original_sound: bool = True) -> AudioSignal:
         """What a mask (1, K, T) bool keeps of a clip, as sound; see `kept.kept_sound`. With `original_sound`, pieces are the
         clip's own, as in a take."""
-        sound = self._code(lambda codec, _: kept_sound(codec, clip, mask))
-        return self._with_original(sound, clip, original.pieces(mask, self.grid, clip.loop) if original_sound else [])
+        found = original.pieces(mask, self.grid, clip.loop) if original_sound else []
+        parts = original.around(found, mask.shape[-1], clip.loop) if found else None
+        sound = self._code(lambda codec, _: kept_sound(codec, clip, mask, parts))
+        return self._with_original(sound, clip, found)
 
     def _with_original(self, take: AudioSignal, clip: Clip, found: Sequence[original.Stretch]) -> AudioSignal:
         """The take (1, C, N), written over, with the clip's own sound in these pieces."""
