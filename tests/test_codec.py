@@ -8,12 +8,14 @@ import math
 
 import pytest
 import torch
+from dac.nn.quantize import ResidualVectorQuantize
 from safetensors.torch import load_file, save_file
 
 from vampnet.codec import Codec, SpectralCodec, SpectralCodecConfig, load_codec, save_codec, search, spectral
 from vampnet.codec.bands import over_frequency
 from vampnet.codec.envelope import ShortView
 from vampnet.codec.griffin_lim import griffin_lim, griffin_lim_pieces, spectrum, synthesize
+from vampnet.codec.quantize import residual_codes
 from vampnet.codec.spectral import ring_pad
 
 TINY = SpectralCodecConfig(dim=16, encoder_layers=1, decoder_layers=1, kernel=3, rounds=3)
@@ -216,6 +218,26 @@ def test_in_one_pass_magnitudes_are_sharpened_as_in_many(codec):
 def test_latents_are_the_sum_of_what_all_levels_say(codec, n):
     codes = torch.randint(0, 1024, (2, n, 30))
     assert torch.allclose(codec.latents(codes), codec.quantizer.from_codes(codes)[0].mT, atol=1e-5)
+
+
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize(("width", "levels"), [(8, 14), ([4, 9, 16], 3)])
+def test_codes_are_those_of_dacs_quantizer(width, levels, normed):
+    torch.manual_seed(0)
+    quantizer = ResidualVectorQuantize(48, levels, 64, width).eval()
+    for level in quantizer.quantizers:
+        for layer in (level.in_proj, level.out_proj):
+            torch.nn.init.normal_(layer.bias, std=0.1)
+            if not normed:
+                torch.nn.utils.remove_weight_norm(layer)
+    latents = torch.randn(2, 700, 48)
+    latents[0, 5] = 0.0
+    codes = residual_codes(quantizer, latents)
+    wanted = quantizer(latents.transpose(1, 2))[1]
+    assert codes.dtype == torch.int64 and codes.shape == wanted.shape == (2, levels, 700)
+    # Two codes may be as near, and every level after them then differs.
+    assert float((codes != wanted).any(dim=1).float().mean()) < 2e-3
+    assert codes.unique().numel() > 32
 
 
 @pytest.mark.parametrize("bins", [1024, 41, 7, 2])

@@ -150,6 +150,17 @@ def _quantizer(codec: Any, steps: int, width: int, search: bool) -> int:
     return total
 
 
+def _residual_codes(codec: Any, steps: int, width: int) -> int:
+    """Operations of `codec.quantize.residual_codes`: tables, one projection for all levels, likenesses, what is taken off."""
+    shapes = [level.codebook.weight.shape for level in codec.quantizer.quantizers]
+    total, later = 0, sum(dim for _, dim in shapes)
+    total += 2 * steps * width * later
+    for codes, dim in shapes:
+        later -= dim
+        total += 2 * steps * dim * codes + steps * later + 2 * later * dim * (width + codes)
+    return total
+
+
 def encode(codec: Any, steps: int, takes: int = 1) -> Demand:
     """Samples of `takes` clips of `steps` time steps to tokens, with a spectral, a LAC or a DAC codec."""
     moved = takes * steps * (codec.hop * 4 + codec.n_codebooks * INDEX_BYTES)
@@ -190,7 +201,7 @@ def _spectral_encode(codec: Any, steps: int) -> tuple[int, int]:
     high = c.window // 2 + 1 - c.fine_bins
     matrix = 2 * frames * high * c.bands + 2 * short * (c.short_window // 2 + 1) * c.short_bands
     matrix += 2 * steps * c.inputs * c.dim + _blocks(c, c.encoder_layers, steps)
-    matrix += _quantizer(codec, steps, c.dim, search=True)
+    matrix += _residual_codes(codec, steps, c.dim)
     return matrix, frames * _real_transform(c.window) + short * _real_transform(c.short_window)
 
 

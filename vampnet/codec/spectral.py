@@ -27,6 +27,7 @@ from .bands import band_matrices, over_frequency
 from .described import DescribedCodec
 from .envelope import ShortView
 from .griffin_lim import frames_between, griffin_lim_pieces, spectrum
+from .quantize import residual_codes, weight_of
 from .tiled import TiledBlocks, can_be_tiled
 
 PIECE = 1024
@@ -298,10 +299,8 @@ class SpectralCodec(DescribedCodec):
         One product for all levels: the quantizer makes one each, and turns every one around.
         """
         levels = self.quantizer.quantizers[: codes.shape[1]]
-        outer = [level.out_proj for level in levels]
-        # Weight norm, which a layer works out anew whenever it is called.
-        weight = torch.cat([o.weight_g * o.weight_v / o.weight_v.norm(dim=(1, 2), keepdim=True) for o in outer], dim=1)[..., 0]
-        bias = sum(o.bias for o in outer)
+        weight = torch.cat([weight_of(level.out_proj) for level in levels], dim=1)
+        bias = sum(level.out_proj.bias for level in levels)
         parts = codes.split(PIECE, dim=2)
         vectors = ([level.codebook(part[:, i]) for i, level in enumerate(levels)] for part in parts)
         return torch.cat([F.linear(torch.cat(some, dim=2), weight, bias) for some in vectors], dim=1)
@@ -337,8 +336,7 @@ class SpectralCodec(DescribedCodec):
         for piece, made in zip(x.split(PIECE, dim=1), self._features(audio, loop), strict=True):
             piece.copy_(self.project_in(made))
         del audio
-        latents = self._through(self.encoder, x, loop).transpose(1, 2)
-        return torch.cat([self.quantizer(piece)[1] for piece in latents.split(PIECE, dim=2)], dim=2)
+        return residual_codes(self.quantizer, self._through(self.encoder, x, loop))
 
     @torch.no_grad()
     def decode(self, codes: Tensor, loop: bool = False) -> Tensor:
