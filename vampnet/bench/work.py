@@ -150,15 +150,17 @@ def _quantizer(codec: Any, steps: int, width: int, search: bool) -> int:
     return total
 
 
-def _residual_codes(codec: Any, steps: int, width: int) -> int:
-    """Operations of `codec.quantize.residual_codes`: tables, one projection for all levels, likenesses, what is taken off."""
+def _residual_codes(codec: Any, steps: int, width: int) -> tuple[int, int]:
+    """Operations of `codec.quantize.residual_codes`: a projection for all levels and likenesses to their codes; and of its
+    tables, which are made once."""
     shapes = [level.codebook.weight.shape for level in codec.quantizer.quantizers]
-    total, later = 0, sum(dim for _, dim in shapes)
-    total += 2 * steps * width * later
+    later = sum(dim for _, dim in shapes)
+    found, tables = 2 * steps * width * later, 0
     for codes, dim in shapes:
         later -= dim
-        total += 2 * steps * dim * codes + steps * later + 2 * later * dim * (width + codes)
-    return total
+        found += 2 * steps * dim * codes
+        tables += 2 * later * dim * (width + codes)
+    return found, tables
 
 
 def encode(codec: Any, steps: int, takes: int = 1) -> Demand:
@@ -167,10 +169,14 @@ def encode(codec: Any, steps: int, takes: int = 1) -> Demand:
     if not hasattr(codec.config, "window"):
         moved += _weights(codec.precision, codec.encoder, codec.quantizer)
         return (Work(takes * _waveform_encode(codec, steps), 0, moved, codec.precision),)
-    matrix, fourier = _spectral_encode(codec, steps)
+    matrix, fourier, tables = _spectral_encode(codec, steps)
     # In float32 whatever the codec's precision is: its tokens are to be the same.
     return (
-        Work(takes * matrix, takes * fourier, moved + _weights("float32", codec.project_in, codec.encoder, codec.quantizer)),
+        Work(
+            takes * matrix + tables,
+            takes * fourier,
+            moved + _weights("float32", codec.project_in, codec.encoder, codec.quantizer),
+        ),
     )
 
 
@@ -195,14 +201,15 @@ def _blocks(config: Any, layers: int, steps: int) -> int:
     return layers * 2 * steps * config.dim * (config.kernel + 2 * config.expansion * config.dim)
 
 
-def _spectral_encode(codec: Any, steps: int) -> tuple[int, int]:
+def _spectral_encode(codec: Any, steps: int) -> tuple[int, int, int]:
+    """Of matrices and of transforms for a clip, and of tables for any number of them."""
     c = codec.config
     frames, short = steps * c.frames, steps * c.short_frames
     high = c.window // 2 + 1 - c.fine_bins
     matrix = 2 * frames * high * c.bands + 2 * short * (c.short_window // 2 + 1) * c.short_bands
     matrix += 2 * steps * c.inputs * c.dim + _blocks(c, c.encoder_layers, steps)
-    matrix += _residual_codes(codec, steps, c.dim)
-    return matrix, frames * _real_transform(c.window) + short * _real_transform(c.short_window)
+    found, tables = _residual_codes(codec, steps, c.dim)
+    return matrix + found, frames * _real_transform(c.window) + short * _real_transform(c.short_window), tables
 
 
 def _spectral_decode(codec: Any, steps: int) -> tuple[int, int]:
