@@ -339,10 +339,10 @@ def offset_of(signal: AudioSignal) -> torch.Tensor:
     """
     audio = signal.audio_data
     mean, least = audio.mean(dim=-1, keepdim=True), 0.02 / math.sqrt(audio.shape[-1]) * audio.norm(dim=-1, keepdim=True)
-    offset = torch.zeros_like(mean)
-    if bool((mean.abs() > least).any()):  # else nobody looks for the middle, which takes longer than all else here
-        middle = audio.median(dim=-1, keepdim=True).values
-        offset = torch.where(mean * middle > 0, mean.sign() * torch.minimum(mean.abs(), middle.abs()), offset)
+    if not bool((mean.abs() > least).any()):
+        return torch.zeros_like(mean)  # whatever the middle is: to find it takes longer than all else here
+    middle = audio.median(dim=-1, keepdim=True).values
+    offset = torch.where(mean * middle > 0, mean.sign() * torch.minimum(mean.abs(), middle.abs()), 0.0)
     return offset * bool((offset.abs() > least).any())
 
 
