@@ -147,6 +147,7 @@ def test_a_folder_is_measured_by_everything(place, tmp_path, capsys):
     found = json.loads(out.read_text())
     assert "2 takes of a clip in 2 coarse steps; what stays: periodic 7, periodic jitter 2. Takes are drawn with" in said.out
     assert found["asked"]["prompt"]["periodic"] == 7 and found["asked"]["sampling"]["steps"] == 2
+    assert found["asked"]["prompt"]["original_sound"] is False, "what is measured is decoded"
     assert found["asked"]["takes"] == 2 and found["asked"]["seconds"] == 1.1 and found["asked"]["loop"] is True
     takes = found["settings"]["takes"]
     assert found["model"] == "tiny" and f"Weights {found['run']['weights']}, transformers in" in said.out

@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.takes < 1:
             raise ValueError(f"--takes must be at least 1, not {args.takes}.")
         prompt, sampling = cli.settings(args)
+        prompt = dataclasses.replace(prompt, original_sound=False)  # what is measured is decoded
         # Now, and not after all the work.
         for name in ("mir_eval.beat", "mir_eval.onset"):
             need(name)
@@ -117,8 +118,8 @@ def _run(args: argparse.Namespace, experiment: Experiment) -> None:
 
 def _changed(prompt: Prompt) -> str:
     """The fields of a prompt that are not what they would be without one, such as "periodic 7"."""
-    nothing, given = dataclasses.asdict(Prompt(periodic=0, periodic_jitter=0)), dataclasses.asdict(prompt)
-    del given["original_sound"]  # what is measured is decoded
+    plain = Prompt(periodic=0, periodic_jitter=0, original_sound=False)
+    nothing, given = dataclasses.asdict(plain), dataclasses.asdict(prompt)
     if not prompt.periodic:
         del given["periodic_jitter"]
     found = [f"{name.replace('_', ' ')} {value}" for name, value in given.items() if value != nothing[name]]
