@@ -14,6 +14,7 @@ from conftest import unspeakable, without_length
 
 from vampnet import audio, loops
 from vampnet.audio import AudioError, load, make_signal, measure_loudness, restore_loudness, save
+from vampnet.offset import without_offset
 
 RATE = 44_100
 
@@ -289,12 +290,12 @@ def test_a_constant_offset_goes_and_a_drum_stays():
     t = torch.arange(RATE) / RATE
     tune = make_signal((0.1 * torch.sin(2 * torch.pi * 300 * t))[None, None], RATE)
     shifted = make_signal(tune.audio_data + 0.05, RATE)
-    assert audio.without_offset(tune) is tune
-    assert float((audio.without_offset(shifted).audio_data - tune.audio_data).abs().max()) < 0.002
+    assert without_offset(tune) is tune
+    assert float((without_offset(shifted).audio_data - tune.audio_data).abs().max()) < 0.002
     reed = make_signal(0.05 * sum(torch.cos(2 * torch.pi * 110 * n * t) for n in range(1, 6))[None, None], RATE)
-    assert audio.without_offset(reed) is reed, "it swings farther to one side, and back for longer"
+    assert without_offset(reed) is reed, "it swings farther to one side, and back for longer"
     drum = make_signal((torch.sin(2 * torch.pi * 50 * t).abs() * torch.exp(-30 * t) * (t < 0.4))[None, None], RATE)
-    assert audio.without_offset(drum) is drum
+    assert without_offset(drum) is drum
 
 
 def test_a_given_gain_is_kept():

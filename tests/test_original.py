@@ -190,7 +190,8 @@ def test_only_the_region_is_made_anew(vn: VampNet, make_music, loop: bool, chann
     plain = vn.vamp(vamp.source, Prompt(periodic=0, region=(0.8, 1.2), original_sound=False), QUICK, 1, loop=loop)
     assert torch.equal(plain.tokens, vamp.tokens) and same(plain.takes[0].audio_data, vamp.source.audio_data).mean() < 0.01
     inside = part(0.8, 1.2)
-    assert torch.equal(plain.takes[0].audio_data[..., inside], vamp.takes[0].audio_data[..., inside])
+    # Their gains differ by what is faded at the ends of a clip.
+    assert torch.allclose(plain.takes[0].audio_data[..., inside], vamp.takes[0].audio_data[..., inside], atol=1e-3)
 
 
 @pytest.mark.parametrize("region", [(4.0, 4.3), (0.0, 0.2), (7.9, 8.1)])

@@ -307,7 +307,7 @@ def test_what_stays_in_one_piece_keeps_its_level(vn, make_music, monkeypatch):
     one_take(vn, source, prompt=Prompt(periodic=0, region=(1.0, 1.5)))
     part = one_take(vn, source, prompt=Prompt(periodic=0, region=(1.0, 1.5), original_sound=False)).takes[0]
     whole = one_take(vn, source, prompt=Prompt(periodic=1)).takes[0]
-    assert heard[0] is None is heard[3] and heard[1] == heard[2] and math.isfinite(heard[1])
+    assert heard[0] is None is heard[3] and abs(heard[1] - heard[2]) < 0.05
     levels = [take.audio_data[..., : RATE // 2].square().mean().sqrt() for take in (part, whole)]
     assert abs(20 * math.log10(levels[0] / levels[1])) < 0.1
 

@@ -168,16 +168,15 @@ def _most_alike(a: Tensor, b: Tensor, length: int, edge: int) -> int:
 
 def _held(take: AudioSignal, sounds: Sequence[AudioSignal], loop: bool) -> AudioSignal:
     """The take, written over, with what rises above both the ceiling and the sounds in it turned down."""
-    ceiling = 10 ** (CEILING_DBTP / 20)
-    for sound in sounds:
-        samples = sound.audio_data[0].detach().float().cpu().numpy()
-        peak = float(np.abs(samples).max())
-        if peak > 1.0:
+    samples, ceiling = take.audio_data[0].numpy(), 10 ** (CEILING_DBTP / 20)
+    peaks = limiter.true_peaks(samples, loop, ceiling)
+    for sound in sounds if peaks.max() > ceiling else ():
+        own = sound.audio_data[0].detach().float().cpu().numpy()
+        if np.abs(own).max() > 1.0:
             ceiling = 1.0
             break
         # No more than rounding above their peak, so that they stay to the last bit.
-        ceiling = max(ceiling, (1 + 1e-6) * float(limiter.true_peaks(samples, loop, ceiling).max()))
-    samples = take.audio_data[0].numpy()
-    gain = limiter.limiting_gain(limiter.true_peaks(samples, loop, ceiling), int(take.sample_rate), ceiling, loop)
+        ceiling = max(ceiling, (1 + 1e-6) * float(limiter.true_peaks(own, loop, ceiling).max()))
+    gain = limiter.limiting_gain(peaks, int(take.sample_rate), ceiling, loop)
     limiter.with_gain(samples, gain, ceiling, loop, out=samples)
     return take

@@ -22,6 +22,7 @@ from vampnet.device import usable_device
 from vampnet.extend import added_seconds, longer
 from vampnet.kept import kept_sound
 from vampnet.model.fast import get_ready
+from vampnet.offset import offset_of
 from vampnet.progress import Cancelled, OnDownload, OnStep, Watch
 from vampnet.ring import between, may_be_ring
 from vampnet.sentences import Sentence
@@ -233,21 +234,17 @@ class VampNet(Stages):
             ValueError: as `decode`.
         """
         found = [] if mask is None else original.pieces(mask, self.grid, clip.loop)
-        if found and gain_db is None:
-            gain_db = self.kept_gain(clip, clip.tokens, mask, original_sound=True)
-        # A step to what has no offset would be a thump.
-        offset = audio.offset_of(clip.signal) if found else 0.0
-        if not self._in_parts(clip, found):
+        if not found:
             take = self.unlevelled(clip, tokens)
-            take = audio.restore_loudness(take, clip.lufs, loop=clip.loop, gain_db=gain_db, in_place=True)
-            take.audio_data += offset
-            return self._with_original(take, clip, found)
-        take = audio.make_signal(clip.signal.audio_data.clone(), clip.signal.sample_rate)
+            return audio.restore_loudness(take, clip.lufs, loop=clip.loop, gain_db=gain_db, in_place=True)
+        gain_db = self.kept_gain(clip, clip.tokens, mask, original_sound=True) if gain_db is None else gain_db
+        # Without the clip's offset there would be a thump where it ends.
+        out, offset = clip.signal.audio_data.clone(), offset_of(clip.signal)
         for first, sound in self.decode_around(clip, tokens, found):
-            sound = audio.restore_loudness(sound, clip.lufs, gain_db=gain_db, in_place=True)
-            original.lay(take.audio_data, sound.audio_data + offset, first)
-        take = take if clip.loop else loops.settle_ends(take, clip.signal)
-        return self._with_original(take, clip, found)
+            around = clip.loop and sound.audio_data.shape[-1] == out.shape[-1]
+            sound = audio.restore_loudness(sound, clip.lufs, loop=around, gain_db=gain_db, in_place=True)
+            original.lay(out, sound.audio_data + offset, first)
+        return self._with_original(audio.make_signal(out, clip.signal.sample_rate), clip, found)
 
     def decode_around(
         self, clip: Clip, tokens: Tensor, found: Sequence[original.Stretch]
@@ -261,11 +258,6 @@ class VampNet(Stages):
         for part in original.around(found, steps, clip.loop):
             whole = part[1] - part[0] == steps
             yield (0, self.unlevelled(clip, tokens)) if whole else self._stretch(clip, tokens, part)
-
-    def _in_parts(self, clip: Clip, found: Sequence[original.Stretch]) -> bool:
-        """Whether less than all of a clip is decoded where these pieces stay."""
-        steps = clip.tokens.shape[-1]
-        return bool(found) and all(end - start < steps for start, end, _ in original.around(found, steps, clip.loop))
 
     def unlevelled(self, clip: Clip, tokens: Tensor) -> AudioSignal:
         """`render` without its last step: with its ends, its seam and its stereo image, at the codec's level."""
@@ -301,7 +293,7 @@ class VampNet(Stages):
         found = original.pieces(mask, self.grid, clip.loop)
         if not found:
             return None
-        if original_sound and self._in_parts(clip, found):
+        if original_sound:
             return self._gain_around(clip, tokens, found)
         own = self._in_image(clip, tokens)
         if clip.extension is not None:
@@ -350,7 +342,9 @@ class VampNet(Stages):
         else:
             wave = sound.audio_data[..., : last - first]
         sound = audio.make_signal(wave, self.grid.sample_rate)
-        return first, stereo.apply(sound, stereo.part(clip.image, first, last - first))
+        sound = stereo.apply(sound, stereo.part(clip.image, first, last - first))
+        # Where a stretch ends within the clip this is fades in what is thrown away.
+        return first, sound if clip.loop else loops.settle_ends(sound, clip.signal)
 
     def mask_of_clip(self, clip: Clip, prompt: Prompt, seed: int) -> Tensor:
         """`mask` for a clip of `listen`: the times of a ring are turned into those of its whole time steps.

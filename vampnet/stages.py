@@ -17,6 +17,7 @@ from vampnet.config import Prompt, Sampling, TokenGrid
 from vampnet.fallback import within_memory
 from vampnet.generate import generate
 from vampnet.model.fast import codec_in_precision, in_precision, items_at_a_time
+from vampnet.offset import without_offset
 from vampnet.progress import Cancelled, OnStep
 from vampnet.prompt import build_mask
 from vampnet.ring import ring_resample, whole_steps
@@ -216,7 +217,7 @@ class Stages:
 
     def _encode(self, mono: AudioSignal, loop: bool) -> Tensor:
         """Tokens of what `stereo.split` gave, which is written over."""
-        wave = audio.to_codec_level(audio.without_offset(mono), in_place=True)[0].audio_data
+        wave = audio.to_codec_level(without_offset(mono), in_place=True)[0].audio_data
         if loop:
             wave = ring_resample(wave, whole_steps(wave.shape[-1], self.grid.hop))
         return self._code(lambda codec, device: codec.encode(wave.to(device), loop=loop).cpu())
