@@ -1,4 +1,4 @@
-"""A transformer by tiles beside the plain formulas; all of it wants a CPU that has them."""
+"""A transformer by tiles beside the plain formulas; all of it wants a CPU that has them, wide ones or no more than narrow ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from vampnet.tile_passes import Parts, TileMatrix, can_be_tiled, line_of
 
 pytestmark = pytest.mark.skipif(not tile_passes.has_tiles(), reason="this CPU has no instructions for tiles")
 
-PRECISIONS = ("int8", "bfloat16")
+WIDE = pytest.mark.skipif(not tile_passes.has_wide_tiles(), reason="this CPU has no instructions for wide tiles")
+PRECISIONS = ("int8", pytest.param("bfloat16", marks=WIDE))
+KINDS = (pytest.param(False, id="wide", marks=WIDE), pytest.param(True, id="narrow"))
 DISTANCES = {"int8": 0.04, "bfloat16": 0.02}
 
 
@@ -43,15 +45,25 @@ def distance(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-@pytest.mark.parametrize("count", [1, 5, 6, 7, 95, 103, 700])
-def test_products_of_whole_numbers_are_exact(count: int, threads: None) -> None:
+@pytest.fixture(params=KINDS)
+def narrow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Either kind of tiles, as if this CPU had no other."""
+    monkeypatch.setattr(tile_passes, "has_wide_tiles", lambda: not request.param)
+    monkeypatch.setattr(tile_passes, "has_narrow_tiles", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 6, 7, 95, 103, 700])
+def test_products_of_whole_numbers_are_exact(count: int, narrow: bool, threads: None) -> None:
     weight, rows = (torch.randint(-127, 128, size, dtype=torch.int8) for size in ((192, 136), (count, 136)))
     weight[:, 0], rows[0], weight[7] = 127, -127, -127  # the largest sums, of either sign
     matrix = TileMatrix(weight.float())
-    assert torch.equal(matrix.scale, torch.ones(192))
-    assert torch.equal(tile_passes.multiplied(rows ^ -128, matrix), rows.int() @ weight.T.int())
+    assert torch.equal(matrix.scale, torch.ones(192)) and matrix.packed.dtype == (torch.int16 if narrow else torch.int8)
+    given = rows.to(torch.int16) if narrow else rows ^ -128
+    assert torch.equal(tile_passes.multiplied(given, matrix), rows.int() @ weight.T.int())
 
 
+@WIDE
 @pytest.mark.parametrize("count", [1, 8])
 def test_products_of_bfloat16_add_up_in_float32(count: int) -> None:
     weight, rows = torch.randn(64, 72), torch.randn(count, 72).bfloat16()
@@ -59,21 +71,22 @@ def test_products_of_bfloat16_add_up_in_float32(count: int) -> None:
     assert distance(sums, rows.float() @ weight.bfloat16().float().T) < 1e-6
 
 
-@pytest.mark.parametrize("steps", [1, 5, 6, 7, 63, 64, 65, 100])
-def test_attention(steps: int, threads: None) -> None:
-    items, heads = 2, 3
-    q, k, v = (scale * torch.randn(items, heads, steps, 64).bfloat16() for scale in (0.3, 1, 1))
+@pytest.mark.parametrize("steps", [1, 3, 4, 5, 6, 7, 15, 16, 17, 63, 64, 65, 100])
+def test_attention(steps: int, narrow: bool, threads: None) -> None:
+    items, heads, columns, each = 2, 3, 16 if narrow else 64, 1 if narrow else 2
+    parts, whole = Parts.empty(items, heads, steps, narrow), -(-steps // columns) * columns
+    q, k, v = (scale * torch.randn(items, heads, steps, 64).to(parts.queries.dtype) for scale in (0.3, 1, 1))
     values = 3 * torch.randn(heads, 2 * steps - 1)
-    parts, whole = Parts.empty(items, heads, steps), -(-steps // 64) * 64
     parts.queries.copy_(q)
-    k, v = (torch.nn.functional.pad(x, (0, 0, 0, whole - steps)) for x in (k, v))
-    parts.keys.copy_(k.view(items, heads, -1, 64, 32, 2).transpose(3, 4))
-    parts.keys.transpose(3, 4).flatten(4).flatten(2, 3)[:, :, steps:] = torch.nan  # what is not there
-    parts.values.copy_(v.view(items, heads, -1, 2, 64).transpose(3, 4))
+    missing = torch.full((items, heads, whole - steps, 64), torch.nan)  # what is not there, but for values: these are 0
+    keys = torch.cat([k, missing.to(k.dtype)], dim=2)
+    parts.keys.copy_(keys.view(items, heads, -1, columns, 64 // each, each).transpose(3, 4))
+    of_steps = torch.nn.functional.pad(v, (0, 0, 0, whole - steps)).view(items, heads, -1, each, 64 // columns, columns)
+    parts.values.copy_(of_steps.permute(0, 1, 4, 2, 5, 3))
     bias = torch.stack([values[:, steps - 1 - i : 2 * steps - 1 - i] for i in range(steps)], dim=1)
-    weights = (q.double() @ k[:, :, :steps].double().mT + bias).softmax(dim=-1)
-    wanted = (weights @ v[:, :, :steps].double()).transpose(1, 2).reshape(items * steps, -1)
-    assert distance(tile_passes.mixed(parts, line_of(values, steps)), wanted) < 0.006
+    weights = (q.double() @ k.double().mT + bias).softmax(dim=-1)
+    wanted = (weights @ v.double()).transpose(1, 2).reshape(items * steps, -1)
+    assert distance(tile_passes.mixed(parts, line_of(values, steps)), wanted) < (2e-4 if narrow else 0.006)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -101,6 +114,21 @@ def test_logits_are_near_those_in_float32(precision: str, steps: int, threads: N
             assert torch.equal(quick(tokens, where=where), found)
         # As exact as without tiles.
         assert distance(found, wanted) < 1.3 * distance(FastTransformer(model, precision)(tokens, where=where), wanted) + 1e-3
+
+
+@WIDE
+@pytest.mark.parametrize("steps", [5, 70])
+def test_narrow_tiles_are_as_near(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokens = model_of(), tokens_of(3, steps)
+    wide = in_precision(model, "int8", "cpu")
+    monkeypatch.setattr(tile_passes, "has_wide_tiles", lambda: False)
+    monkeypatch.setattr(tile_passes, "has_narrow_tiles", lambda: True)
+    narrow = in_precision(model, "int8", "cpu")
+    assert (wide.packed.dtype, narrow.packed.dtype) == (torch.int8, torch.int16)
+    with torch.no_grad():
+        wanted = model(tokens)
+    assert 0 < distance(narrow(tokens), wanted) < DISTANCES["int8"]
+    assert distance(narrow(tokens), wide(tokens)) < DISTANCES["int8"]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

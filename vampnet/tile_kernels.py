@@ -4,23 +4,32 @@ Between two attentions everything goes by rows: the matrix behind attention, the
 of the next layer. So a thread takes a block of rows through all of that, and none of it leaves the caches. Threads take blocks
 in turns, by a counter.
 
-Rows are int8 numbers with a factor each, or bfloat16 ones, whose factor is 1. A matrix is a tuple: its weights as tiles read
-them, what the sums begin with, a scale for each column, and the weight and the epsilon of the norm before it, if there is one.
+Rows are whole numbers of 8 bits with a factor each, held as int8 for wide tiles and as int16 for narrow ones; or bfloat16 ones,
+whose factor is 1. A matrix is a tuple: its weights as tiles read them, what the sums begin with, a scale for each column, and
+the weight and the epsilon of the norm before it, if there is one.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numba.extending import overload
-from numba.types import int8
+from numba.types import float32, int8, int16
 
-from vampnet.numba_kernels import compiled, gelu, narrowed, root, shared, taken, whole
+from vampnet.numba_kernels import NONE, compiled, gelu, narrowed, root, shared, taken, whole
 from vampnet.tiles import (
     COLUMNS,
+    NARROW_COLUMNS,
+    NARROW_TILE,
     TILE,
+    four_float,
+    four_float_scores,
+    four_short,
     halved,
+    one_float,
+    one_float_scores,
     one_half,
     one_scores,
+    one_short,
     one_whole,
     six_half,
     six_scores,
@@ -29,7 +38,7 @@ from vampnet.tiles import (
 )
 
 F = np.float32
-MADE_WITH = "73316db21fdd"
+MADE_WITH = "7ec719338627"
 """What is compiled in here from other files: see `tests/test_passes.py`."""
 
 
@@ -37,11 +46,27 @@ MADE_WITH = "73316db21fdd"
 
 
 def as_row(y, row):
-    """(n,) float32 -> the nearest (n,) int8, as the bits of them + 128, or bfloat16; their factor."""
+    """(n,) float32 -> the nearest (n,) whole numbers, int8 as the bits of them + 128, or bfloat16; their factor."""
 
 
 def product(rows, count, packed, start, sums):
     """`count` rows times a matrix, into the first rows of `sums`."""
+
+
+def parted(sums, factors, scale, begin, count, queries, keys, values):
+    """Sums of a block -> queries, keys and values of attention, in the order in which tiles read them."""
+
+
+def scored(query, step, key, panel, line, begin, scores, place):
+    """Scores of as many time steps as there are rows of them, with the keys of a panel; those of the bias begin at `begin`."""
+
+
+def weighted(weights, value, nothing, sums):
+    """As many rows of weights as there are rows of `sums`, times the values."""
+
+
+def highest(key):
+    """How many rows a tile has for such keys."""
 
 
 @overload(as_row, inline="always")
@@ -50,6 +75,10 @@ def _as_row(y, row):
 
         def kept(y, row):
             return whole(y, row, np.int8(-128))
+    elif row.dtype == int16:
+
+        def kept(y, row):
+            return whole(y, row, NONE)
     else:
 
         def kept(y, row):
@@ -62,17 +91,69 @@ def _as_row(y, row):
 
 @overload(product)
 def _product(rows, count, packed, start, sums):
-    six, one = (six_whole, one_whole) if packed.dtype == int8 else (six_half, one_half)
+    tile, columns, several, one = TILE, COLUMNS, six_half, one_half
+    if packed.dtype == int8:
+        several, one = six_whole, one_whole
+    elif packed.dtype == int16:
+        tile, columns, several, one = NARROW_TILE, NARROW_COLUMNS, four_short, one_short
 
     def multiplied(rows, count, packed, start, sums):
         for panel in range(packed.shape[0]):
             row = 0
-            while row + TILE <= count:
-                six(rows, row, packed, panel, start, panel * COLUMNS, sums, row, panel * COLUMNS)
-                row += TILE
+            while row + tile <= count:
+                several(rows, row, packed, panel, start, panel * columns, sums, row, panel * columns)
+                row += tile
             while row < count:
-                one(rows, row, packed, panel, start, panel * COLUMNS, sums, row, panel * COLUMNS)
+                one(rows, row, packed, panel, start, panel * columns, sums, row, panel * columns)
                 row += 1
+
+    return multiplied
+
+
+@overload(parted)
+def _parted(sums, factors, scale, begin, count, queries, keys, values):
+    if queries.dtype == float32:
+        return lambda sums, factors, scale, begin, count, queries, keys, values: _in_floats(
+            sums, factors, scale, begin, count, queries, keys, values
+        )
+    return lambda sums, factors, scale, begin, count, queries, keys, values: _in_halves(
+        sums, factors, scale, begin, count, queries, keys, values
+    )
+
+
+@overload(highest)
+def _highest(key):
+    tile = NARROW_TILE if key.dtype == float32 else TILE
+    return lambda key: tile
+
+
+@overload(scored)
+def _scored(query, step, key, panel, line, begin, scores, place):
+    tile, several, one = TILE, six_scores, one_scores
+    if key.dtype == float32:
+        tile, several, one = NARROW_TILE, four_float_scores, one_float_scores
+
+    def multiplied(query, step, key, panel, line, begin, scores, place):
+        if scores.shape[0] == tile:
+            several(query, step, key, panel, line, begin, scores, 0, place)
+        else:
+            one(query, step, key, panel, line, begin, scores, 0, place)
+
+    return multiplied
+
+
+@overload(weighted)
+def _weighted(weights, value, nothing, sums):
+    tile, columns, several, one = TILE, COLUMNS, six_half, one_half
+    if value.dtype == float32:
+        tile, columns, several, one = NARROW_TILE, NARROW_COLUMNS, four_float, one_float
+
+    def multiplied(weights, value, nothing, sums):
+        for panel in range(value.shape[0]):
+            if sums.shape[0] == tile:
+                several(weights, 0, value, panel, nothing, 0, sums, 0, panel * columns)
+            else:
+                one(weights, 0, value, panel, nothing, 0, sums, 0, panel * columns)
 
     return multiplied
 
@@ -115,8 +196,7 @@ def _gated(sums, factor, scale, y, row):
 
 
 @shared
-def _parted(sums, factors, scale, begin, count, queries, keys, values):
-    """Sums of a block -> queries, keys and values of attention, in the order in which tiles read them."""
+def _in_halves(sums, factors, scale, begin, count, queries, keys, values):
     _, heads, steps, size = queries.shape
     row = np.empty(size, np.uint16)
     for head in range(heads):
@@ -130,9 +210,29 @@ def _parted(sums, factors, scale, begin, count, queries, keys, values):
                 panel[j, place, 0] = row[2 * j]
                 panel[j, place, 1] = row[2 * j + 1]
             halved(sums, r, 2 * heads * size + at, factors[r], scale, row, 0)
-            pair, side = values[item, head, step // 2], step % 2
+            pair, side = values[item, head, 0, step // 2], step % 2
             for j in range(size):
                 pair[j, side] = row[j]
+
+
+@shared
+def _in_floats(sums, factors, scale, begin, count, queries, keys, values):
+    _, heads, steps, size = queries.shape
+    for head in range(heads):
+        for r in range(count):
+            item, step, factor = (begin + r) // steps, (begin + r) % steps, factors[r]
+            at, query, value = head * size, queries[item, head, step], values[item, head]
+            for j in range(size):
+                query[j] = F(sums[r, at + j]) * factor * scale[at + j]
+            at += heads * size
+            panel, place = keys[item, head, step // NARROW_COLUMNS], step % NARROW_COLUMNS
+            for j in range(size):
+                panel[j, place, 0] = F(sums[r, at + j]) * factor * scale[at + j]
+            at += heads * size
+            for part in range(value.shape[0]):
+                for j in range(NARROW_COLUMNS):
+                    value[part, step, j, 0] = F(sums[r, at + j]) * factor * scale[at + j]
+                at += NARROW_COLUMNS
 
 
 @shared
@@ -171,7 +271,7 @@ def by_rows(mixed, x, out, into, down, following, queries, keys, values, rows, f
                 factors[begin + r] = sizes[r]
         if not leaves:
             product(own, count, packed, start, sums)
-            _parted(sums, sizes, scale, begin, count, queries, keys, values)
+            parted(sums, sizes, scale, begin, count, queries, keys, values)
         begin = taken(counter, block)
 
 
@@ -203,41 +303,35 @@ def classified(rows, factors, places, levels, packed, start, scale, bias, out, b
 @shared
 def _mixed(query, key, value, line, step, steps, scores, weights, sums, shares, nothing, out, row, column):
     """Attention of the time steps of one tile."""
-    tile = sums.shape[0]
+    columns = key.shape[2]
     for panel in range(key.shape[0]):
-        place = panel * COLUMNS
-        if tile == TILE:
-            six_scores(query, step, key, panel, line, place - step + steps - 1, scores, 0, place)
-        else:
-            one_scores(query, step, key, panel, line, place - step + steps - 1, scores, 0, place)
-    for r in range(tile):
+        scored(query, step, key, panel, line, panel * columns - step + steps - 1, scores, panel * columns)
+    for r in range(sums.shape[0]):
         for j in range(steps, scores.shape[1]):
             scores[r, j] = F(-1e30)
         shares[r] = F(1) / weighed(scores, weights, r)
-    if tile == TILE:
-        six_half(weights, 0, value, 0, nothing, 0, sums, 0, 0)
-    else:
-        one_half(weights, 0, value, 0, nothing, 0, sums, 0, 0)
+    weighted(weights, value, nothing, sums)
     # Another thread may do a row of this tile as well: each writes it once, and the same.
-    for r in range(tile):
-        for j in range(COLUMNS):
+    for r in range(sums.shape[0]):
+        for j in range(sums.shape[1]):
             out[row + r, column + j] = sums[r, j] * shares[r]
 
 
 @compiled
 def mixed(queries, keys, values, line, out, block, counter):
     items, heads, steps, size = queries.shape
-    padded, tile = keys.shape[2] * COLUMNS, TILE if steps >= TILE else 1
+    padded, tile = keys.shape[2] * keys.shape[4], highest(keys)
+    tile = tile if steps >= tile else 1
     pieces = -(-steps // tile)
     jobs = items * heads * pieces
-    scores, weights = np.empty((tile, padded), F), np.empty((tile, padded), np.uint16)
-    sums, shares, nothing = np.empty((tile, COLUMNS), F), np.empty(tile, F), np.zeros(COLUMNS, F)
+    scores, weights = np.empty((tile, padded), F), np.empty((tile, padded), queries.dtype)
+    sums, shares, nothing = np.empty((tile, size), F), np.empty(tile, F), np.zeros(size, F)
     begin = taken(counter, block)
     while begin < jobs:
         for job in range(begin, min(begin + block, jobs)):
             item, head = job // pieces // heads, job // pieces % heads
             step = min(job % pieces * tile, steps - tile)  # the last tile is whole, and does some rows twice
-            query, key, value = queries[item, head], keys[item, head], values[item, head : head + 1]
+            query, key, value = queries[item, head], keys[item, head], values[item, head]
             row, column = item * steps + step, head * size
             _mixed(
                 query, key, value, line[head], step, steps, scores, weights, sums, shares, nothing, out, row, column

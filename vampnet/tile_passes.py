@@ -1,7 +1,9 @@
 """The parts of a transformer that `vampnet.tile_kernels` computes on a CPU, by all of torch's threads.
 
-They are for CPUs that multiply 64 pairs of int8 numbers and 32 of bfloat16 by one instruction (AVX512-VNNI and -BF16), but not
-whole matrices (AMX): torch's own products are best there. What becomes of an item depends on no other one.
+Wide tiles are for CPUs that multiply 64 pairs of int8 numbers and 32 of bfloat16 by one instruction (AVX512-VNNI and -BF16), but
+not whole matrices (AMX): torch's own products are best there. Narrow ones are for CPUs that have AVX2 and nothing made for whole
+numbers, as most laptops: torch's products of int8 are a hundred times slower than those of float32 there. What becomes of an
+item depends on no other one.
 """
 
 from __future__ import annotations
@@ -19,23 +21,38 @@ from vampnet.config import TransformerConfig
 from vampnet.device import cpu_has
 from vampnet.passes import in_turns
 
-TILE, COLUMNS = 6, 64
-"""Rows and columns of a tile, as in `tiles`."""
+COLUMNS, NARROW_COLUMNS = 64, 16
+"""Of a tile, wide and narrow, as in `tiles`."""
+ROWS = 12
+"""Whole tiles of either kind."""
 LARGE = 768
 """From this width on the weights of a layer do not stay in a CPU's second cache."""
 
 
-def has_tiles() -> bool:
-    """Whether this CPU is one of these."""
+def has_wide_tiles() -> bool:
+    """Whether this CPU has the instructions for wide tiles."""
+    return all(map(cpu_has, ("avx512", "vnni", "avx512_bf16"))) and not cpu_has("amx_tile") and _compiles_for_itself()
+
+
+def has_narrow_tiles() -> bool:
+    """Whether this CPU is best served with narrow ones."""
+    return cpu_has("avx2") and not cpu_has("vnni", "avx512_bf16", "amx_tile") and _compiles_for_itself()
+
+
+def has_tiles(precision: str = "int8") -> bool:
+    """Whether this CPU has tiles for "int8" or "bfloat16": the latter are wide ones."""
+    return has_wide_tiles() or (precision == "int8" and has_narrow_tiles())
+
+
+def _compiles_for_itself() -> bool:
     # numba can be told to compile for another CPU than this one.
-    other = any(name in os.environ for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"))
-    return all(map(cpu_has, ("avx512", "vnni", "avx512_bf16"))) and not cpu_has("amx_tile") and not other
+    return not any(name in os.environ for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"))
 
 
-def can_be_tiled(config: TransformerConfig) -> bool:
-    """Whether a transformer of this shape is made of whole tiles, on a CPU that has them."""
+def can_be_tiled(config: TransformerConfig, precision: str = "int8") -> bool:
+    """Whether a transformer of this shape is made of whole tiles, on a CPU that has them in that precision."""
     whole = (config.dim, config.codebook_size, config.dim * config.ff_mult // 2)
-    return has_tiles() and config.dim == config.heads * COLUMNS and not any(size % COLUMNS for size in whole)
+    return has_tiles(precision) and config.dim == config.heads * COLUMNS and not any(size % COLUMNS for size in whole)
 
 
 class TileMatrix(nn.Module):
@@ -45,29 +62,33 @@ class TileMatrix(nn.Module):
         weight: (outputs, inputs) float, multiples of 64.
         eps, gain: of the norm before it, the latter (inputs,) float; or None.
         precision: "int8" or "bfloat16".
+        narrow: for narrow tiles, which are for int8; None = as this CPU has them.
 
     Attributes:
-        packed: (outputs / 64, inputs / 4, 64, 4) int8, or (outputs / 64, inputs / 2, 64, 2) bfloat16.
+        packed: (outputs / 64, inputs / 4, 64, 4) int8, or (outputs / 64, inputs / 2, 64, 2) bfloat16; for narrow tiles
+            (outputs / 16, inputs / 2, 16, 2) int16.
         start: (outputs,) with which sums begin: int32, or zeros in float32.
         scale: (outputs,) float32.
     """
 
     def __init__(
-        self, weight: Tensor, bias: None = None, eps: float | None = None, gain: Tensor | None = None, precision: str = "int8"
-    ) -> None:
+        self, weight: Tensor, bias: None = None, eps: float | None = None, gain: Tensor | None = None,
+        precision: str = "int8", narrow: bool | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         outputs, inputs = weight.shape
         weight = weight.detach().float()
         if precision == "int8":
             scale = weight.abs().amax(dim=1).clamp_min(1e-12) / 127
-            numbers, each = (weight / scale[:, None]).round().to(torch.int8), 4
-            start = -128 * numbers.sum(dim=1, dtype=torch.int32)
+            narrow = not has_wide_tiles() if narrow is None else narrow
+            numbers = (weight / scale[:, None]).round().to(torch.int16 if narrow else torch.int8)
+            start = (0 if narrow else -128) * numbers.sum(dim=1, dtype=torch.int32)
         else:
-            numbers, each = weight.bfloat16(), 2
-            start, scale = torch.zeros(outputs), torch.ones(outputs)
+            numbers, start, scale = weight.bfloat16(), torch.zeros(outputs), torch.ones(outputs)
+        columns, each = NARROW_COLUMNS if narrow else COLUMNS, 4 // numbers.itemsize
         # What a column holds of a line as one number of 32 bits: so it is moved at once.
-        lines = numbers.contiguous().view(torch.int32).view(outputs // COLUMNS, COLUMNS, inputs // each).transpose(1, 2)
-        packed = lines.contiguous().view(numbers.dtype).view(outputs // COLUMNS, inputs // each, COLUMNS, each)
+        lines = numbers.contiguous().view(torch.int32).view(outputs // columns, columns, inputs // each).transpose(1, 2)
+        packed = lines.contiguous().view(numbers.dtype).view(outputs // columns, inputs // each, columns, each)
         self.packed = nn.Parameter(packed, requires_grad=False)
         self.register_buffer("start", start)
         self.register_buffer("scale", scale)
@@ -83,12 +104,13 @@ class TileMatrix(nn.Module):
 
 @dataclass(frozen=True)
 class Parts:
-    """Queries, keys and values of B items of T steps, in bfloat16, as attention by tiles reads them.
+    """Queries, keys and values of B items of T steps, as attention by tiles reads them: bfloat16 in wide tiles, float32 in
+    narrow ones. Of either, n numbers are 32 bits, and a tile has C columns.
 
     Attributes:
         queries: (B, heads, T, 64).
-        keys: (B, heads, panels, 32, 64, 2): of each 64 steps the pairs of numbers.
-        values: (B, heads, panels * 32, 64, 2): of each number the pairs of steps.
+        keys: (B, heads, panels, 64 / n, C, n): of C steps each the numbers, n at a time.
+        values: (B, heads, 64 / C, panels * C / n, C, n): of C numbers each the steps, n at a time.
     """
 
     queries: Tensor
@@ -96,12 +118,13 @@ class Parts:
     values: Tensor
 
     @staticmethod
-    def empty(items: int, heads: int, steps: int) -> Parts:
-        panels, half = -(-steps // COLUMNS), {"dtype": torch.bfloat16}
-        values = torch.empty(items, heads, panels * COLUMNS // 2, COLUMNS, 2, **half)
-        values[:, :, steps // 2 :] = 0  # of steps that there are not, which weigh next to nothing
-        keys = torch.empty(items, heads, panels, COLUMNS // 2, COLUMNS, 2, **half)
-        return Parts(torch.empty(items, heads, steps, COLUMNS, **half), keys, values)
+    def empty(items: int, heads: int, steps: int, narrow: bool) -> Parts:
+        columns, each = (NARROW_COLUMNS, 1) if narrow else (COLUMNS, 2)
+        panels, kind = -(-steps // columns), {"dtype": torch.float32 if narrow else torch.bfloat16}
+        values = torch.empty(items, heads, COLUMNS // columns, panels * columns // each, columns, each, **kind)
+        values[..., steps // each :, :, :] = 0  # of steps that there are not, which weigh next to nothing
+        keys = torch.empty(items, heads, panels, COLUMNS // each, columns, each, **kind)
+        return Parts(torch.empty(items, heads, steps, COLUMNS, **kind), keys, values)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,7 +132,8 @@ class Parts:
 
 
 def multiplied(given: Tensor, matrix: TileMatrix) -> Tensor:
-    """A product alone: (N, inputs) int8 as the bits of x + 128, or bfloat16, contiguous -> (N, outputs) int32, or float32."""
+    """A product alone: (N, inputs) of the matrix's type, int8 as the bits of x + 128, contiguous -> (N, outputs) int32, or
+    float32."""
     sums = torch.empty(len(given), len(matrix.scale), dtype=matrix.start.dtype)
     in_turns(_kernels().multiplied, sums.numel(), given, matrix.packed, matrix.start, sums, 96)
     return sums
@@ -159,7 +183,7 @@ def by_rows(
         leaves: stop behind the norm of `following`, and write no parts.
 
     Returns:
-        Where it leaves, (B * T, dim) int8 or bfloat16 rows and their (B * T,) float32 factors, else two that are empty.
+        Where it leaves, (B * T, dim) rows of the matrices' type and their (B * T,) float32 factors, else two that are empty.
     """
     count = len(x) if leaves else 0
     rows, factors = torch.empty(count, x.shape[1], dtype=out.packed.dtype), torch.empty(count)
@@ -196,7 +220,7 @@ def _block(x: Tensor) -> int:
     Few, so that threads end together; many where a layer's weights, all of them read for each block, do not stay in a cache.
     """
     turns = 12 if x.shape[1] < LARGE else torch.get_num_threads()
-    return min(96, max(24, -(-len(x) // turns // TILE) * TILE))
+    return min(96, max(24, -(-len(x) // turns // ROWS) * ROWS))
 
 
 def _kernels() -> Any:

@@ -1,15 +1,21 @@
-"""Tiles of matrix products: 6 rows and 64 columns whose sums stay in a CPU's registers, written out for numba's kernels.
+"""Tiles of matrix products, some rows and columns whose sums stay in a CPU's registers, written out for numba's kernels.
 
-The two instructions do the work of 64 multiplications of int8 (AVX512-VNNI) and of 32 of bfloat16 (AVX512-BF16) each, and add
-up 4 or 2 of them. No loop that LLVM is given becomes them. One of the two factors of the former has no sign: rows of int8
-numbers x are held as the bits of x + 128, and the sums of a column begin with -128 times the sum of its weights.
+Wide ones, of 6 rows and 64 columns, are for two instructions that do the work of 64 multiplications of int8 (AVX512-VNNI) and of
+32 of bfloat16 (AVX512-BF16), and add up 4 or 2 of them. No loop that LLVM is given becomes them. One of the two factors of the
+former has no sign: rows of int8 numbers x are held as the bits of x + 128, and the sums of a column begin with -128 times the
+sum of its weights.
 
-Numbers of 16 bits are bfloat16, which numpy lacks: these bits are the upper half of a float32's.
+Narrow ones, of 4 rows and 16 columns, are for CPUs that have no more than AVX2. An instruction does 16 multiplications of int16
+there and adds up 2 of them, or 8 of float32. The former hold whole numbers of 8 bits, so that sums are those of wide tiles.
+
+Of numpy's types, which tell kernels what is meant, uint16 stands for bfloat16, which numpy lacks: these bits are the upper half
+of a float32's.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import llvmlite.binding
 import numpy as np
@@ -21,12 +27,58 @@ from numba.extending import intrinsic
 from vampnet.numba_kernels import ANY_ORDER, LEAST, LOG2_E
 
 TILE, COLUMNS, LANES = 6, 64, 16
-"""Rows and columns of a tile: 24 of the 32 registers, of 16 numbers each, hold its sums."""
+"""Rows and columns of a wide tile: 24 of the 32 registers, of 16 numbers each, hold its sums."""
+NARROW_TILE, NARROW_COLUMNS, NARROW_LANES = 4, 16, 8
+"""Of a narrow one: 8 of the 16 registers, of 8 numbers each. With 6 rows the instructions of int16 lack one for what they make."""
 
 llvmlite.binding.initialize_native_asmparser()  # the two instructions are written as such
 
-_I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
+_I16, _I32, _I64, _F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _INTS, _FLOATS = ir.VectorType(_I32, LANES), ir.VectorType(_F32, LANES)
+_FEW_INTS, _FEW_FLOATS = ir.VectorType(_I32, NARROW_LANES), ir.VectorType(_F32, NARROW_LANES)
+
+
+class Arithmetic(NamedTuple):
+    """What a tile is made of.
+
+    Attributes:
+        lanes: numbers that a register holds.
+        columns: of a tile.
+        sums: a register's type.
+        dot: (builder, sums, x, weights) -> the sums and the products of what is in 32 bits of either factor, in registers.
+        at_once: how often that is written out in a round of the loop over what is in the middle.
+    """
+
+    lanes: int
+    columns: int
+    sums: Any
+    dot: Callable[..., Any]
+    at_once: int
+
+
+def _by_name(instruction: str, kind: Any) -> Arithmetic:
+    dot = ir.InlineAsm(ir.FunctionType(kind, [kind, _INTS, _INTS]), f"{instruction} $3, $2, $0", "=v,0,v,v")
+    return Arithmetic(LANES, COLUMNS, kind, lambda builder, *given: builder.call(dot, given), 2)
+
+
+def _called(builder: Any, name: str, result: Any, *given: Any) -> Any:
+    kind = ir.FunctionType(result, [x.type for x in given])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), given)
+
+
+def _pairs(builder: Any, sums: Any, x: Any, weights: Any) -> Any:
+    pairs = (builder.bitcast(part, ir.VectorType(_I16, 2 * NARROW_LANES)) for part in (x, weights))
+    return builder.add(sums, _called(builder, "llvm.x86.avx2.pmadd.wd", _FEW_INTS, *pairs))
+
+
+def _floats(builder: Any, sums: Any, x: Any, weights: Any) -> Any:
+    x, weights = (builder.bitcast(part, _FEW_FLOATS) for part in (x, weights))
+    return _called(builder, f"llvm.fma.v{NARROW_LANES}f32", _FEW_FLOATS, x, weights, sums)
+
+
+WHOLE, HALF = _by_name("vpdpbusd", _INTS), _by_name("vdpbf16ps", _FLOATS)
+SHORT = Arithmetic(NARROW_LANES, NARROW_COLUMNS, _FEW_INTS, _pairs, 1)
+FLOAT = Arithmetic(NARROW_LANES, NARROW_COLUMNS, _FEW_FLOATS, _floats, 1)
 
 
 def _at(builder: Any, array: Any, place: Any, kind: Any) -> Any:
@@ -34,11 +86,11 @@ def _at(builder: Any, array: Any, place: Any, kind: Any) -> Any:
     return builder.bitcast(builder.gep(array.data, [place]), kind.as_pointer())
 
 
-def _all(builder: Any, x: Any) -> Any:
-    """A number 16 times."""
-    undefined = ir.Constant(ir.VectorType(x.type, LANES), ir.Undefined)
+def _all(builder: Any, x: Any, lanes: int = LANES) -> Any:
+    """A number so many times."""
+    undefined = ir.Constant(ir.VectorType(x.type, lanes), ir.Undefined)
     one = builder.insert_element(undefined, x, _I32(0))
-    return builder.shuffle_vector(one, undefined, ir.Constant(_INTS, [0] * LANES))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
 
 
 def _loop(builder: Any, count: Any, carried: list[Any], body: Any) -> list[Any]:
@@ -63,20 +115,20 @@ def _loop(builder: Any, count: Any, carried: list[Any], body: Any) -> list[Any]:
 def _narrowed(builder: Any, bits: Any) -> Any:
     """The bits of 16 float32 -> those of the nearest bfloat16; of the larger one where two are."""
     rounded = builder.add(bits, ir.Constant(_INTS, [0x8000] * LANES))
-    return builder.trunc(builder.lshr(rounded, ir.Constant(_INTS, [16] * LANES)), ir.VectorType(ir.IntType(16), LANES))
+    return builder.trunc(builder.lshr(rounded, ir.Constant(_INTS, [16] * LANES)), ir.VectorType(_I16, LANES))
 
 
-def _tile(rows: int, instruction: str, kind: Any, slope: int = 0) -> Any:
-    """A function that multiplies some rows with 64 columns: (given, row, packed, panel, start, begin, out, to, column).
+def _tile(rows: int, kind: Arithmetic, slope: int = 0) -> Any:
+    """A function that multiplies some rows with a tile's columns: (given, row, packed, panel, start, begin, out, to, column).
 
     Args of that function:
-        given: (N, K) int8 or bfloat16 contiguous, of which `rows` from `row` on are read.
-        packed: (panels, K / 4, 64, 4) int8 or (panels, K / 2, 64, 2) bfloat16; an even number in the middle.
+        given: (N, K) numbers contiguous, of which `rows` from `row` on are read.
+        packed: (panels, K / n, columns, n), n of them in 32 bits; K / n even in wide tiles.
         start: numbers of the sums' type. Those of the columns begin at `begin`, for each further row `slope` farther on.
         out: contiguous rows of sums; those from `to` on are written, from `column` on. Nothing looks whether they are there.
     """
-    vectors = COLUMNS // LANES
-    dot = ir.InlineAsm(ir.FunctionType(kind, [kind, _INTS, _INTS]), f"{instruction} $3, $2, $0", "=v,0,v,v")
+    lanes, vectors = kind.lanes, kind.columns // kind.lanes
+    numbers = ir.VectorType(_I32, lanes)
 
     @intrinsic
     def tile(typing, given, row, packed, panel, start, begin, out, to, column):
@@ -95,35 +147,36 @@ def _tile(rows: int, instruction: str, kind: Any, slope: int = 0) -> Any:
             length = cgutils.unpack_tuple(builder, packed.shape)[1]
             stride = cgutils.unpack_tuple(builder, out.shape)[1]
             each = 32 // signature.args[0].dtype.bitwidth
+            line = _I64(kind.columns * each)
             places = [builder.mul(builder.add(row, _I64(r)), width) for r in range(rows)]
             firsts = [builder.add(begin, _I64(slope * r)) for r in range(rows)]
             sums = [
-                builder.load(_at(builder, start, builder.add(at, _I64(LANES * v)), kind), align=4)
+                builder.load(_at(builder, start, builder.add(at, _I64(lanes * v)), kind.sums), align=4)
                 for at in firsts
                 for v in range(vectors)
             ]
-            panel = builder.mul(builder.mul(panel, length), _I64(COLUMNS * each))
+            panel = builder.mul(builder.mul(panel, length), line)
 
             def body(i, sums):
-                for half in range(2):
-                    k = builder.add(builder.mul(i, _I64(2)), _I64(half))
-                    line = builder.add(panel, builder.mul(k, _I64(COLUMNS * each)))
+                for part in range(kind.at_once):
+                    k = builder.add(builder.mul(i, _I64(kind.at_once)), _I64(part))
+                    begin = builder.add(panel, builder.mul(k, line))
                     weights = [
-                        builder.load(_at(builder, packed, builder.add(line, _I64(LANES * each * v)), _INTS), align=4)
+                        builder.load(_at(builder, packed, builder.add(begin, _I64(lanes * each * v)), numbers), align=4)
                         for v in range(vectors)
                     ]
                     for r, place in enumerate(places):
                         at = builder.add(place, builder.mul(k, _I64(each)))
-                        x = _all(builder, builder.load(_at(builder, given, at, _I32), align=1))
+                        x = _all(builder, builder.load(_at(builder, given, at, _I32), align=1), lanes)
                         for v, weight in enumerate(weights, r * vectors):
-                            sums = [*sums[:v], builder.call(dot, [sums[v], x, weight]), *sums[v + 1 :]]
+                            sums = [*sums[:v], kind.dot(builder, sums[v], x, weight), *sums[v + 1 :]]
                 return sums
 
-            sums = _loop(builder, builder.sdiv(length, _I64(2)), sums, body)
+            sums = _loop(builder, builder.sdiv(length, _I64(kind.at_once)), sums, body)
             for r in range(rows):
-                line = builder.add(builder.mul(builder.add(to, _I64(r)), stride), column)
+                begin = builder.add(builder.mul(builder.add(to, _I64(r)), stride), column)
                 for v in range(vectors):
-                    at = _at(builder, out, builder.add(line, _I64(LANES * v)), kind)
+                    at = _at(builder, out, builder.add(begin, _I64(lanes * v)), kind.sums)
                     builder.store(sums[r * vectors + v], at, align=4)
             return context.get_dummy_value()
 
@@ -132,17 +185,21 @@ def _tile(rows: int, instruction: str, kind: Any, slope: int = 0) -> Any:
     return tile
 
 
-six_whole, one_whole = (_tile(rows, "vpdpbusd", _INTS) for rows in (TILE, 1))
-six_half, one_half = (_tile(rows, "vdpbf16ps", _FLOATS) for rows in (TILE, 1))
-six_scores, one_scores = (_tile(rows, "vdpbf16ps", _FLOATS, slope=-1) for rows in (TILE, 1))
+six_whole, one_whole = (_tile(rows, WHOLE) for rows in (TILE, 1))
+six_half, one_half = (_tile(rows, HALF) for rows in (TILE, 1))
+six_scores, one_scores = (_tile(rows, HALF, slope=-1) for rows in (TILE, 1))
+four_short, one_short = (_tile(rows, SHORT) for rows in (NARROW_TILE, 1))
+four_float, one_float = (_tile(rows, FLOAT) for rows in (NARROW_TILE, 1))
+four_float_scores, one_float_scores = (_tile(rows, FLOAT, slope=-1) for rows in (NARROW_TILE, 1))
 
 
 @intrinsic
 def weighed(typing, scores, weights, row):
-    """exp(x - the largest x) of a row of scores as bfloat16 into the same row of weights; their sum.
+    """exp(x - the largest x) of a row of scores, as bfloat16 or float32 into the same row of weights; their sum.
 
     Both contiguous, with rows of a multiple of 16 numbers. Exact to 1e-4 before it is rounded.
     """
+    rounds = weights.dtype != types.float32
 
     def make(context, builder, signature, arguments):
         scores, weights = (context.make_array(signature.args[i])(context, builder, arguments[i]) for i in range(2))
@@ -180,8 +237,8 @@ def weighed(typing, scores, weights, row):
                 p = builder.fadd(by(p, rest), constant(factor), flags=ANY_ORDER)
             raised = builder.shl(builder.fptosi(nearest, _INTS), constant(23, _INTS))
             found = builder.add(builder.bitcast(p, _INTS), raised)
-            half = _narrowed(builder, found)
-            builder.store(half, _at(builder, weights, place(i), half.type), align=2)
+            kept = _narrowed(builder, found) if rounds else found
+            builder.store(kept, _at(builder, weights, place(i), kept.type), align=2)
             return [builder.fadd(carried[0], builder.bitcast(found, _FLOATS), flags=ANY_ORDER)]
 
         (most,) = _loop(builder, count, [constant(-3e38)], lambda i, carried: [larger(carried[0], read(i))])

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vampnet import passes
-from vampnet.config import PRECISIONS
+from vampnet.config import PRECISIONS, TransformerConfig
 from vampnet.device import answers_late, cpu_has
 from vampnet.model.attention import RelativeBias
 from vampnet.model.half import HalfLayer, HalfLinear, padded
@@ -34,22 +34,29 @@ def fast_bfloat16() -> bool:
 
 
 def fast_int8() -> bool:
-    """Whether this CPU multiplies int8 matrices faster than float32 ones, and without saturating in between."""
+    """Whether this CPU multiplies int8 matrices of any shape faster than float32 ones, and without saturating in between."""
     return cpu_has("vnni", "amx_tile")
 
 
-def best_precision(device: str | torch.device) -> str:
-    """What "auto" means on a device: the fastest that it has instructions for, "int8" on CPUs, "bfloat16" on GPUs of CUDA."""
+def best_precision(device: str | torch.device, config: TransformerConfig | None = None) -> str:
+    """What "auto" means on a device: the fastest that it has instructions for, "int8" on CPUs, "bfloat16" on GPUs of CUDA.
+
+    Args:
+        device: where.
+        config: of a transformer, since some CPUs are fast in int8 by tiles alone, which not every shape is made of; None = one
+            that is.
+    """
     kind = torch.device(device).type
     if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return "bfloat16"
-    return "int8" if kind == "cpu" and fast_int8() else "float32"
+    tiled = has_tiles() if config is None else can_be_tiled(config)
+    return "int8" if kind == "cpu" and (fast_int8() or tiled) else "float32"
 
 
 def get_ready(precision: str, device: str | torch.device) -> None:
     """Begins to import what a model in this precision will need on this device, beside the reading of its weights."""
     precision = best_precision(device) if precision == "auto" else precision
-    tiles = has_tiles()
+    tiles = has_tiles(precision)
     if precision == "int8" or (precision == "bfloat16" and tiles and torch.device(device).type == "cpu"):
         passes.begin(*(["vampnet.tile_kernels", "vampnet.block_kernels"] if tiles else []))
 
@@ -70,14 +77,14 @@ def in_precision(model: nn.Module, precision: str, device: str | torch.device) -
         ValueError: an unknown precision, or int8 on another device than a CPU.
     """
     if precision == "auto":
-        precision = best_precision(device)
+        precision = best_precision(device, getattr(model, "config", None))
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be auto, {', '.join(PRECISIONS)}, not {precision!r}.")
     if precision == "int8" and torch.device(device).type != "cpu":
         raise ValueError(f"int8 is for CPUs, not for {torch.device(device).type}: use bfloat16 there.")
     if precision == "float32" or not isinstance(model, TokenTransformer):
         return model.to(device)
-    if torch.device(device).type == "cpu" and can_be_tiled(model.config):
+    if torch.device(device).type == "cpu" and can_be_tiled(model.config, precision):
         from vampnet.model.tiled import TiledTransformer
 
         return TiledTransformer(model, precision)
@@ -109,11 +116,13 @@ def codec_in_precision(codec: Codec, precision: str, device: str | torch.device)
     """
     device = torch.device(device)
     half = precision != "float32" and (device.type == "cuda" or (device.type == "cpu" and fast_bfloat16()))
-    if not half or not hasattr(codec, "precision"):
+    tiled = precision == "int8" and hasattr(codec, "with_tiles")
+    if not (half or tiled) or not hasattr(codec, "precision"):
         return codec
     twin = copy.copy(codec)
-    twin.precision = "bfloat16"
-    if precision == "int8" and hasattr(twin, "with_tiles"):
+    if half:
+        twin.precision = "bfloat16"
+    if tiled:
         twin.with_tiles()
     return twin
 

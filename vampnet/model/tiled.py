@@ -30,7 +30,7 @@ class TiledTransformer(FastTransformer):
     def _through(self, x: Tensor, steps: int, ring: bool) -> tuple[Tensor, ...]:
         """(B * T, dim) float32 through all layers -> rows and their factors, behind the last norm."""
         line, first = self._bias(steps, ring), self.layers[0]
-        parts = Parts.empty(len(x) // steps, self.config.heads, steps)
+        parts = Parts.empty(len(x) // steps, self.config.heads, steps, narrow=self.packed.dtype == torch.int16)
         tile_passes.by_rows(None, x, first.out, first.into, first.down, first.qkv, parts)
         for layer, following in zip(self.layers, [*(layer.qkv for layer in self.layers[1:]), self.last], strict=True):
             mixed, leaves = tile_passes.mixed(parts, line), following is self.last
