@@ -1,4 +1,4 @@
-"""A transformer by tiles beside the plain formulas; all of it wants a CPU that has them, wide ones or no more than narrow ones."""
+"""A transformer by tiles beside the plain formulas; all of it wants a CPU that has tiles, be it narrow ones alone."""
 
 from __future__ import annotations
 
@@ -152,6 +152,35 @@ def test_what_is_tiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tile_passes, "cpu_has", lambda *names: True)  # one that multiplies whole matrices
     assert not can_be_tiled(shape()) and type(in_precision(model_of(), "int8", "cpu")) is FastTransformer
     assert fast.in_precision(model_of(), "float32", "cpu").__class__ is TokenTransformer
+
+
+@pytest.mark.parametrize(
+    ("instructions", "wide", "narrow"),
+    [
+        (("avx2", "avx512", "vnni", "avx512_bf16"), True, False),
+        (("avx2", "avx512", "vnni", "avx512_bf16", "amx_tile"), False, False),
+        (("avx2", "avx512", "vnni"), False, False),  # torch's products of int8 are fast there
+        (("avx2", "avx512"), False, True),
+        (("avx2",), False, True),
+        ((), False, False),
+    ],
+)
+def test_which_tiles_a_cpu_has(
+    instructions: tuple[str, ...], wide: bool, narrow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tile_passes, "cpu_has", lambda *names: any(name in instructions for name in names))
+    assert (tile_passes.has_wide_tiles(), tile_passes.has_narrow_tiles()) == (wide, narrow)
+    assert (tile_passes.has_tiles(), tile_passes.has_tiles("bfloat16")) == (wide or narrow, wide)
+
+
+def test_a_cpu_with_narrow_tiles_computes_in_int8_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "fast_int8", lambda: False)
+    monkeypatch.setattr(tile_passes, "has_wide_tiles", lambda: False)
+    monkeypatch.setattr(tile_passes, "has_narrow_tiles", lambda: True)
+    quick = in_precision(model_of(), "auto", "cpu")
+    assert type(quick) is TiledTransformer and quick.precision == fast.best_precision("cpu") == "int8"
+    assert type(in_precision(model_of(heads=4), "auto", "cpu")) is TokenTransformer
+    assert type(in_precision(model_of(), "bfloat16", "cpu")) is FastTransformer
 
 
 def test_the_bundled_model_is_tiled() -> None:

@@ -1,9 +1,9 @@
 """The parts of a transformer that `vampnet.tile_kernels` computes on a CPU, by all of torch's threads.
 
-Wide tiles are for CPUs that multiply 64 pairs of int8 numbers and 32 of bfloat16 by one instruction (AVX512-VNNI and -BF16), but
-not whole matrices (AMX): torch's own products are best there. Narrow ones are for CPUs that have AVX2 and nothing made for whole
-numbers, as most laptops: torch's products of int8 are a hundred times slower than those of float32 there. What becomes of an
-item depends on no other one.
+Wide tiles are for CPUs that multiply 64 pairs of int8 numbers and 32 of bfloat16 by one instruction (AVX512-VNNI and -BF16),
+but not whole matrices (AMX): torch's own products are best there. Narrow ones are for CPUs that have AVX2 and nothing made for
+whole numbers, as most laptops: torch's products of int8 are a hundred times slower than those of float32 there. What becomes of
+an item depends on no other one.
 """
 
 from __future__ import annotations

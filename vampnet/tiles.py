@@ -1,9 +1,9 @@
 """Tiles of matrix products, some rows and columns whose sums stay in a CPU's registers, written out for numba's kernels.
 
-Wide ones, of 6 rows and 64 columns, are for two instructions that do the work of 64 multiplications of int8 (AVX512-VNNI) and of
-32 of bfloat16 (AVX512-BF16), and add up 4 or 2 of them. No loop that LLVM is given becomes them. One of the two factors of the
-former has no sign: rows of int8 numbers x are held as the bits of x + 128, and the sums of a column begin with -128 times the
-sum of its weights.
+Wide ones, of 6 rows and 64 columns, are for two instructions that do the work of 64 multiplications of int8 (AVX512-VNNI) and
+of 32 of bfloat16 (AVX512-BF16), and add up 4 or 2 of them. No loop that LLVM is given becomes them. One of the two factors of
+the former has no sign: rows of int8 numbers x are held as the bits of x + 128, and the sums of a column begin with -128 times
+the sum of its weights.
 
 Narrow ones, of 4 rows and 16 columns, are for CPUs that have no more than AVX2. An instruction does 16 multiplications of int16
 there and adds up 2 of them, or 8 of float32. The former hold whole numbers of 8 bits, so that sums are those of wide tiles.
@@ -29,7 +29,7 @@ from vampnet.numba_kernels import ANY_ORDER, LEAST, LOG2_E
 TILE, COLUMNS, LANES = 6, 64, 16
 """Rows and columns of a wide tile: 24 of the 32 registers, of 16 numbers each, hold its sums."""
 NARROW_TILE, NARROW_COLUMNS, NARROW_LANES = 4, 16, 8
-"""Of a narrow one: 8 of the 16 registers, of 8 numbers each. With 6 rows the instructions of int16 lack one for what they make."""
+"""Of a narrow one: 8 of the 16 registers, of 8 numbers each. With 6 rows those of int16 lack one for what they make."""
 
 llvmlite.binding.initialize_native_asmparser()  # the two instructions are written as such
 

@@ -83,14 +83,26 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
 
 def _product(size: int, dtype: str, device: torch.device, tiles: bool = False) -> Callable[[], Tensor]:
     if tiles:
-        rows, matrix = torch.randn(size, size).bfloat16(), TileMatrix(torch.randn(size, size), precision=dtype)
-        rows = rows if dtype == "bfloat16" else rows.to(torch.int8)
+        matrix = TileMatrix(torch.randn(size, size), precision=dtype)
+        rows = torch.randn(size, size).to(matrix.packed.dtype)
         return lambda: multiplied(rows, matrix)
     if dtype == "int8":
         a, b = (torch.randint(-127, 128, (size, size), dtype=torch.int8, device=device) for _ in range(2))
         return lambda: torch._int_mm(a, b)
     a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
     return lambda: a @ b
+
+
+def _rate(dtype: str, device: torch.device, repeats: int, sizes: Sequence[int], tiles: bool) -> Rate:
+    """Of one of the two ways, with the largest size that does not take too long."""
+    probe = _product(PROBE, dtype, device, tiles)
+    probe()
+    seconds = min(_seconds(probe, device) for _ in range(3))
+    fitting = [size for size in sizes if seconds * (size / PROBE) ** 3 <= PRODUCT_SECONDS]
+    size = fitting[-1] if fitting else sizes[0]
+    run = _product(size, dtype, device, tiles)
+    run()
+    return Rate.of([2 * size**3 / _seconds(run, device) for _ in range(repeats)])
 
 
 def measure_product(dtype: str, device: torch.device, repeats: int = REPEATS, sizes: Sequence[int] = SIZES) -> Rate:
@@ -105,19 +117,11 @@ def measure_product(dtype: str, device: torch.device, repeats: int = REPEATS, si
     Raises:
         ValueError: this machine cannot multiply in that dtype.
     """
+    tiled = device.type == "cpu" and dtype in ("int8", "bfloat16") and has_tiles(dtype)
     try:
-        probe = _product(PROBE, dtype, device)
-        probe()
-        seconds = min(_seconds(probe, device) for _ in range(3))
+        rates = [_rate(dtype, device, repeats, sizes, tiles) for tiles in ((False, True) if tiled else (False,))]
     except (RuntimeError, NotImplementedError, AttributeError) as error:
         raise ValueError(f"This machine cannot multiply matrices in {dtype} on {device}: choose another precision.") from error
-    fitting = [size for size in sizes if seconds * (size / PROBE) ** 3 <= PRODUCT_SECONDS]
-    size = fitting[-1] if fitting else sizes[0]
-    rates = []
-    for tiles in (False, True) if device.type == "cpu" and dtype in ("int8", "bfloat16") and has_tiles() else (False,):
-        run = _product(size, dtype, device, tiles)
-        run()
-        rates.append(Rate.of([2 * size**3 / _seconds(run, device) for _ in range(repeats)]))
     return max(rates, key=lambda rate: rate.median)
 
 

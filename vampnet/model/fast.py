@@ -116,15 +116,14 @@ def codec_in_precision(codec: Codec, precision: str, device: str | torch.device)
     """
     device = torch.device(device)
     half = precision != "float32" and (device.type == "cuda" or (device.type == "cpu" and fast_bfloat16()))
-    tiled = precision == "int8" and hasattr(codec, "with_tiles")
+    tiled = precision == "int8" and device.type == "cpu" and hasattr(codec, "with_tiles")
     if not (half or tiled) or not hasattr(codec, "precision"):
         return codec
     twin = copy.copy(codec)
-    if half:
-        twin.precision = "bfloat16"
+    twin.precision = "bfloat16" if half else codec.precision
     if tiled:
         twin.with_tiles()
-    return twin
+    return twin if half or twin.tiles is not None else codec
 
 
 def _attention_type(device: torch.device) -> torch.dtype:
