@@ -8,7 +8,7 @@ from vampnet.numba_kernels import compiled, gelu, root, shared, taken
 from vampnet.tile_kernels import as_row, product
 
 F = np.float32
-MADE_WITH = "0c1707d0ebe3"
+MADE_WITH = "cd9fd1d8a09b"
 """What is compiled in here from other files: see `tests/test_passes.py`."""
 
 

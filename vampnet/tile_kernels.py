@@ -38,7 +38,7 @@ from vampnet.tiles import (
 )
 
 F = np.float32
-MADE_WITH = "acd271124511"
+MADE_WITH = "5fe97d4db409"
 """What is compiled in here from other files: see `tests/test_passes.py`."""
 
 

@@ -62,7 +62,6 @@ class TileMatrix(nn.Module):
         weight: (outputs, inputs) float, multiples of 64.
         eps, gain: of the norm before it, the latter (inputs,) float; or None.
         precision: "int8" or "bfloat16".
-        narrow: for narrow tiles, which are for int8; None = as this CPU has them.
 
     Attributes:
         packed: (outputs / 64, inputs / 4, 64, 4) int8, or (outputs / 64, inputs / 2, 64, 2) bfloat16; for narrow tiles
@@ -72,15 +71,13 @@ class TileMatrix(nn.Module):
     """
 
     def __init__(
-        self, weight: Tensor, bias: None = None, eps: float | None = None, gain: Tensor | None = None,
-        precision: str = "int8", narrow: bool | None = None,
-    ) -> None:  # fmt: skip
+        self, weight: Tensor, bias: None = None, eps: float | None = None, gain: Tensor | None = None, precision: str = "int8"
+    ) -> None:
         super().__init__()
         outputs, inputs = weight.shape
-        weight = weight.detach().float()
+        weight, narrow = weight.detach().float(), precision == "int8" and not has_wide_tiles()
         if precision == "int8":
             scale = weight.abs().amax(dim=1).clamp_min(1e-12) / 127
-            narrow = not has_wide_tiles() if narrow is None else narrow
             numbers = (weight / scale[:, None]).round().to(torch.int16 if narrow else torch.int8)
             start = (0 if narrow else -128) * numbers.sum(dim=1, dtype=torch.int32)
         else:

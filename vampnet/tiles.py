@@ -73,7 +73,7 @@ def _pairs(builder: Any, sums: Any, x: Any, weights: Any) -> Any:
 
 def _floats(builder: Any, sums: Any, x: Any, weights: Any) -> Any:
     x, weights = (builder.bitcast(part, _FEW_FLOATS) for part in (x, weights))
-    return _called(builder, f"llvm.fma.v{NARROW_LANES}f32", _FEW_FLOATS, x, weights, sums)
+    return _called(builder, f"llvm.fmuladd.v{NARROW_LANES}f32", _FEW_FLOATS, x, weights, sums)
 
 
 WHOLE, HALF = _by_name("vpdpbusd", _INTS), _by_name("vdpbf16ps", _FLOATS)
