@@ -120,7 +120,8 @@ def codec_in_precision(codec: Codec, precision: str, device: str | torch.device)
     if not (half or tiled) or not hasattr(codec, "precision"):
         return codec
     twin = copy.copy(codec)
-    twin.precision = "bfloat16" if half else codec.precision
+    if half:
+        twin.precision = "bfloat16"
     if tiled:
         twin.with_tiles()
     return twin if half or twin.tiles is not None else codec
