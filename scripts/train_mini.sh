@@ -10,6 +10,7 @@
 #   HOURS            of composed music (default 18; with 8 the coarse model learned its clips by heart)
 #   CODEC_MINUTES, COARSE_MINUTES, FINE_MINUTES    training time of each stage (defaults 180, 180, 90); CODEC_MINUTES=0: the
 #                    bundled codec as it is
+#   DISTILL_MINUTES, DISTILL_BATCH    of teaching the coarse model guidance (defaults 36 and 4)
 #   SESSION_MINUTES  stop after about so long and exit with 3 (default: no limit)
 #   FIRST_SEED       of the training music (default 0)
 #   CORPUS_MINUTES   compose for no longer than this, and go on with the music that there is (default: all HOURS of it)
@@ -37,10 +38,11 @@ no_fonts_meant=0
 SOUNDFONTS=${SOUNDFONTS-$default_fonts}
 PYTHON=${PYTHON:-python3} DEVICE=${DEVICE:-cpu} CONFIGS=${CONFIGS:-configs/mini} WORKERS=${WORKERS:-2}
 HOURS=${HOURS:-18} CODEC_MINUTES=${CODEC_MINUTES:-180} COARSE_MINUTES=${COARSE_MINUTES:-180} FINE_MINUTES=${FINE_MINUTES:-90}
+DISTILL_MINUTES=${DISTILL_MINUTES:-36} DISTILL_BATCH=${DISTILL_BATCH:-4}
 CORPUS_MINUTES=${CORPUS_MINUTES:-} CODEC_AFTER=${CODEC_AFTER:-} AT_ONCE=${AT_ONCE:-0}
 GROW=${GROW:-0} TRANSPOSED=${TRANSPOSED:-0} ENCODE_BATCH=${ENCODE_BATCH:-1}
 clip_seconds=20 held_out_minutes=17
-codec_extra=() coarse_extra=() fine_extra=()
+codec_extra=() coarse_extra=() fine_extra=() distill_extra=()
 if [ "${SMOKE:-0}" = 1 ]; then
   [ "$CODEC_MINUTES" = 0 ] || CODEC_MINUTES=0.01
   SOUNDFONTS= HOURS=0.02 COARSE_MINUTES=0.01 FINE_MINUTES=0.01 clip_seconds=11 held_out_minutes=0.3
@@ -48,6 +50,7 @@ if [ "${SMOKE:-0}" = 1 ]; then
     training.batch=2 training.crop_tokens=32 training.init_tokens=4096 "training.start=''")
   coarse_extra=(model.dim=32 model.layers=1 model.heads=2 batch=2 valid_crops=1 "start=''")
   fine_extra=(model.dim=32 model.layers=1 model.heads=2 batch=2 valid_crops=1 "start=''")
+  distill_extra=(--batch 1 --crop 64 --steps 1 --valid-crops 1)
 fi
 if [ -z "$SOUNDFONTS" ] && [ "${SMOKE:-0}" != 1 ] && [ "$no_fonts_meant" != 1 ]; then
   echo "There are no SoundFonts here, and the music would be another one: name some in SOUNDFONTS, or set it to nothing." >&2
@@ -187,7 +190,11 @@ else
 fi
 # One after the other: both write into one config.json.
 for which in coarse fine; do
-  stage "export-$which" "$PYTHON" -m vampnet.train.transformer export --run "$out/$which" --out "$out/mini"
+  stage "export-$which" "$PYTHON" -m vampnet.train.transformer export --run "$out/$which" --out "$out/mini" --int8
 done
+minutes=$(left)
+stage distill "$PYTHON" -m vampnet.train.distill --model "$out/mini" --tokens "$out/tokens/train" --valid "$out/tokens/held-out" \
+  --run "$out/distill" --minutes "$DISTILL_MINUTES" --session-minutes "$minutes" --batch "$DISTILL_BATCH" --device "$DEVICE" \
+  --export "$out/mini" "${distill_extra[@]}"
 "$PYTHON" -c 'import sys; from vampnet.checkpoints import write_checksums; write_checksums(sys.argv[1])' "$out/mini"
 echo "The model lies in $out/mini."

@@ -9,6 +9,7 @@ import torch
 
 from vampnet.codec import SpectralCodec, SpectralCodecConfig, save_codec
 from vampnet.config import TransformerConfig
+from vampnet.model import distilled
 from vampnet.model.files import save_transformer
 from vampnet.model.transformer import TokenTransformer
 from vampnet.pipeline import VampNet
@@ -52,3 +53,17 @@ def transformer(layers: int = 6, **shape: int) -> TokenTransformer:
             **{"n_codebooks": 4, "n_conditioning": 0, "dim": 32, "heads": 2, "context": 40, **shape}, layers=layers
         )
         return TokenTransformer(config, tiny_models()[0].codebook_vectors()).eval().requires_grad_(False)
+
+
+def added_to(model: TokenTransformer, guidance: float = 0.5, rank: int = 3) -> dict[str, torch.Tensor]:
+    """Tensors of a distilled model that differs from `model` by chance alone, in numbers that float16 holds exactly."""
+    generator = torch.Generator().manual_seed(2)
+    shapes = distilled.expected(model.state_dict(), rank)
+    made = {name: torch.randn(shape, generator=generator).mul(0.05).half().float() for name, shape in shapes.items()}
+    return {**made, distilled.GUIDANCE: torch.tensor(guidance)}
+
+
+def distilled_transformer(layers: int = 3, **shape: int) -> TokenTransformer:
+    """A `transformer` that has a distilled one, for guidance 0.5."""
+    model = transformer(layers, **shape)
+    return distilled.with_distilled(model, added_to(model))

@@ -68,7 +68,8 @@ SAMPLING_HELP = {
     "fine_steps": ("N", "rounds in which the fine layers are settled"),
     "guidance": (
         "G",
-        "how much further than the model takes go towards what is kept, where gaps are short; 0 = off and quicker",
+        "how much further than the model takes go towards what is kept, where gaps are short; 0 = off; takes time unless the "
+        "model was taught it",
     ),
     "feedback": ("N", "vamp the result again, N rounds in all: each goes further from the source"),
 }
@@ -79,6 +80,7 @@ MODULES = {
         "coarse": ("vampnet.train.transformer", "stage 2: the model of the coarse layers"),
         "fine": ("vampnet.train.transformer", "stage 2: the model of the fine layers"),
         "export": ("vampnet.train.transformer", "write a run's weights into a model's folder"),
+        "distill": ("vampnet.train.distill", "stage 3: the coarse model guided, in half of the time"),
     },
     "evaluate": {
         "model": ("vampnet.evaluate.model", "everything, on a folder of audio; the word may be left out"),

@@ -241,7 +241,8 @@ class Sampling:
         feedback: rounds; every round after the first vamps the result of the one before.
         guidance: how much further than the model takes go towards what stays and is settled already, in the coarse levels
             (`vampnet.guidance`), where gaps are short (`vampnet.gaps`); 0 = off, as in the paper. A step takes nearly twice as
-            long with it. The default was chosen with the bundled model (docs/log.md).
+            long with it, unless the model has been taught this weight (`vampnet.model.distilled`). The default was chosen with
+            the bundled model (docs/log.md), which has been.
 
     Raises:
         ValueError: a field is out of its range; the sentence says which and what is allowed.
@@ -296,7 +297,8 @@ class Sampling:
 
     @property
     def coarse_runs(self) -> int:
-        """How often the coarse model is run over a window in a round, at most: once a step, twice with guidance."""
+        """How often the coarse model is run over a window in a round, at most: once a step, twice with guidance that it has
+        not been taught."""
         return self.steps * (2 if self.guidance else 1)
 
     @property

@@ -17,7 +17,7 @@ from vampnet import passes
 from vampnet.config import MASK, CancelledError, Sampling
 from vampnet.device import answers_late
 from vampnet.device_steps import fill_on_device
-from vampnet.guidance import hidden, logits_of
+from vampnet.guidance import asks_weaker, hidden, logits_of
 from vampnet.progress import Cancelled, OnStep
 from vampnet.sampling import (
     choose,
@@ -153,7 +153,7 @@ class Decoder:
         log_p = torch.zeros(chosen.shape, device=tokens.device)
         u = u.to(tokens.device, torch.float32)
         guidance = self.sampling.guidance
-        unseen = hidden(tokens.shape[-1], step).to(tokens.device) if guidance else None
+        unseen = hidden(tokens.shape[-1], step).to(tokens.device) if asks_weaker(self.model, guidance) else None
         typical = typical_levels(masked.shape, self.first, tokens.device)
         greedy = self.sampling.temperature == 0 or step >= self.sampling.sample_cutoff * self.steps
         for start in range(0, len(tokens), self.batch):

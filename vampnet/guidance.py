@@ -3,6 +3,8 @@
 The weaker one is the model itself with one layer left out, and with half of the time steps that it could see hidden. Both lose
 what ties a token to those around it, so what the two disagree about is what the context says, and what the model is unsure of
 for want of depth (Ho and Salimans, 2022, for contexts; Karras et al., 2024, for weaker models; the paper has neither).
+
+At the weight that a model has been distilled for, the distilled one is asked instead of both (`vampnet.model.distilled`).
 """
 
 from __future__ import annotations
@@ -76,8 +78,23 @@ def without(tokens: Tensor, where: Tensor, first: int) -> Tensor:
     return torch.cat([tokens[:, :first], tokens[:, first:].masked_fill(where, MASK)], dim=1)
 
 
+def distilled(model: Any, guidance: float) -> Any | None:
+    """What is asked instead of the model and the weaker one, at a weight; None where there is no such model.
+
+    Args:
+        model: as in `weaker`.
+        guidance: the weight.
+    """
+    return getattr(model, "distilled", None) if guidance and getattr(model, "distilled_guidance", 0.0) == guidance else None
+
+
+def asks_weaker(model: Any, guidance: float) -> bool:
+    """Whether the weaker model is asked beside a model at a weight of guidance, so that a step is nearly two."""
+    return guidance > 0 and distilled(model, guidance) is None
+
+
 def logits_of(model: Any, tokens: Tensor, unseen: Tensor | None, first: int, guidance: float, **how: Any) -> Tensor:
-    """`model(tokens, **how)`, guided.
+    """`model(tokens, **how)`, guided: by its distilled one, where it has one for this weight.
 
     Args:
         model: see `weaker`.
@@ -87,6 +104,8 @@ def logits_of(model: Any, tokens: Tensor, unseen: Tensor | None, first: int, gui
         guidance: 0 = none, and the model is asked alone.
         how: what else the model takes.
     """
+    if (instead := distilled(model, guidance)) is not None:
+        return instead(tokens, **how)
     logits = model(tokens, **how)
     return guided(logits, weaker(model)(without(tokens, unseen, first), **how), guidance) if guidance else logits
 

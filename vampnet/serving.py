@@ -302,6 +302,12 @@ class _Transformer(_View):
         """The view of the transformer that it is guided away from."""
         return _Transformer(weaker(self._part), self._turns, self._guest)
 
+    @property
+    def distilled(self) -> _Transformer | None:
+        """The view of the transformer that is asked instead of both, where there is one."""
+        instead = getattr(self._part, "distilled", None)
+        return None if instead is None else _Transformer(instead, self._turns, self._guest)
+
     def turn(self, work: Callable[[], Result]) -> Result:
         """`work()`, when it is the request's turn."""
         return self._turns.take(_Call(self._guest, work, ()))

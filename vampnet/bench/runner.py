@@ -21,6 +21,7 @@ from vampnet.bench.stages import Prepared, Stages, load_model
 from vampnet.bench.timing import Stopwatch, Timing
 from vampnet.bench.work import Demand, Work, floor_seconds
 from vampnet.fallback import release
+from vampnet.model import distilled
 from vampnet.model.fast import fast_bfloat16
 
 LIKE = {"coarse": "coarse step", "fine": "fine step", "vamp": "coarse", "command": "vamp"}
@@ -235,7 +236,8 @@ def _dropping(load: Callable[[], Any]) -> Callable[[], None]:
 
 
 def _loaded_bytes(model: Any) -> int:
-    """Bytes that loading writes, and reads at least as half of them: files hold two bytes or four for each number."""
-    numbers = sum(p.numel() for part in (model.codec, model.coarse, model.fine) for p in part.parameters())
-    held = sum(p.numel() * p.element_size() for part in (model.codec, model.coarse, model.fine) for p in part.parameters())
-    return held + 2 * numbers
+    """Bytes that loading writes, and those that it reads at least: files hold one byte or more for each number, and next to
+    none of a distilled model."""
+    named = [named for part in (model.codec, model.coarse, model.fine) for named in part.named_parameters()]
+    read = sum(p.numel() for name, p in named if not name.startswith(distilled.PREFIX))
+    return read + sum(p.numel() * p.element_size() for _, p in named)

@@ -20,6 +20,7 @@ from vampnet.bench.cases import Case
 from vampnet.bench.work import Demand, Work
 from vampnet.config import MASK, Prompt, Sampling
 from vampnet.device import answers_late
+from vampnet.guidance import asks_weaker
 from vampnet.windows import reach
 
 BEAT_SECONDS = 0.5
@@ -206,7 +207,7 @@ class Stages:
         mask[:, first:] &= fine
         seeds = [(0, take) for take in range(case.takes)]
         steps = sampling.fine_steps if fine else sampling.steps
-        guided = sampling.guidance > 0 and not fine
+        guided = asks_weaker(self.model.coarse, sampling.guidance) and not fine
         demand = work.decoding(config, mask[0, : config.n_codebooks], case.takes, steps, self.precision, guided)
         return Prepared(
             lambda: self.model.generate(codes, mask, sampling, seeds), (demand,), case.takes * int(mask.sum())

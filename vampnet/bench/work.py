@@ -21,7 +21,7 @@ from vampnet.bench.ceilings import Ceilings
 from vampnet.codec.lac import DILATIONS, KERNELS
 from vampnet.config import Sampling, TransformerConfig
 from vampnet.gaps import fitting
-from vampnet.guidance import layers_of_weaker
+from vampnet.guidance import asks_weaker, layers_of_weaker
 from vampnet.sampling import mask_count
 from vampnet.windows import plan_for_mask
 
@@ -269,11 +269,12 @@ def vamp(model: Any, mask: Tensor, takes: int, sampling: Sampling, dtype: str) -
         dtype: of the transformers' weights.
     """
     coarse, fine = model.coarse.config, model.fine.config
+    guided = asks_weaker(model.coarse, sampling.guidance)
     deep = mask.clone()
     deep[: fine.n_conditioning] = False
     return (
         *encode(model.codec, mask.shape[-1]),
-        decoding(coarse, mask[: coarse.n_codebooks], takes, sampling.steps, dtype, sampling.guidance > 0),
+        decoding(coarse, mask[: coarse.n_codebooks], takes, sampling.steps, dtype, guided),
         decoding(fine, deep, takes, sampling.fine_steps, dtype),
         *decode(model.codec, mask.shape[-1], takes),
     )

@@ -133,7 +133,7 @@ def _attention_type(device: torch.device) -> torch.dtype:
 
 
 class FastTransformer(nn.Module):
-    """A `TokenTransformer` in "bfloat16" or "int8", for inference: `model(tokens, where)` as there.
+    """A `TokenTransformer` in "bfloat16" or "int8", for inference: `model(tokens, where)` as there. So is its distilled one.
 
     Args:
         model: in eval mode, with codebook vectors.
@@ -150,6 +150,9 @@ class FastTransformer(nn.Module):
             self.bias = RelativeBias(model.config.heads, model.config.position_buckets, model.config.position_max_distance)
             self.bias.load_state_dict(model.bias.state_dict())
             self._take(model)
+        twin = model.distilled
+        self.distilled = None if twin is None else type(self)(twin, precision)
+        self.distilled_guidance = model.distilled_guidance
         self._biases: dict[tuple[int, torch.device], Tensor] = {}
         self.eval()
 
@@ -246,7 +249,8 @@ class FastTransformer(nn.Module):
 
     def constants(self) -> list[Tensor]:
         """What was computed in advance and is still kept."""
-        return list(self._biases.values())
+        kept = list(self._biases.values())
+        return kept if self.distilled is None else kept + self.distilled.constants()
 
     def _apply(self, fn, recurse: bool = True):
         self._biases = {}

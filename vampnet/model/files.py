@@ -10,20 +10,35 @@ import torch
 from torch import Tensor
 
 from vampnet.config import TokenGrid, TransformerConfig
+from vampnet.model import distilled
+from vampnet.model.stored import in_whole_numbers, is_matrix, rounded, whole
 from vampnet.model.transformer import TokenTransformer, transformer_of, without_guide
 from vampnet.whole_file import seal, whole_file, write_json
 
+ROUNDED = ("layers.", "classifier")
+"""What lies in whole numbers is what is computed in them. The input's matrix reads vectors of levels that differ in size by
+hundreds, and so do the numbers in a row of it: rounded, the fine model was 0.08 nats off."""
+
 
 def save_transformer(
-    model: TokenTransformer, folder: str | os.PathLike, which: str, weights: dict[str, Tensor] | None = None
+    model: TokenTransformer,
+    folder: str | os.PathLike,
+    which: str,
+    weights: dict[str, Tensor] | None = None,
+    added: dict[str, Tensor] | None = None,
+    int8: bool = False,
 ) -> Path:
     """Write `<which>.safetensors` (float16, without the codec's codebook vectors) and the shape into `config.json`.
+
+    A distilled model is not written along: it belongs to the weights that it was made for, which these need not be.
 
     Args:
         model: gives the shape, and the weights if `weights` is None.
         folder: made if missing; other sections of its `config.json` stay as they are.
         which: "coarse" or "fine".
         weights: name -> tensor, to save instead of the model's own (an average, say).
+        added: the tensors of a distilled model, see `vampnet.model.distilled`.
+        int8: matrices in whole numbers, see `vampnet.model.stored`.
 
     Returns:
         The path of the weights.
@@ -33,10 +48,13 @@ def save_transformer(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     source = without_guide(model.state_dict() if weights is None else weights)
-    names = without_guide(model.state_dict())
-    half = {name: source[name].detach().to("cpu", torch.float16).contiguous() for name in names}
+    names, _ = distilled.split(without_guide(model.state_dict()))
+    own = {name: source[name].detach().cpu() for name in names}
+    halves = {name: tensor.detach().cpu().half() for name, tensor in (own | (added or {})).items()}
+    matrices = {name: tensor for name, tensor in own.items() if int8 and is_matrix(tensor.shape) and name.startswith(ROUNDED)}
+    kept = {name: tensor for name, tensor in halves.items() if name not in matrices} | rounded(matrices)
     path = folder / f"{which}.safetensors"
-    data = save(half)
+    data = save({name: tensor.contiguous() for name, tensor in kept.items()})
     with whole_file(path) as part:
         part.write_bytes(data)
     config_path = folder / "config.json"
@@ -45,6 +63,29 @@ def save_transformer(
     seal(config, path.name, data)
     write_json(config, config_path)
     return path
+
+
+def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
+    """The tensors of a file of `save_transformer`, {name: float tensor}, those of a distilled model among them.
+
+    Raises:
+        ValueError: whole numbers without their factors; the tensor is named.
+    """
+    from safetensors.torch import load_file
+
+    own, added = distilled.split(load_file(str(path)))
+    try:
+        return whole(own) | added
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}.") from error
+
+
+def is_rounded(path: str | os.PathLike) -> bool:
+    """Whether matrices lie in a file of `save_transformer` in whole numbers."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        return in_whole_numbers(file.keys())
 
 
 def load_transformer(
@@ -84,14 +125,19 @@ def load_transformer(
     try:
         config = TransformerConfig(**section)
         with torch.device("meta"):
-            own = TokenTransformer(config).state_dict()
+            own: dict[str, Tensor] = TokenTransformer(config).state_dict()
     except TypeError as error:
         raise ValueError(f"The section {which!r} of {config_path} does not describe a transformer: {error}.") from error
-    tensors = load_file(str(path))
-    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    wrong = sorted(n for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape)
+    tensors = read_weights(path)
+    _, added = distilled.split(tensors)
+    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    if added:
+        shapes |= distilled.expected(own, distilled.rank_of(added))
+    missing, extra = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
+    wrong = sorted(n for n in shapes.keys() & tensors.keys() if shapes[n] != tuple(tensors[n].shape))
     if missing or extra or wrong:
         raise ValueError(
             f"{path} does not fit its configuration: missing {missing}, left over {extra}, of another shape {wrong}."
         )
-    return transformer_of(config, {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, codebooks)
+    model = transformer_of(config, {name: tensors[name].to(torch.float32, copy=True) for name in own}, codebooks)
+    return distilled.with_distilled(model, added) if added else model

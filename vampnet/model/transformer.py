@@ -50,6 +50,10 @@ class TokenTransformer(nn.Module):
         codebooks: (at least n_codebooks, codebook_size, codebook_dim) float, the codec's vectors, of which the coarsest
             `n_codebooks` levels are used; None = to be given later with `set_codebooks`.
 
+    Attributes:
+        distilled: a model of the same shape that says by itself what guidance at the weight `distilled_guidance` would make of
+            this one (`vampnet.model.distilled`), where there is one.
+
     Raises:
         ValueError: the codebooks do not fit the configuration.
     """
@@ -71,6 +75,8 @@ class TokenTransformer(nn.Module):
         self._cache: dict[str, tuple[object, Tensor]] = {}
         self._has_codebooks = False
         self.guide: CodeGuide | None = None
+        self.distilled: TokenTransformer | None = None
+        self.distilled_guidance = 0.0
         if codebooks is not None:
             self.set_codebooks(codebooks)
         self.reset()
@@ -258,7 +264,8 @@ class TokenTransformer(nn.Module):
 
     def constants(self) -> list[Tensor]:
         """What was computed in advance and is still kept."""
-        return [tensor for _, tensor in self._cache.values()]
+        kept = [tensor for _, tensor in self._cache.values()]
+        return kept if self.distilled is None else kept + self.distilled.constants()
 
     def _apply(self, fn, recurse: bool = True):
         self._cache.clear()  # the weights move to another device or type

@@ -31,6 +31,7 @@ import soundfile
 
 from vampnet import audio
 from vampnet.config import CancelledError, Sampling
+from vampnet.model import distilled
 from vampnet.pipeline import VampNet
 from vampnet.sentences import sentence_of
 from vampnet.studio.shelf import ModelShelf
@@ -204,7 +205,8 @@ class ZeroVampNet(VampNet):
         self.coarse, self.fine = (SimpleNamespace(config=part.config) for part in (model.coarse, model.fine))
         self.name, self.device, self.precision = model.name, Device(), model.precision
         self._codec_id = model.codec_id
-        self._size = sum(parameter.numel() for parameter in model.coarse.parameters()) / PAPER_PARAMETERS
+        named = model.coarse.named_parameters()  # of which the distilled ones are asked in place of the others
+        self._size = sum(p.numel() for name, p in named if not name.startswith(distilled.PREFIX)) / PAPER_PARAMETERS
 
     @property
     def codec_id(self) -> str:

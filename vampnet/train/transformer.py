@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from vampnet.config import TransformerConfig
 from vampnet.device import usable_device
-from vampnet.model.files import save_transformer
+from vampnet.model import distilled
+from vampnet.model.files import read_weights, save_transformer
 from vampnet.model.transformer import TokenTransformer
 from vampnet.train.loop import (
     Budget,
@@ -101,7 +101,7 @@ class Trainer:
         path = folder / f"{which}.safetensors"
         if not path.is_file():
             raise ValueError(f"There is no {path} to start from: name the folder of a model, or leave `start` out.")
-        given = load_file(path)
+        given, _ = distilled.split(read_weights(path))
         depth = len({name.split(".")[1] for name in given if name.startswith("layers.")})
         for layer in self.model.layers[depth:] if depth else ():
             layer.attention.out.weight.zero_()
@@ -326,10 +326,15 @@ def _advance(bar, config: TrainConfig, budget: Budget, loss: float, lr: float) -
     bar.update(done - bar.n)
 
 
-def export(run: str | os.PathLike, out: str | os.PathLike) -> Path:
+def export(run: str | os.PathLike, out: str | os.PathLike, int8: bool = False) -> Path:
     """Write the averaged weights of a run as `coarse.safetensors` or `fine.safetensors` (float16) into a model's folder.
 
     Its section of `config.json` is written too, the others stay. A model with conditioning levels is the fine one.
+
+    Args:
+        run: the run folder.
+        out: the model's folder.
+        int8: matrices in whole numbers of 8 bits, see `vampnet.model.stored`.
 
     Returns:
         The path of the weights.
@@ -345,7 +350,7 @@ def export(run: str | os.PathLike, out: str | os.PathLike) -> Path:
     shape = {"label_smoothing": state["config"]["label_smoothing"], **state["config"]["model"]}
     model = TokenTransformer(TransformerConfig(**shape))
     which = "fine" if model.config.n_conditioning else "coarse"
-    return save_transformer(model, out, which, {**state["model"], **state["average"]["values"]})
+    return save_transformer(model, out, which, {**state["model"], **state["average"]["values"]}, int8=int8)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -367,11 +372,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     sub = commands.add_parser("export", help="write a run's weights into a model's folder")
     sub.add_argument("--run", required=True, metavar="FOLDER")
     sub.add_argument("--out", required=True, metavar="FOLDER")
+    sub.add_argument("--int8", action="store_true", help="in half of the room, with matrices rounded as a CPU rounds them")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         if args.command == "export":
-            sys.stderr.write(f"{export(args.run, args.out)}\n")
+            sys.stderr.write(f"{export(args.run, args.out, args.int8)}\n")
             return 0
         settings = read_config(args.config, args.set)
         given = {"minutes": args.minutes, "session_minutes": args.session_minutes, "steps": args.steps, "run": args.run}

@@ -329,7 +329,7 @@ TEXT: dict[str, str] = {
     "map.original_sound": "Original sound",
     "map.original_sound.info": "What stays for half a second or more sounds as in your clip; else it goes through the codec.",
     "map.guidance": "Guidance",
-    "map.guidance.info": "Takes lean this much further towards what stays, where gaps are short: 0 is off, and quicker.",
+    "map.guidance.info": "Takes lean this much further towards what stays, where gaps are short: 0 is off. What the model was not taught takes nearly twice as long.",
     "map.top_p": "Top-p (probability mass)",
     "map.top_p.info": "Only the likeliest choices up to this mass: 1 is off.",
     "map.top_k": "Top-k (choices)",

@@ -330,7 +330,7 @@ TEXT: dict[str, str] = {
     "map.original_sound": "원래 소리",
     "map.original_sound.info": "0.5초 이상 이어서 남는 부분은 클립의 소리 그대로입니다. 끄면 코덱을 거칩니다.",
     "map.guidance": "이끌기 (가이던스)",
-    "map.guidance.info": "빈틈이 짧은 곳에서 테이크가 남긴 것 쪽으로 이만큼 더 다가갑니다. 0이면 끄고, 더 빠릅니다.",
+    "map.guidance.info": "빈틈이 짧은 곳에서 테이크가 남긴 것 쪽으로 이만큼 더 다가갑니다. 0이면 끕니다. 모델이 배우지 않은 값은 시간이 거의 두 배 걸립니다.",
     "map.top_p": "Top-p (확률 질량)",
     "map.top_p.info": "이 질량까지의 가장 그럴듯한 선택만 씁니다. 1이면 끕니다.",
     "map.top_k": "Top-k (선택지 수)",
