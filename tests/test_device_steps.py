@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_vampnet
+from tiny import distilled_transformer, tiny_vampnet
 from token_models import TinyTransformer, random_mask, source
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -178,16 +178,20 @@ def test_a_step_is_kept_until_the_weights_change_or_memory_is_wanted(late: None)
 @cuda
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("ring", [False, True])
+@pytest.mark.parametrize("taught", [False, True])
 @pytest.mark.parametrize(
     "sampling",
     [
-        Sampling(), Sampling(guidance=0.5), Sampling(temperature=0),
+        Sampling(), Sampling(guidance=0.75), Sampling(temperature=0),
         Sampling(top_k=9, top_p=0.9, typical_mass=0.5, sample_cutoff=0.5),
     ],
 )  # fmt: skip
-def test_on_a_gpu_steps_are_recorded_and_give_the_tokens_of_the_cpu(sampling: Sampling, ring: bool, precision: str) -> None:
+def test_on_a_gpu_steps_are_recorded_and_give_the_tokens_of_the_cpu(
+    sampling: Sampling, taught: bool, ring: bool, precision: str
+) -> None:
     tokens, mask, steps = source(2, 4, 20), masks(2)[..., :20], device_steps.WORTH_RECORDING
-    models = (in_precision(tiny_vampnet().coarse, precision, "cpu"), in_precision(tiny_vampnet().coarse, precision, "cpu"))
+    coarse = distilled_transformer(1) if taught else tiny_vampnet().coarse
+    models = in_precision(coarse, precision, "cpu"), in_precision(coarse, precision, "cpu")
     wanted = decoding.fill(copy.deepcopy(models[0]), tokens, mask, steps, sampling, generators(2), ring=ring, batch=2)
     model = copy.deepcopy(models[1]).to("cuda")
     for _ in range(2):

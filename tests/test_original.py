@@ -235,6 +235,20 @@ def test_an_offset_makes_no_step(vn: VampNet, make_music, seconds: float) -> Non
     assert torch.allclose(made.mean(dim=-1), torch.tensor([[0.2, -0.1]]), atol=0.03)
 
 
+def test_an_offset_makes_no_step_where_a_comp_is_joined(vn: VampNet, make_music) -> None:
+    sound, offset = soft(make_music, 3.0)[0], torch.tensor([[0.2], [-0.1]])
+    vamp = vn.vamp((sound + offset, RATE), Prompt(periodic=0, region=(0.1, 0.6)), QUICK, 2)
+    clip, steps = vn.listen(vamp.source), vamp.tokens.shape[-1]
+    bounds = [0, steps // 2, steps]
+    found, _, mask = comp(vn, clip, vamp.tokens, [0, 1], bounds, QUICK, takes=vamp.takes)
+    first, last = mask[0, 0].nonzero()[[0, -1], 0].tolist()
+    joined = found.audio_data[..., (first + 2) * 768 : (last - 1) * 768]
+    # Both sides of the join are the clip's own sound, whose level without the offset is that of the join.
+    assert torch.allclose(joined.mean(dim=-1), offset.T, atol=0.03)
+    level, own = ((x - offset).square().mean() for x in (joined, vamp.source.audio_data))
+    assert 0.1 < float(level / own) < 10
+
+
 def test_without_a_gain_a_take_is_as_loud_as_what_stays(vn: VampNet, make_music) -> None:
     """And not as the whole clip, whose middle it is here."""
     sound = soft(make_music, 8.0)[0]

@@ -18,6 +18,7 @@ from torch import Tensor
 from vampnet import audio, loops, original
 from vampnet.beats import BeatGrid
 from vampnet.config import Sampling, TokenGrid
+from vampnet.offset import offset_of
 from vampnet.ring import may_be_ring, whole_steps
 from vampnet.sentences import Sentence
 
@@ -204,10 +205,11 @@ def comp(
         return model.render(clip, laid), laid, mask
     owners = _owners(choice, bounds, mask)
     found = original.stretches(owners, clip.loop)
-    made = torch.zeros_like(clip.signal.audio_data)
+    # Takes that have sound of the clip have its offset, too, and what is laid between them must not thump.
+    made, offset = torch.zeros_like(clip.signal.audio_data), offset_of(takes[choice[0]])
     for first, sound in model.decode_around(clip, laid, found):
-        gain = _gain(sound.audio_data, first, takes, owners, model.grid.hop, clip)
-        original.lay(made, sound.audio_data * gain, first)
+        gain = _gain(sound.audio_data, first, takes, offset, owners, model.grid.hop, clip)
+        original.lay(made, sound.audio_data * gain + offset, first)
     made = audio.make_signal(made, clip.signal.sample_rate)
     return original.put_back(made, takes, found, bounds[-1], model.grid.hop, clip.loop), laid, mask
 
@@ -218,8 +220,11 @@ def _owners(choice: Sequence[int], bounds: Sequence[int], mask: Tensor) -> list[
     return [-1 if made else take for take, made in zip(chosen, mask.any(dim=1)[0].tolist(), strict=True)]
 
 
-def _gain(sound: Tensor, first: int, takes: Sequence[AudioSignal], owners: Sequence[int], hop: int, clip: Clip) -> Tensor:
-    """(n,) float32: linear gain that makes decoded sound (1, C, n), from sample `first` on, as loud as the takes beside it.
+def _gain(
+    sound: Tensor, first: int, takes: Sequence[AudioSignal], offset: Tensor, owners: Sequence[int], hop: int, clip: Clip
+) -> Tensor:  # fmt: skip
+    """(n,) float32: linear gain that makes decoded sound (1, C, n), from sample `first` on, as loud as the takes beside it
+    are without their offset (1, C, 1).
 
     In a join it goes over from one to the other; where nothing can be compared it is what was taken off before the codec.
     """
@@ -231,7 +236,8 @@ def _gain(sound: Tensor, first: int, takes: Sequence[AudioSignal], owners: Seque
         low, high = (round((begins + step) * stride) - first for step in (start, end))
         edge = min(round(EDGE_STEPS * stride), (high - low) // 4)
         own = torch.arange(first + low + edge, first + high - edge) % length
-        powers = [float(x.square().mean()) for x in (takes[owner].audio_data[..., own], sound[..., low + edge : high - edge])]
+        theirs = takes[owner].audio_data[..., own] - offset
+        powers = [float(x.square().mean()) for x in (theirs, sound[..., low + edge : high - edge])]
         if len(own) and min(powers) > SILENCE:
             at += [low, high]
             gain += [10 * math.log10(powers[0] / powers[1])] * 2
