@@ -19,7 +19,7 @@ from vampnet.guidance import asks_weaker, guided, hidden, logits_of, weaker, wit
 from vampnet.masks import periodic
 from vampnet.model import distilled
 from vampnet.model.fast import in_precision
-from vampnet.model.files import load_transformer, save_transformer
+from vampnet.model.files import add_distilled, load_transformer, save_transformer
 from vampnet.model.transformer import TokenTransformer
 from vampnet.pipeline import VampNet
 from vampnet.serving import Turns
@@ -44,9 +44,11 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[TokenTransformer]:
     return asked
 
 
-def saved(folder: Path, model: TokenTransformer, **more: object) -> TokenTransformer:
+def saved(folder: Path, model: TokenTransformer, added: dict[str, torch.Tensor] | None = None) -> TokenTransformer:
     """What is loaded of a model that was written into a folder."""
-    save_transformer(model, folder, "coarse", **more)
+    save_transformer(model, folder, "coarse")
+    if added:
+        add_distilled(folder, added)
     return load_transformer(folder, "coarse", tiny_models()[0].codebook_vectors())
 
 
@@ -68,7 +70,7 @@ def test_its_weights_are_the_models_and_products_of_thin_matrices() -> None:
 def test_it_comes_back_from_a_file_and_the_model_is_what_it_was(tmp_path: Path) -> None:
     model = saved(tmp_path / "plain", transformer(3, dim=128))
     added = added_to(model)
-    found = saved(tmp_path / "both", model, added=added)
+    found = saved(tmp_path / "both", model, added)
     assert model.distilled is None and found.distilled_guidance == 0.5
     tokens, where = source(2), random_mask(2)
     assert torch.equal(found(tokens, where=where), model(tokens, where=where))
@@ -82,7 +84,8 @@ def test_it_comes_back_from_a_file_and_the_model_is_what_it_was(tmp_path: Path) 
 @pytest.mark.parametrize("fault", ["missing", "shape", "left over"])
 def test_a_file_that_lacks_a_part_of_it_is_not_loaded(fault: str, tmp_path: Path) -> None:
     model = transformer(1, dim=128)
-    path = save_transformer(model, tmp_path, "coarse", added=added_to(model))
+    save_transformer(model, tmp_path, "coarse")
+    path = add_distilled(tmp_path, added_to(model))
     tensors = load_file(path)
     name = "distilled.layers.0.attention.out.weight.out"
     if fault == "left over":

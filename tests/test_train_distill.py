@@ -14,7 +14,7 @@ from vampnet import checkpoints
 from vampnet.config import MASK
 from vampnet.gaps import ENOUGH, SHORT, near
 from vampnet.model import distilled
-from vampnet.model.files import is_rounded, save_transformer
+from vampnet.model.files import save_transformer
 from vampnet.train import shards as shard_files
 from vampnet.train.distill import Distillation, Distiller, distill, export, main, states
 from vampnet.train.loop import load_checkpoint
@@ -130,7 +130,6 @@ def test_matrices_in_whole_numbers_stay_in_them(model: Path, tokens: Path, tmp_p
     path = save_transformer(checkpoints.load(model).coarse, model, "coarse", int8=True)
     before = load_file(path)
     distill(settings(model, tokens, tmp_path / "run", steps=1))
-    after = load_file(export(tmp_path / "run", model))
-    assert before.keys() < after.keys() and is_rounded(path)
-    for name, tensor in before.items():
-        torch.testing.assert_close(after[name], tensor, rtol=1e-6, atol=0)
+    for _ in range(2):  # a run that went on is written again: it belongs to the same weights still
+        after = load_file(export(tmp_path / "run", model))
+        assert before.keys() < after.keys() and all(torch.equal(after[name], tensor) for name, tensor in before.items())

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vampnet.config import TokenGrid, TransformerConfig
 from vampnet.model import distilled
-from vampnet.model.stored import in_whole_numbers, is_matrix, rounded, whole
+from vampnet.model.stored import is_matrix, rounded, whole
 from vampnet.model.transformer import TokenTransformer, transformer_of, without_guide
 from vampnet.whole_file import seal, whole_file, write_json
 
@@ -25,7 +27,6 @@ def save_transformer(
     folder: str | os.PathLike,
     which: str,
     weights: dict[str, Tensor] | None = None,
-    added: dict[str, Tensor] | None = None,
     int8: bool = False,
 ) -> Path:
     """Write `<which>.safetensors` (float16, without the codec's codebook vectors) and the shape into `config.json`.
@@ -37,29 +38,49 @@ def save_transformer(
         folder: made if missing; other sections of its `config.json` stay as they are.
         which: "coarse" or "fine".
         weights: name -> tensor, to save instead of the model's own (an average, say).
-        added: the tensors of a distilled model, see `vampnet.model.distilled`.
         int8: matrices in whole numbers, see `vampnet.model.stored`.
 
     Returns:
         The path of the weights.
     """
-    from safetensors.torch import save
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     source = without_guide(model.state_dict() if weights is None else weights)
     names, _ = distilled.split(without_guide(model.state_dict()))
     own = {name: source[name].detach().cpu() for name in names}
-    halves = {name: tensor.detach().cpu().half() for name, tensor in (own | (added or {})).items()}
     matrices = {name: tensor for name, tensor in own.items() if int8 and is_matrix(tensor.shape) and name.startswith(ROUNDED)}
-    kept = {name: tensor for name, tensor in halves.items() if name not in matrices} | rounded(matrices)
-    path = folder / f"{which}.safetensors"
-    data = save({name: tensor.contiguous() for name, tensor in kept.items()})
+    kept = {name: tensor.half() for name, tensor in own.items() if name not in matrices} | rounded(matrices)
+    return _write(folder, which, kept, model.config.to_dict())
+
+
+def add_distilled(folder: str | os.PathLike, added: Mapping[str, Tensor], which: str = "coarse") -> Path:
+    """Write a distilled model into the file of the model that it was made for, whose own tensors stay to the last bit.
+
+    Args:
+        folder: as `save_transformer` left it.
+        added: see `vampnet.model.distilled`; in float16 in the file. It takes the place of one that is there.
+        which: "coarse" or "fine".
+
+    Returns:
+        The path of the weights.
+    """
+    from safetensors.torch import load_file
+
+    own, _ = distilled.split(load_file(str(Path(folder) / f"{which}.safetensors")))
+    return _write(Path(folder), which, own | {name: tensor.detach().cpu().half() for name, tensor in added.items()})
+
+
+def _write(folder: Path, which: str, tensors: Mapping[str, Tensor], section: dict[str, Any] | None = None) -> Path:
+    """Tensors as `<which>.safetensors`, with their checksum and, if it is given, their section in `config.json`."""
+    from safetensors.torch import save
+
+    path, config_path = folder / f"{which}.safetensors", folder / "config.json"
+    data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     with whole_file(path) as part:
         part.write_bytes(data)
-    config_path = folder / "config.json"
     config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.exists() else {}
-    config[which] = model.config.to_dict()
+    if section is not None:
+        config[which] = section
     seal(config, path.name, data)
     write_json(config, config_path)
     return path
@@ -78,14 +99,6 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
         return whole(own) | added
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}.") from error
-
-
-def is_rounded(path: str | os.PathLike) -> bool:
-    """Whether matrices lie in a file of `save_transformer` in whole numbers."""
-    from safetensors import safe_open
-
-    with safe_open(str(path), framework="pt") as file:
-        return in_whole_numbers(file.keys())
 
 
 def load_transformer(

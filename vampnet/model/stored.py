@@ -8,7 +8,7 @@ model that computes in int8 is the same as before, and takes half of the room. I
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -53,8 +53,3 @@ def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f"of {name} there are not whole numbers of 8 bits and a factor for each row of them")
         made[name] = numbers.float().flatten(0, -2).mul_(scale.float()[:, None]).view(numbers.shape)
     return made
-
-
-def in_whole_numbers(names: Iterable[str]) -> bool:
-    """Whether there are matrices in whole numbers among tensors of these names."""
-    return any(name.endswith(NUMBERS) for name in names)

@@ -28,7 +28,7 @@ from vampnet.gaps import ENOUGH, SHORT, near
 from vampnet.guidance import hidden, logits_of
 from vampnet.model import distilled
 from vampnet.model.fast import in_precision
-from vampnet.model.files import is_rounded, save_transformer
+from vampnet.model.files import add_distilled
 from vampnet.model.transformer import TokenTransformer, transformer_of
 from vampnet.train.loop import Budget, RunLog, StopRequest, atomic_save, load_checkpoint, step_seed
 from vampnet.train.masking import prompt_mask
@@ -327,8 +327,7 @@ def export(run: str | os.PathLike, out: str | os.PathLike) -> Path:
     model.distilled = None
     if fingerprint.of_tensors(model) != state["model"]:
         raise ValueError(f"The coarse model in {out} has other weights than the one that {run} belongs to.")
-    int8 = is_rounded(checkpoints.find(out, ()) / "coarse.safetensors")
-    return save_transformer(model, out, "coarse", added=state["added"], int8=int8)
+    return add_distilled(checkpoints.find(out, ()), state["added"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -353,7 +352,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, text in about.items():
         default = getattr(Distillation, name)
         kind = type(default) if default is not None else int if name == "steps" else float
-        shown = text if default is None else f"{text} (default: {default:g})".strip()
+        shown = text if default is None else f"{text} (default: {default:g})"
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, metavar="N", help=shown)
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     args = vars(parser.parse_args(argv))
