@@ -71,22 +71,48 @@ def test_products_of_bfloat16_add_up_in_float32(count: int) -> None:
     assert distance(sums, rows.float() @ weight.bfloat16().float().T) < 1e-6
 
 
-@pytest.mark.parametrize("steps", [1, 3, 4, 5, 6, 7, 15, 16, 17, 63, 64, 65, 100])
-def test_attention(steps: int, narrow: bool, threads: None) -> None:
-    items, heads, columns, each = 2, 3, 16 if narrow else 64, 1 if narrow else 2
+def whole_numbers(x: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """(..., 64) float -> int16 up to `most`, and the factors of rows."""
+    factors = x.abs().amax(dim=-1) / most
+    return (x / factors[..., None]).round().to(torch.int16), factors
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 5, 6, 7, 15, 16, 17, 63, 64, 65, 100, 717])
+@pytest.mark.parametrize("size", [0.3, 6.0])
+def test_attention(steps: int, size: float, narrow: bool, threads: None) -> None:
+    items, heads, columns = 2, 3, 16 if narrow else 64
     parts, whole = Parts.empty(items, heads, steps, narrow), -(-steps // columns) * columns
-    q, k, v = (scale * torch.randn(items, heads, steps, 64).to(parts.queries.dtype) for scale in (0.3, 1, 1))
+    given = [scale * torch.randn(items, heads, steps, 64) for scale in (size, 1, 1)]
+    given[2] *= torch.rand(items, heads, steps, 1)  # values of rows that are far softer than others
     values = 3 * torch.randn(heads, 2 * steps - 1)
-    parts.queries.copy_(q)
-    missing = torch.full((items, heads, whole - steps, 64), torch.nan)  # what is not there, but for values: these are 0
-    keys = torch.cat([k, missing.to(k.dtype)], dim=2)
-    parts.keys.copy_(keys.view(items, heads, -1, columns, 64 // each, each).transpose(3, 4))
-    of_steps = torch.nn.functional.pad(v, (0, 0, 0, whole - steps)).view(items, heads, -1, each, 64 // columns, columns)
+    held = [x.bfloat16() for x in given]
+    true = [x.double() for x in held]
+    if narrow:
+        found = [whole_numbers(x, most) for x, most in zip(given, (4095, 4095, 255), strict=True)]
+        held, sizes = [x for x, _ in found], torch.stack([x for _, x in found])
+        true = [x.double() * of[..., None] for x, of in found]
+        parts.sizes.fill_(torch.nan)[..., :steps] = sizes
+    parts.queries.copy_(held[0])
+    # What is not there, but for values: these are 0.
+    missing = torch.full((items, heads, whole - steps, 64), -32768.0 if narrow else torch.nan).to(held[1].dtype)
+    keys = torch.cat([held[1], missing], dim=2)
+    parts.keys.copy_(keys.view(items, heads, -1, columns, 32, 2).transpose(3, 4))
+    of_steps = torch.nn.functional.pad(held[2], (0, 0, 0, whole - steps)).view(items, heads, -1, 2, 64 // columns, columns)
     parts.values.copy_(of_steps.permute(0, 1, 4, 2, 5, 3))
     bias = torch.stack([values[:, steps - 1 - i : 2 * steps - 1 - i] for i in range(steps)], dim=1)
-    weights = (q.double() @ k.double().mT + bias).softmax(dim=-1)
-    wanted = (weights @ v.double()).transpose(1, 2).reshape(items * steps, -1)
-    assert distance(tile_passes.mixed(parts, line_of(values, steps)), wanted) < (2e-4 if narrow else 0.006)
+    weights = (true[0] @ true[1].mT + bias).softmax(dim=-1)
+    wanted = (weights @ true[2]).transpose(1, 2).reshape(items * steps, -1)
+    assert distance(tile_passes.mixed(parts, line_of(values, steps)), wanted) < (1e-3 if narrow else 0.006)
+
+
+def test_sums_of_weights_that_are_all_the_same_have_room() -> None:
+    steps = 717
+    parts = Parts.empty(1, 1, steps, True)
+    for part, number in zip(parts.tensors, (0, 0, 255, 1.0), strict=True):
+        part.fill_(number)
+    assert torch.allclose(
+        tile_passes.mixed(parts, line_of(torch.zeros(1, 2 * steps - 1), steps)), torch.tensor(255.0), rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

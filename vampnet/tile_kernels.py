@@ -13,20 +13,16 @@ from __future__ import annotations
 
 import numpy as np
 from numba.extending import overload
-from numba.types import float32, int8, int16
+from numba.types import int8, int16
 
-from vampnet.numba_kernels import NONE, compiled, gelu, narrowed, root, shared, taken, whole
+from vampnet.numba_kernels import NONE, bits, compiled, gelu, narrowed, number, root, shared, taken, whole
 from vampnet.tiles import (
     COLUMNS,
     NARROW_COLUMNS,
     NARROW_TILE,
     TILE,
-    four_float,
-    four_float_scores,
     four_short,
     halved,
-    one_float,
-    one_float_scores,
     one_half,
     one_scores,
     one_short,
@@ -35,10 +31,14 @@ from vampnet.tiles import (
     six_scores,
     six_whole,
     weighed,
+    weighed_whole,
 )
 
-F = np.float32
-MADE_WITH = "5fe97d4db409"
+F, S = np.float32, np.int32
+MOST_SCORE, MOST_VALUE, MOST_WEIGHT, MOST_SUM = 2**12 - 1, 2**8 - 1, F(2**15 - 2**6), 2**23
+"""The largest whole numbers of narrow attention, so that sums stay below 2^31: of queries and keys, of whose products there are
+64; of values; of weights, which are too large by 1e-4 at times; and of a row of these."""
+MADE_WITH = "8eea095d8add"
 """What is compiled in here from other files: see `tests/test_passes.py`."""
 
 
@@ -53,16 +53,12 @@ def product(rows, count, packed, start, sums):
     """`count` rows times a matrix, into the first rows of `sums`."""
 
 
-def parted(sums, factors, scale, begin, count, queries, keys, values):
-    """Sums of a block -> queries, keys and values of attention, in the order in which tiles read them."""
+def parted(sums, factors, scale, begin, count, queries, keys, values, sizes):
+    """Sums of a block -> queries, keys and values of attention, in the order in which tiles read them, and their factors."""
 
 
-def scored(query, step, key, panel, line, begin, scores, place):
-    """Scores of as many time steps as there are rows of them, with the keys of a panel; those of the bias begin at `begin`."""
-
-
-def weighted(weights, value, nothing, sums):
-    """As many rows of weights as there are rows of `sums`, times the values."""
+def attended(query, key, value, sizes, step, line, scores, levels, weights, sums, shares, nothing):
+    """Attention of as many time steps as `sums` has rows, which have yet to be multiplied by their shares."""
 
 
 def highest(key):
@@ -111,51 +107,20 @@ def _product(rows, count, packed, start, sums):
 
 
 @overload(parted)
-def _parted(sums, factors, scale, begin, count, queries, keys, values):
-    if queries.dtype == float32:
-        return lambda sums, factors, scale, begin, count, queries, keys, values: _in_floats(
-            sums, factors, scale, begin, count, queries, keys, values
+def _parted(sums, factors, scale, begin, count, queries, keys, values, sizes):
+    if queries.dtype == int16:
+        return lambda sums, factors, scale, begin, count, queries, keys, values, sizes: _in_shorts(
+            sums, factors, scale, begin, count, queries, keys, values, sizes
         )
-    return lambda sums, factors, scale, begin, count, queries, keys, values: _in_halves(
+    return lambda sums, factors, scale, begin, count, queries, keys, values, sizes: _in_halves(
         sums, factors, scale, begin, count, queries, keys, values
     )
 
 
 @overload(highest)
 def _highest(key):
-    tile = NARROW_TILE if key.dtype == float32 else TILE
+    tile = NARROW_TILE if key.dtype == int16 else TILE
     return lambda key: tile
-
-
-@overload(scored)
-def _scored(query, step, key, panel, line, begin, scores, place):
-    tile, several, one = TILE, six_scores, one_scores
-    if key.dtype == float32:
-        tile, several, one = NARROW_TILE, four_float_scores, one_float_scores
-
-    def multiplied(query, step, key, panel, line, begin, scores, place):
-        if scores.shape[0] == tile:
-            several(query, step, key, panel, line, begin, scores, 0, place)
-        else:
-            one(query, step, key, panel, line, begin, scores, 0, place)
-
-    return multiplied
-
-
-@overload(weighted)
-def _weighted(weights, value, nothing, sums):
-    tile, columns, several, one = TILE, COLUMNS, six_half, one_half
-    if value.dtype == float32:
-        tile, columns, several, one = NARROW_TILE, NARROW_COLUMNS, four_float, one_float
-
-    def multiplied(weights, value, nothing, sums):
-        for panel in range(value.shape[0]):
-            if sums.shape[0] == tile:
-                several(weights, 0, value, panel, nothing, 0, sums, 0, panel * columns)
-            else:
-                one(weights, 0, value, panel, nothing, 0, sums, 0, panel * columns)
-
-    return multiplied
 
 
 @compiled
@@ -216,23 +181,47 @@ def _in_halves(sums, factors, scale, begin, count, queries, keys, values):
 
 
 @shared
-def _in_floats(sums, factors, scale, begin, count, queries, keys, values):
+def _scaled_to(most, y, row):
+    """(n,) float32 -> the nearest (n,) whole numbers up to `most`; their factor."""
+    largest = S(0)
+    for j in range(y.shape[0]):
+        largest = max(largest, bits(abs(y[j])))
+    size = max(number(largest), F(1e-12))
+    scale = F(most) / size
+    for j in range(y.shape[0]):
+        row[j] = np.int16(np.rint(y[j] * scale))
+    return size / F(most)
+
+
+@shared
+def _shortened(sums, factor, scale, most, y, row):
+    """A head's part of a row, as whole numbers up to `most`; their factor."""
+    for j in range(y.shape[0]):
+        y[j] = F(sums[j]) * factor * scale[j]
+    return _scaled_to(most, y, row)
+
+
+@shared
+def _in_shorts(sums, factors, scale, begin, count, queries, keys, values, sizes):
     _, heads, steps, size = queries.shape
+    y, row = np.empty(size, F), np.empty(size, np.int16)
     for head in range(heads):
         for r in range(count):
             item, step, factor = (begin + r) // steps, (begin + r) % steps, factors[r]
-            at, query, value = head * size, queries[item, head, step], values[item, head]
-            for j in range(size):
-                query[j] = F(sums[r, at + j]) * factor * scale[at + j]
-            at += heads * size
-            panel, place = keys[item, head, step // NARROW_COLUMNS], step % NARROW_COLUMNS
-            for j in range(size):
-                panel[j, place, 0] = F(sums[r, at + j]) * factor * scale[at + j]
-            at += heads * size
-            for part in range(value.shape[0]):
+            own, at, ahead = sizes[:, item, head, step], head * size, heads * size
+            query, panel, place = queries[item, head, step], keys[item, head, step // NARROW_COLUMNS], step % NARROW_COLUMNS
+            own[0] = _shortened(sums[r, at:], factor, scale[at:], MOST_SCORE, y, query)
+            at += ahead
+            own[1] = _shortened(sums[r, at:], factor, scale[at:], MOST_SCORE, y, row)
+            for j in range(size // 2):
+                panel[j, place, 0] = row[2 * j]
+                panel[j, place, 1] = row[2 * j + 1]
+            at += ahead
+            own[2] = _shortened(sums[r, at:], factor, scale[at:], MOST_VALUE, y, row)
+            for part in range(size // NARROW_COLUMNS):
+                pair, side, first = values[item, head, part, step // 2], step % 2, part * NARROW_COLUMNS
                 for j in range(NARROW_COLUMNS):
-                    value[part, step, j, 0] = F(sums[r, at + j]) * factor * scale[at + j]
-                at += NARROW_COLUMNS
+                    pair[j, side] = row[first + j]
 
 
 @shared
@@ -253,7 +242,7 @@ def _through(mixed, x, begin, count, out, into, down, rows, hidden, sums, y, fac
 
 
 @compiled
-def by_rows(mixed, x, out, into, down, following, queries, keys, values, rows, factors, block, counter):
+def by_rows(mixed, x, out, into, down, following, queries, keys, values, shares, rows, factors, block, counter):
     packed, start, scale, gain, eps = following
     dim, width, wide = x.shape[1], into[2].shape[0] // 2, max(into[2].shape[0], scale.shape[0])
     attended, leaves = mixed.shape[0] > 0, rows.shape[0] > 0
@@ -271,7 +260,7 @@ def by_rows(mixed, x, out, into, down, following, queries, keys, values, rows, f
                 factors[begin + r] = sizes[r]
         if not leaves:
             product(own, count, packed, start, sums)
-            parted(sums, sizes, scale, begin, count, queries, keys, values)
+            parted(sums, sizes, scale, begin, count, queries, keys, values, shares)
         begin = taken(counter, block)
 
 
@@ -301,39 +290,72 @@ def classified(rows, factors, places, levels, packed, start, scale, bias, out, b
 
 
 @shared
-def _mixed(query, key, value, line, step, steps, scores, weights, sums, shares, nothing, out, row, column):
-    """Attention of the time steps of one tile."""
-    columns = key.shape[2]
+def _of_halves(query, key, value, step, line, scores, weights, sums, shares, nothing):
+    """By wide tiles of bfloat16: scores begin with their bias."""
+    tile, steps, columns = sums.shape[0], query.shape[0], key.shape[2]
     for panel in range(key.shape[0]):
-        scored(query, step, key, panel, line, panel * columns - step + steps - 1, scores, panel * columns)
-    for r in range(sums.shape[0]):
+        begin = panel * columns - step + steps - 1
+        if tile == TILE:
+            six_scores(query, step, key, panel, line, begin, scores, 0, panel * columns)
+        else:
+            one_scores(query, step, key, panel, line, begin, scores, 0, panel * columns)
+    for r in range(tile):
         for j in range(steps, scores.shape[1]):
             scores[r, j] = F(-1e30)
         shares[r] = F(1) / weighed(scores, weights, r)
-    weighted(weights, value, nothing, sums)
-    # Another thread may do a row of this tile as well: each writes it once, and the same.
-    for r in range(sums.shape[0]):
-        for j in range(sums.shape[1]):
-            out[row + r, column + j] = sums[r, j] * shares[r]
+    product(weights, tile, value, nothing, sums)
+
+
+@shared
+def _of_shorts(query, key, value, sizes, step, line, scores, levels, weights, sums, shares, nothing):
+    """By narrow tiles of int16: scores get their factors and bias afterwards, and weights the factors of the values."""
+    tile, steps = sums.shape[0], query.shape[0]
+    product(query[step:], tile, key, nothing, scores)
+    largest = S(0)
+    for j in range(steps):
+        largest = max(largest, bits(sizes[2, j]))
+    scale = min(MOST_WEIGHT, F(MOST_SUM) / F(scores.shape[1])) / number(largest)
+    for r in range(tile):
+        begin = steps - 1 - step - r
+        total = weighed_whole(
+            scores, r, sizes[0, step + r], sizes[1], line, begin, steps, levels, sizes[2], scale, weights
+        )  # fmt: skip
+        shares[r] = F(1) / (total * scale)
+    product(weights, tile, value, nothing, sums)
+
+
+@overload(attended)
+def _attended(query, key, value, sizes, step, line, scores, levels, weights, sums, shares, nothing):
+    if key.dtype == int16:
+        return lambda query, key, value, sizes, step, line, scores, levels, weights, sums, shares, nothing: _of_shorts(
+            query, key, value, sizes, step, line, scores, levels, weights, sums, shares, nothing
+        )
+    return lambda query, key, value, sizes, step, line, scores, levels, weights, sums, shares, nothing: _of_halves(
+        query, key, value, step, line, scores, weights, sums, shares, nothing
+    )
 
 
 @compiled
-def mixed(queries, keys, values, line, out, block, counter):
+def mixed(queries, keys, values, sizes, line, kind, out, block, counter):
     items, heads, steps, size = queries.shape
     padded, tile = keys.shape[2] * keys.shape[4], highest(keys)
     tile = tile if steps >= tile else 1
     pieces = -(-steps // tile)
     jobs = items * heads * pieces
-    scores, weights = np.empty((tile, padded), F), np.empty((tile, padded), queries.dtype)
-    sums, shares, nothing = np.empty((tile, size), F), np.empty(tile, F), np.zeros(size, F)
+    scores, levels, weights = np.empty((tile, padded), kind.dtype), np.empty(padded, F), np.empty((tile, padded), queries.dtype)
+    sums, shares, nothing = np.empty((tile, size), kind.dtype), np.empty(tile, F), np.zeros(max(padded, size), kind.dtype)
     begin = taken(counter, block)
     while begin < jobs:
         for job in range(begin, min(begin + block, jobs)):
             item, head = job // pieces // heads, job // pieces % heads
             step = min(job % pieces * tile, steps - tile)  # the last tile is whole, and does some rows twice
             query, key, value = queries[item, head], keys[item, head], values[item, head]
-            row, column = item * steps + step, head * size
-            _mixed(
-                query, key, value, line[head], step, steps, scores, weights, sums, shares, nothing, out, row, column
+            attended(
+                query, key, value, sizes[:, item, head], step, line[head], scores, levels, weights, sums, shares, nothing
             )  # fmt: skip
+            # Another thread may do a row of this tile as well: each writes it once, and the same.
+            row, column = item * steps + step, head * size
+            for r in range(tile):
+                for j in range(size):
+                    out[row + r, column + j] = F(sums[r, j]) * shares[r]
         begin = taken(counter, block)

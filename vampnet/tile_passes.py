@@ -101,31 +101,34 @@ class TileMatrix(nn.Module):
 
 @dataclass(frozen=True)
 class Parts:
-    """Queries, keys and values of B items of T steps, as attention by tiles reads them: bfloat16 in wide tiles, float32 in
-    narrow ones. Of either, n numbers are 32 bits, and a tile has C columns.
+    """Queries, keys and values of B items of T steps, as attention by tiles reads them: bfloat16 in wide tiles, int16 in narrow
+    ones. A tile has C columns, and two numbers are 32 bits.
 
     Attributes:
         queries: (B, heads, T, 64).
-        keys: (B, heads, panels, 64 / n, C, n): of C steps each the numbers, n at a time.
-        values: (B, heads, 64 / C, panels * C / n, C, n): of C numbers each the steps, n at a time.
+        keys: (B, heads, panels, 32, C, 2): of C steps each the numbers, two at a time.
+        values: (B, heads, 64 / C, panels * C / 2, C, 2): of C numbers each the steps, two at a time.
+        sizes: (3, B, heads, panels * C) float32, factors of what is int16, of which T are there; none of what is not.
     """
 
     queries: Tensor
     keys: Tensor
     values: Tensor
+    sizes: Tensor
 
     @staticmethod
     def empty(items: int, heads: int, steps: int, narrow: bool) -> Parts:
-        columns, each = (NARROW_COLUMNS, 1) if narrow else (COLUMNS, 2)
-        panels, kind = -(-steps // columns), {"dtype": torch.float32 if narrow else torch.bfloat16}
-        values = torch.empty(items, heads, COLUMNS // columns, panels * columns // each, columns, each, **kind)
-        values[..., steps // each :, :, :] = 0  # of steps that there are not, which weigh next to nothing
-        keys = torch.empty(items, heads, panels, COLUMNS // each, columns, each, **kind)
-        return Parts(torch.empty(items, heads, steps, COLUMNS, **kind), keys, values)
+        columns = NARROW_COLUMNS if narrow else COLUMNS
+        panels, kind = -(-steps // columns), {"dtype": torch.int16 if narrow else torch.bfloat16}
+        values = torch.empty(items, heads, COLUMNS // columns, panels * columns // 2, columns, 2, **kind)
+        values[..., steps // 2 :, :, :] = 0  # of steps that there are not, which weigh next to nothing
+        keys = torch.empty(items, heads, panels, COLUMNS // 2, columns, 2, **kind)
+        sizes = torch.empty(3, items, heads, panels * columns if narrow else 0)
+        return Parts(torch.empty(items, heads, steps, COLUMNS, **kind), keys, values, sizes)
 
     @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.queries, self.keys, self.values
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.queries, self.keys, self.values, self.sizes
 
 
 def multiplied(given: Tensor, matrix: TileMatrix) -> Tensor:
@@ -154,7 +157,8 @@ def mixed(parts: Parts, line: Tensor) -> Tensor:
     """softmax(q k^T + bias) v, with q scaled already; see `line_of` -> (B * T, heads * 64) float32."""
     items, heads, steps, size = parts.queries.shape
     out = torch.empty(items * steps, heads * size)
-    in_turns(_kernels().mixed, out.numel(), *parts.tensors, line, out, 8)
+    sums = torch.empty(0, dtype=torch.int32 if parts.keys.dtype == torch.int16 else torch.float32)
+    in_turns(_kernels().mixed, out.numel(), *parts.tensors, line, sums, out, 8)
     return out
 
 

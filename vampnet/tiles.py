@@ -6,7 +6,8 @@ the former has no sign: rows of int8 numbers x are held as the bits of x + 128, 
 the sum of its weights.
 
 Narrow ones, of 4 rows and 16 columns, are for CPUs that have no more than AVX2. An instruction does 16 multiplications of int16
-there and adds up 2 of them, or 8 of float32. The former hold whole numbers of 8 bits, so that sums are those of wide tiles.
+there and adds up 2 of them. What these hold between two matrices are whole numbers of 8 bits, so that sums are those of wide
+tiles; in attention they are larger ones.
 
 Of numpy's types, which tell kernels what is meant, uint16 stands for bfloat16, which numpy lacks: these bits are the upper half
 of a float32's.
@@ -35,7 +36,7 @@ llvmlite.binding.initialize_native_asmparser()  # the two instructions are writt
 
 _I16, _I32, _I64, _F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _INTS, _FLOATS = ir.VectorType(_I32, LANES), ir.VectorType(_F32, LANES)
-_FEW_INTS, _FEW_FLOATS = ir.VectorType(_I32, NARROW_LANES), ir.VectorType(_F32, NARROW_LANES)
+_FEW_INTS = ir.VectorType(_I32, NARROW_LANES)
 
 
 class Arithmetic(NamedTuple):
@@ -71,14 +72,8 @@ def _pairs(builder: Any, sums: Any, x: Any, weights: Any) -> Any:
     return builder.add(sums, _called(builder, "llvm.x86.avx2.pmadd.wd", _FEW_INTS, *pairs))
 
 
-def _floats(builder: Any, sums: Any, x: Any, weights: Any) -> Any:
-    x, weights = (builder.bitcast(part, _FEW_FLOATS) for part in (x, weights))
-    return _called(builder, f"llvm.fmuladd.v{NARROW_LANES}f32", _FEW_FLOATS, x, weights, sums)
-
-
 WHOLE, HALF = _by_name("vpdpbusd", _INTS), _by_name("vdpbf16ps", _FLOATS)
 SHORT = Arithmetic(NARROW_LANES, NARROW_COLUMNS, _FEW_INTS, _pairs, 1)
-FLOAT = Arithmetic(NARROW_LANES, NARROW_COLUMNS, _FEW_FLOATS, _floats, 1)
 
 
 def _at(builder: Any, array: Any, place: Any, kind: Any) -> Any:
@@ -189,17 +184,47 @@ six_whole, one_whole = (_tile(rows, WHOLE) for rows in (TILE, 1))
 six_half, one_half = (_tile(rows, HALF) for rows in (TILE, 1))
 six_scores, one_scores = (_tile(rows, HALF, slope=-1) for rows in (TILE, 1))
 four_short, one_short = (_tile(rows, SHORT) for rows in (NARROW_TILE, 1))
-four_float, one_float = (_tile(rows, FLOAT) for rows in (NARROW_TILE, 1))
-four_float_scores, one_float_scores = (_tile(rows, FLOAT, slope=-1) for rows in (NARROW_TILE, 1))
+
+
+def _constant(x: float, kind: Any = _FLOATS) -> Any:
+    """A number 16 times."""
+    return ir.Constant(kind, [float(np.float32(x)) if kind is _FLOATS else x] * LANES)
+
+
+def _larger(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", a, b, flags=ANY_ORDER), a, b)
+
+
+def _by(builder: Any, a: Any, b: Any) -> Any:
+    return builder.fmul(a, b, flags=ANY_ORDER)
+
+
+def _reduced(builder: Any, name: str, *given: Any) -> Any:
+    """The largest number of a vector, or its sum."""
+    kind = ir.FunctionType(_F32, [x.type for x in given])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.{name}.v{LANES}f32")
+    return builder.call(function, given, fastmath=ANY_ORDER)
+
+
+def _raised(builder: Any, x: Any, largest: Any) -> Any:
+    """exp(x - largest), as the bits of 16 float32; exact to 1e-4."""
+    power = _larger(builder, _by(builder, builder.fsub(x, largest, flags=ANY_ORDER), _constant(LOG2_E)), _constant(LEAST))
+    rint = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_FLOATS, [_FLOATS]), f"llvm.rint.v{LANES}f32")
+    nearest = builder.call(rint, [power], fastmath=ANY_ORDER)
+    rest = builder.fsub(power, nearest, flags=ANY_ORDER)
+    p = _constant(0.05500721)
+    for factor in (0.24220727, 0.69328271, 1.0):
+        p = builder.fadd(_by(builder, p, rest), _constant(factor), flags=ANY_ORDER)
+    raised = builder.shl(builder.fptosi(nearest, _INTS), _constant(23, _INTS))
+    return builder.add(builder.bitcast(p, _INTS), raised)
 
 
 @intrinsic
 def weighed(typing, scores, weights, row):
-    """exp(x - the largest x) of a row of scores, as bfloat16 or float32 into the same row of weights; their sum.
+    """exp(x - the largest x) of a row of scores, as bfloat16 into the same row of weights; their sum.
 
     Both contiguous, with rows of a multiple of 16 numbers. Exact to 1e-4 before it is rounded.
     """
-    rounds = weights.dtype != types.float32
 
     def make(context, builder, signature, arguments):
         scores, weights = (context.make_array(signature.args[i])(context, builder, arguments[i]) for i in range(2))
@@ -207,46 +232,85 @@ def weighed(typing, scores, weights, row):
         width = cgutils.unpack_tuple(builder, scores.shape)[1]
         begin, count = builder.mul(row, width), builder.sdiv(width, _I64(LANES))
 
-        def constant(x, kind=_FLOATS):
-            return ir.Constant(kind, [float(np.float32(x)) if kind is _FLOATS else x] * LANES)
-
-        def call(name, result, given):
-            function = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(result, [x.type for x in given]), f"llvm.{name}.v{LANES}f32"
-            )
-            return builder.call(function, given, fastmath=ANY_ORDER)
-
-        def larger(a, b):
-            return builder.select(builder.fcmp_ordered(">", a, b, flags=ANY_ORDER), a, b)
-
         def place(i):
             return builder.add(begin, builder.mul(i, _I64(LANES)))
 
         def read(i):
             return builder.load(_at(builder, scores, place(i), _FLOATS), align=4)
 
-        def by(a, b):
-            return builder.fmul(a, b, flags=ANY_ORDER)
-
         def powers(i, carried):
-            power = larger(by(builder.fsub(read(i), largest, flags=ANY_ORDER), constant(LOG2_E)), constant(LEAST))
-            nearest = call("rint", _FLOATS, [power])
-            rest = builder.fsub(power, nearest, flags=ANY_ORDER)
-            p = constant(0.05500721)
-            for factor in (0.24220727, 0.69328271, 1.0):
-                p = builder.fadd(by(p, rest), constant(factor), flags=ANY_ORDER)
-            raised = builder.shl(builder.fptosi(nearest, _INTS), constant(23, _INTS))
-            found = builder.add(builder.bitcast(p, _INTS), raised)
-            kept = _narrowed(builder, found) if rounds else found
+            found = _raised(builder, read(i), largest)
+            kept = _narrowed(builder, found)
             builder.store(kept, _at(builder, weights, place(i), kept.type), align=2)
             return [builder.fadd(carried[0], builder.bitcast(found, _FLOATS), flags=ANY_ORDER)]
 
-        (most,) = _loop(builder, count, [constant(-3e38)], lambda i, carried: [larger(carried[0], read(i))])
-        largest = _all(builder, call("vector.reduce.fmax", _F32, [most]))
-        (total,) = _loop(builder, count, [constant(0.0)], powers)
-        return call("vector.reduce.fadd", _F32, [_F32(0.0), total])
+        (most,) = _loop(builder, count, [_constant(-3e38)], lambda i, carried: [_larger(builder, carried[0], read(i))])
+        largest = _all(builder, _reduced(builder, "fmax", most))
+        (total,) = _loop(builder, count, [_constant(0.0)], powers)
+        return _reduced(builder, "fadd", _F32(0.0), total)
 
     return types.float32(scores, weights, row), make
+
+
+@intrinsic
+def weighed_whole(typing, sums, row, factor, keys, line, begin, steps, levels, values, scale, weights):
+    """The same of whole numbers: exp(x - the largest x) for each x = factor * key * sum + bias; their sum.
+
+    Args:
+        sums: (N, W) int32 contiguous, W a multiple of 16, of which `row` is read.
+        factor: float32.
+        keys: (at least W,) float32 contiguous, a factor for each.
+        line: float32 contiguous, the bias, of which W from `begin` on are read.
+        steps: how many of the W there are; the others weigh nothing.
+        levels: (at least W,) float32 contiguous, written to.
+        values: (at least W,) float32 contiguous, by which each weight is multiplied,
+        scale: and all of them.
+        weights: (N, W) int16 contiguous, the same row of which is written.
+    """
+    signature = types.float32(sums, row, factor, keys, line, begin, steps, levels, values, scale, weights)
+
+    def make(context, builder, signature, arguments):
+        def array(index):
+            return context.make_array(signature.args[index])(context, builder, arguments[index])
+
+        def cast(index, kind):
+            return context.cast(builder, arguments[index], signature.args[index], kind)
+
+        sums, keys, line, levels, values, weights = map(array, (0, 3, 4, 7, 8, 10))
+        row, begin, steps = (cast(index, types.intp) for index in (1, 5, 6))
+        factor, scale = (_all(builder, cast(index, types.float32)) for index in (2, 9))
+        width = cgutils.unpack_tuple(builder, sums.shape)[1]
+        first, count = builder.mul(row, width), builder.sdiv(width, _I64(LANES))
+        places = ir.Constant(_INTS, list(range(LANES)))
+
+        def read(array, at, kind=_FLOATS):
+            return builder.load(_at(builder, array, at, kind), align=4)
+
+        def levelled(i, carried):
+            at = builder.mul(i, _I64(LANES))
+            x = builder.sitofp(read(sums, builder.add(first, at), _INTS), _FLOATS)
+            x = _by(builder, x, _by(builder, factor, read(keys, at)))
+            x = builder.fadd(x, read(line, builder.add(begin, at)), flags=ANY_ORDER)
+            left = _all(builder, builder.trunc(builder.sub(steps, at), _I32))
+            x = builder.select(builder.icmp_signed("<", places, left), x, _constant(-1e30))
+            builder.store(x, _at(builder, levels, at, _FLOATS), align=4)
+            return [_larger(builder, carried[0], x)]
+
+        def powers(i, carried):
+            at = builder.mul(i, _I64(LANES))
+            found = builder.bitcast(_raised(builder, read(levels, at), largest), _FLOATS)
+            weight = _by(builder, found, _by(builder, scale, read(values, at)))
+            weight = builder.fptosi(builder.fadd(weight, _constant(0.5), flags=ANY_ORDER), _INTS)
+            kept = builder.trunc(weight, ir.VectorType(_I16, LANES))
+            builder.store(kept, _at(builder, weights, builder.add(first, at), kept.type), align=2)
+            return [builder.fadd(carried[0], found, flags=ANY_ORDER)]
+
+        (most,) = _loop(builder, count, [_constant(-3e38)], levelled)
+        largest = _all(builder, _reduced(builder, "fmax", most))
+        (total,) = _loop(builder, count, [_constant(0.0)], powers)
+        return _reduced(builder, "fadd", _F32(0.0), total)
+
+    return signature, make
 
 
 @intrinsic
