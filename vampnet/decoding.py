@@ -7,7 +7,7 @@ the others at all, with more they do so only by the rounding of batched arithmet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -152,16 +152,10 @@ class Decoder:
         chosen = torch.zeros_like(tokens[:, self.first :])
         log_p = torch.zeros(chosen.shape, device=tokens.device)
         u = u.to(tokens.device, torch.float32)
-        guidance = self.sampling.guidance
-        unseen = hidden(tokens.shape[-1], step).to(tokens.device) if asks_weaker(self.model, guidance) else None
         typical = typical_levels(masked.shape, self.first, tokens.device)
         greedy = self.sampling.temperature == 0 or step >= self.sampling.sample_cutoff * self.steps
-        for start in range(0, len(tokens), self.batch):
-            items = slice(start, start + self.batch)
+        for items, logits in self._said(tokens, masked, step, ring):
             where = masked[items]
-            if not where.any():
-                continue
-            logits = logits_of(self.model, tokens[items], unseen, self.first, guidance, where=where, ring=ring)
             quick = self.quick and not greedy and logits.device.type == "cpu"
             size = len(logits) if quick or logits.device.type != "cpu" else ROWS
             rows = logits, u[items][where], typical[items][where]
@@ -171,6 +165,21 @@ class Decoder:
             )
             chosen[items][where], log_p[items][where] = torch.cat(tokens_of), torch.cat(log_p_of)
         return chosen, log_p
+
+    def _said(self, tokens: Tensor, masked: Tensor, step: int, ring: bool) -> Iterator[tuple[slice, Tensor]]:
+        """Items with something masked, `batch` at a time, and what the model says of it: logits (M, V), free to be changed."""
+        guidance = self.sampling.guidance
+        unseen = hidden(tokens.shape[-1], step).to(tokens.device) if asks_weaker(self.model, guidance) else None
+        # Takes of one clip begin alike, so the model is asked once for all of them.
+        alike = len(tokens) > 1 and bool((tokens == tokens[0]).all() and (masked == masked[0]).all())
+        for start in range(0, len(tokens), self.batch):
+            items = slice(start, start + self.batch)
+            if not masked[items].any():
+                continue
+            if not (alike and start):
+                asked = slice(0, 1) if alike else items
+                logits = logits_of(self.model, tokens[asked], unseen, self.first, guidance, where=masked[asked], ring=ring)
+            yield items, logits.repeat(len(tokens[items]), 1) if alike else logits
 
     def _decide(self, logits: Tensor, u: Tensor | None, typical: Tensor, quick: bool) -> tuple[Tensor, Tensor]:
         """(M, V) logits and (M,) or (M, n) uniform numbers, None = the likeliest -> (M,) tokens and their log probabilities.
