@@ -71,6 +71,10 @@ SAMPLING_HELP = {
         "how much further than the model takes go towards what is kept, where gaps are short; 0 = off; takes time unless the "
         "model was taught it",
     ),
+    "palette": (
+        "W",
+        "how far the takes keep to the sounds that the file is made of, wherever they come in it; 0 = off, they may take any",
+    ),
     "feedback": ("N", "vamp the result again, N rounds in all: each goes further from the source"),
 }
 MODULES = {

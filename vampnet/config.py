@@ -34,8 +34,9 @@ MOST = 2**31 - 1
 """No number of an option may be larger, and no seed: files, browsers and arithmetic hold these exactly."""
 LEAST_TEMPERATURE = 1e-3
 MOST_GUIDANCE = 10
+MOST_PALETTE = 2
 BEFORE: dict[str, dict[str, Any]] = {
-    "prompt": {"periodic_jitter": 0, "original_sound": False}, "sampling": {"guidance": 0.0},
+    "prompt": {"periodic_jitter": 0, "original_sound": False}, "sampling": {"guidance": 0.0, "palette": 0.0},
 }  # fmt: skip
 """What prompts and sampling were before there were options for it: older settings say nothing of them."""
 
@@ -243,6 +244,8 @@ class Sampling:
             (`vampnet.guidance`), where gaps are short (`vampnet.gaps`); 0 = off, as in the paper. A step takes nearly twice as
             long with it, unless the model has been taught this weight (`vampnet.model.distilled`). The default was chosen with
             the bundled model (docs/log.md), which has been.
+        palette: how far the coarse levels keep to the codes that the source is made of (`vampnet.palette`): 1 = they come about
+            as often as there, 0 = off, as in the paper.
 
     Raises:
         ValueError: a field is out of its range; the sentence says which and what is allowed.
@@ -259,11 +262,12 @@ class Sampling:
     fine_steps: int = 2
     feedback: int = 1
     guidance: float = 0.5
+    palette: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "top_k", "typical_min_tokens", "fine_steps", "feedback"):
             _whole(getattr(self, name), name)
-        for name in ("temperature", "mask_temperature", "top_p", "typical_mass", "sample_cutoff", "guidance"):
+        for name in ("temperature", "mask_temperature", "top_p", "typical_mass", "sample_cutoff", "guidance", "palette"):
             _finite(getattr(self, name), name)
         for name in ("steps", "typical_min_tokens", "fine_steps", "feedback"):
             value = getattr(self, name)
@@ -281,8 +285,9 @@ class Sampling:
         for name in ("top_p", "typical_mass"):
             value = getattr(self, name)
             _require(0 < value <= 1, name, value, "{field} must lie above 0 and at most at 1, not {value}.")
-        value, most = self.guidance, MOST_GUIDANCE
-        _require(0 <= value <= most, "guidance", value, "{field} must lie between 0 and {most}, not {value}.", most=most)
+        for name, most in (("guidance", MOST_GUIDANCE), ("palette", MOST_PALETTE)):
+            value = getattr(self, name)
+            _require(0 <= value <= most, name, value, "{field} must lie between 0 and {most}, not {value}.", most=most)
         cutoff = self.sample_cutoff
         _require(0 <= cutoff <= 1, "sample_cutoff", cutoff, "{field} is a share from 0 to 1, not {value}.")
 

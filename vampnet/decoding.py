@@ -18,6 +18,7 @@ from vampnet.config import MASK, CancelledError, Sampling
 from vampnet.device import answers_late
 from vampnet.device_steps import fill_on_device
 from vampnet.guidance import asks_weaker, hidden, logits_of
+from vampnet.palette import keep_to, shares_of
 from vampnet.progress import Cancelled, OnStep
 from vampnet.sampling import (
     choose,
@@ -106,13 +107,30 @@ class Decoder:
         self.first = self.model.config.n_conditioning
         self.quick = getattr(self.model, "precision", "float32") != "float32" and in_one_pass(self.sampling)
 
-    def fill(self, tokens: Tensor, mask: Tensor, generators: Sequence[torch.Generator], ring: bool = False) -> Tensor:
-        """Tokens (B, K, T) with everything masked decided; arguments as in `fill`, checked already."""
+    def shares_of(self, tokens: Tensor, clip: Tensor | None = None) -> Tensor | None:
+        """Shares (B, n_predicted, V) of the palette of tokens (B, K, T), or of the clip's (B, K, T'); None without one."""
+        if not self.sampling.palette:
+            return None
+        window, whole = (None if of is None else of[:, self.first :] for of in (tokens, clip))
+        return shares_of(window, self.model.config.codebook_size, whole)
+
+    def fill(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        generators: Sequence[torch.Generator],
+        ring: bool = False,
+        shares: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens (B, K, T) with everything masked decided; arguments as in `fill`, checked already.
+
+        `shares` (B, n_predicted, V) are those of the palette, if there is one.
+        """
         tokens = tokens.masked_fill(mask, MASK)
         masked = mask[:, self.first :]
         # What several requests ask for at once is better computed together, call by call.
         if answers_late(tokens.device) and getattr(self.model, "alone", True):
-            return self._fill_on_device(tokens, masked, generators, ring)
+            return self._fill_on_device(tokens, masked, generators, ring, shares)
         total = masked.sum(dim=(1, 2))
         shape = numbers_for(masked.shape[1:], self.sampling)
         for step in range(self.steps):
@@ -120,7 +138,7 @@ class Decoder:
                 self.progress.advance(self.steps - step)
                 break
             self.progress.check()
-            chosen, log_p = self._propose(tokens, masked, step, uniform(shape, generators), ring)
+            chosen, log_p = self._propose(tokens, masked, step, uniform(shape, generators), ring, shares)
             noise = gumbel(masked.shape[1:], generators)
             weight = mask_temperature(step, self.steps, self.sampling.mask_temperature)
             left = mask_count(step, self.steps, total)
@@ -130,7 +148,9 @@ class Decoder:
             self.progress.advance()
         return tokens
 
-    def _fill_on_device(self, tokens: Tensor, masked: Tensor, generators: Sequence[torch.Generator], ring: bool) -> Tensor:
+    def _fill_on_device(
+        self, tokens: Tensor, masked: Tensor, generators: Sequence[torch.Generator], ring: bool, shares: Tensor | None
+    ) -> Tensor:
         """As `fill`, part by part: where all steps of `batch` items are asked for at once, there is nothing to wait for."""
         starts, done = range(0, len(tokens), self.batch), 0
 
@@ -143,11 +163,13 @@ class Decoder:
             items = slice(start, start + self.batch)
             tokens[items] = fill_on_device(
                 self.model, tokens[items], masked[items], self.steps, self.sampling, generators[items], ring,
-                self.progress.check, after,
+                self.progress.check, after, None if shares is None else shares[items],
             )  # fmt: skip
         return tokens
 
-    def _propose(self, tokens: Tensor, masked: Tensor, step: int, u: Tensor, ring: bool) -> tuple[Tensor, Tensor]:
+    def _propose(
+        self, tokens: Tensor, masked: Tensor, step: int, u: Tensor, ring: bool, shares: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """A token (B, n_predicted, T) for each masked position and its log probability, both 0 elsewhere."""
         chosen = torch.zeros_like(tokens[:, self.first :])
         log_p = torch.zeros(chosen.shape, device=tokens.device)
@@ -156,6 +178,9 @@ class Decoder:
         greedy = self.sampling.temperature == 0 or step >= self.sampling.sample_cutoff * self.steps
         for items, logits in self._said(tokens, masked, step, ring):
             where = masked[items]
+            if shares is not None:
+                logits = logits.float()
+                keep_to(logits, tokens[items, self.first :], where, shares[items], self.sampling.palette)
             quick = self.quick and not greedy and logits.device.type == "cpu"
             size = len(logits) if quick or logits.device.type != "cpu" else ROWS
             rows = logits, u[items][where], typical[items][where]
@@ -219,10 +244,11 @@ def fill(
     Args:
         model: in eval mode, with `config` (TransformerConfig); `model(tokens, where=(B, n_predicted, T) bool, ring=bool)` gives
             the logits (M, V) at the M True positions, in the order of `where.nonzero()`.
-        tokens: (B, n_codebooks, T) int64 in 0..1023; what they hold at masked positions is never seen (MASK is fine there).
+        tokens: (B, n_codebooks, T) int64 in 0..1023. Of what they hold at masked positions nothing is seen (MASK is fine there)
+            but how often each code occurs, for the palette (`vampnet.palette`).
         mask: (B or 1, n_codebooks, T) bool, True = regenerate; False in the conditioning levels.
         steps: decoding steps; an item with fewer masked tokens is finished earlier.
-        sampling: `temperature`, `mask_temperature`, `sample_cutoff`, `guidance` and the filters. (`steps` and
+        sampling: `temperature`, `mask_temperature`, `sample_cutoff`, `guidance`, `palette` and the filters. (`steps` and
             `fine_steps` are not read.)
         generators: one CPU generator for each item, see `sampling.take_generator`. They are advanced.
         ring: the last time step is followed by the first.
@@ -247,4 +273,4 @@ def fill(
     if len(generators) != len(work):
         raise ValueError(f"{len(work)} items need as many generators, not {len(generators)}.")
     decoder = Decoder(model, steps, sampling, batch, Progress(stage, steps, on_step, cancelled))
-    return decoder.fill(work, mask, generators, ring).to(tokens.device)
+    return decoder.fill(work, mask, generators, ring, decoder.shares_of(work)).to(tokens.device)

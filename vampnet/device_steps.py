@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vampnet import graphs, kernels
 from vampnet.config import Sampling
 from vampnet.guidance import hidden, logits_of, weaker
+from vampnet.palette import bias, heard
 from vampnet.sampling import (
     confidence,
     gumbel,
@@ -49,7 +50,7 @@ class DeviceStep:
 
     Args:
         model: in eval mode; `model(tokens, ring=bool)` gives logits (B, n_predicted, T, V).
-        sampling: the filters, the guidance and the temperature; 0 = the likeliest token.
+        sampling: the filters, the guidance, the palette and the temperature; 0 = the likeliest token.
         shape: (B, K, T) of the tokens.
         ring: the last time step is followed by the first.
         device: of the model.
@@ -64,6 +65,7 @@ class DeviceStep:
         weight: () float32, of the noise.
         left: (B,) int64: how many tokens are masked after the step.
         hidden: (T,) bool: what the weaker model does not see, where there is guidance.
+        shares: (B, n_predicted, V) float32 of the palette, where there is one.
         damaged: () bool: some logits were not finite, in this step or before it.
     """
 
@@ -83,6 +85,8 @@ class DeviceStep:
         self.weight = torch.zeros((), device=device)
         self.left = torch.zeros(batch, dtype=torch.int64, device=device)
         self.hidden = torch.zeros(steps, dtype=torch.bool, device=device)
+        self.shares = torch.zeros(*predicted[:2], model.config.codebook_size if sampling.palette else 0, device=device)
+        self.heard = heard(steps).to(device)
         self.damaged = torch.zeros((), dtype=torch.bool, device=device)
         self.busy = threading.Lock()
         self._ahead: deque[torch.cuda.Event] = deque()
@@ -96,6 +100,8 @@ class DeviceStep:
         logits = logits_of(model, self.tokens, self.hidden, self.first, self.sampling.guidance, ring=self._ring)
         # Levels last, as a model lays them out: in another order all of them would be copied first.
         logits = logits.transpose(1, 2).float().contiguous()
+        if self.sampling.palette:
+            logits = logits + self._palette(logits)
         u, typical = self.u.transpose(1, 2).contiguous(), self.typical.transpose(1, 2)
         chosen, log_p = kernels.chosen(logits, u, self.sampling, model.config.label_smoothing, typical)
         chosen, log_p = chosen.transpose(1, 2), log_p.transpose(1, 2)
@@ -104,6 +110,13 @@ class DeviceStep:
         own = self.tokens[:, self.first :]
         own.copy_(torch.where(self.masked & ~again, chosen, own))
         self.masked.copy_(again)
+
+    def _palette(self, logits: Tensor) -> Tensor:
+        """(B, T, n_predicted, V) float32 -> (B, 1, n_predicted, V) to be added, as `palette.keep_to` does, of all tokens."""
+        some = self.masked & self.heard
+        p = logits.softmax(dim=-1).mul_(some.transpose(1, 2)[..., None]).sum(dim=1)
+        own = self.tokens[:, self.first :]
+        return bias(p, some.sum(dim=-1), own, self.masked, self.shares, self.sampling.palette)[:, None]
 
     def run(self) -> None:
         """Does the step, or asks the device for it."""
@@ -130,9 +143,11 @@ class DeviceStep:
             self._run, model = recording.replay, self._model()
             self._read = [tensor for one in (model, weaker(model)) if hasattr(one, "constants") for tensor in one.constants()]
 
-    def take_over(self, tokens: Tensor, masked: Tensor, before: DeviceStep | None = None) -> None:
+    def take_over(self, tokens: Tensor, masked: Tensor, shares: Tensor | None = None, before: DeviceStep | None = None) -> None:
         """Begins with tokens and a mask, or where another step has left off; that one is free then."""
         self._ahead.clear()
+        if shares is not None:
+            self.shares.copy_(shares)
         if before is None:
             self.tokens.copy_(tokens)
             self.masked.copy_(masked)
@@ -173,7 +188,7 @@ def _step_for(
     # What does not change a step must not make it another one.
     same = replace(sampling, steps=1, fine_steps=1, feedback=1, mask_temperature=0.0, sample_cutoff=1.0)
     if same.temperature == 0:
-        same = Sampling(temperature=0.0, guidance=same.guidance)
+        same = Sampling(temperature=0.0, guidance=same.guidance, palette=same.palette)
     key = (same, shape, ring, device, _places(model))
     with _keeping:
         kept = _kept.setdefault(model, OrderedDict())
@@ -218,6 +233,7 @@ def fill_on_device(
     ring: bool,
     before: Callable[[], None],
     after: Callable[[], None],
+    shares: Tensor | None = None,
 ) -> Tensor:
     """All steps of some items, which the model sees together, without waiting for the device in between.
 
@@ -228,6 +244,7 @@ def fill_on_device(
         masked: (B, n_predicted, T) bool there.
         steps, sampling, generators, ring: as in `decoding.fill`.
         before, after: called before and after each of the `steps`.
+        shares: (B, n_predicted, V) float32 of the palette, if there is one.
 
     Returns:
         (B, K, T) int64 on the device, all of it decided; the same as `decoding.fill` gives, up to rounding.
@@ -248,7 +265,7 @@ def fill_on_device(
                 if step is None or now.temperature != step.sampling.temperature:
                     wanted = model, now, tuple(tokens.shape), ring, tokens.device, steps - number
                     before_it, step = step, turn(lambda wanted=wanted: _step_for(*wanted))
-                    step.take_over(tokens, masked, before_it)
+                    step.take_over(tokens, masked, shares, before_it)
                 u, noise = uniform(numbers_for(shape, sampling), generators), gumbel(shape, generators)
                 if u.dim() != step.u.dim():  # the likeliest tokens are not drawn
                     u = u[..., 0]

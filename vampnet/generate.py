@@ -38,10 +38,14 @@ def _fill_round(
     decoders: Sequence[Decoder],
     tokens: Tensor,
     mask: Tensor,
+    source: Tensor,
     plan: Sequence[Window],
     generators: Callable[[int], list[torch.Generator]],
 ) -> Tensor:
-    """One pass over the windows of `plan`, in order, each with its decoder: it decides its core, which those after it see."""
+    """One pass over the windows of `plan`, in order, each with its decoder: it decides its core, which those after it see.
+
+    `source` are the tokens of which the palette is.
+    """
     tokens, masked = tokens.clone(), mask.clone()
     for number, (window, decoder) in enumerate(zip(plan, decoders, strict=True)):
         at = window.places(tokens.shape[-1]).to(tokens.device)
@@ -52,7 +56,7 @@ def _fill_round(
             decoder.progress.advance(decoder.steps)
             continue
         # the still masked context on the right is decided too, as a draft for the core to agree with, and then forgotten
-        filled = decoder.fill(seen, todo, generators(number), window.ring)
+        filled = decoder.fill(seen, todo, generators(number), window.ring, decoder.shares_of(source[..., at], source))
         tokens[..., at] = torch.where(commit, filled, seen)
         masked[..., at] = todo & ~inside
     return tokens
@@ -78,8 +82,8 @@ def fill_windows(
     """Fill the masked tokens of a clip of any length, window by window.
 
     The windows are those of `windows.plan_for_mask`. The model sees one window at a time, so its memory does not grow with the
-    clip. Every window of every round and stage has its own random numbers. Those whose gaps are not short are
-    filled without guidance, and those whose gaps are long from all tokens (`gaps.fitting`).
+    clip. Every window of every round and stage has its own random numbers, and the palette of its own part of the source. Those
+    whose gaps are not short are filled without guidance, and those whose gaps are long from all tokens (`gaps.fitting`).
 
     Feedback: the mask alone would make the rounds independent draws, since all that the model sees is what stays. So in every
     round after the first, one in 8 of the regenerated time steps, drawn anew, also stays as the round before made it.
@@ -100,7 +104,7 @@ def fill_windows(
         CancelledError: `cancelled()` was True.
     """
     work, mask = prepared(model, tokens, mask)
-    takes = list(takes)
+    source, takes = work.clone(), list(takes)
     if len(takes) != len(work) or rounds < 1:
         raise ValueError(f"{len(work)} items need as many take numbers and at least 1 round, not {len(takes)} and {rounds}.")
     groups = alike(mask[:, model.config.n_conditioning :], model.config.context, loop, sampling)
@@ -114,7 +118,7 @@ def fill_windows(
                 return [take_generator(seed, takes[item], stage, turn, window) for item in items]
 
             todo = mask[items] if turn == 0 else _feedback_mask(mask[items], generators("feedback"))
-            work[items] = _fill_round(decoders, work[items], todo, plan, generators)
+            work[items] = _fill_round(decoders, work[items], todo, source[items], plan, generators)
     return work.to(tokens.device)
 
 
@@ -136,7 +140,7 @@ def generate(
 
     The coarse stage takes `sampling.steps` a window and `sampling.feedback` rounds, the fine stage `sampling.fine_steps` and
     one round, since the fine levels of earlier rounds are seen by nobody, and draws from all tokens without guidance
-    (`typical_mass` and `guidance` are for the coarse ones).
+    and palette (`typical_mass`, `guidance` and `palette` are for the coarse ones).
 
     Args:
         coarse: model of the coarsest levels, in eval mode; `coarse.config.n_codebooks` is `fine.config.n_conditioning`.
@@ -177,5 +181,5 @@ def generate(
         coarse, given, todo, sampling.steps, sampling, rounds=sampling.feedback, stage="coarse", **rest
     )
     # Fine levels say how, not what: with typical tokens alone they are no better (docs/log.md), and later.
-    drawn = replace(sampling, typical_mass=1.0, guidance=0.0)
+    drawn = replace(sampling, typical_mass=1.0, guidance=0.0, palette=0.0)
     return fill_windows(fine, out, fine_mask, drawn.fine_steps, drawn, stage="fine", **rest)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vampnet import audio, checkpoints, loops, original, stereo
 from vampnet.beats import BeatGrid
-from vampnet.config import Prompt, Sampling, whole_seed
+from vampnet.config import MASK, Prompt, Sampling, whole_seed
 from vampnet.device import usable_device
 from vampnet.extend import added_seconds, longer
 from vampnet.kept import kept_sound
@@ -147,10 +147,12 @@ class VampNet(Stages):
             raise ValueError(
                 f"The mask must be bool {tuple(clip.tokens.shape)} for this clip, not {mask.dtype} {tuple(mask.shape)}."
             )
+        tokens = clip.tokens
         if clip.extension is not None:
             mask = mask | clip.extension.made()
+            tokens = tokens.masked_fill(clip.extension.made(), MASK)  # silence is none of the clip's palette
         made = self.generate(
-            clip.tokens, mask, sampling, [(seed, i) for i in range(takes)],
+            tokens, mask, sampling, [(seed, i) for i in range(takes)],
             loop=loop, batch=batch, on_step=on_step, cancelled=cancelled,
         )  # fmt: skip
         rendered = []

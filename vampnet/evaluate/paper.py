@@ -68,13 +68,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--typical-mass", type=float, default=Sampling.typical_mass, metavar="SHARE", help=about)
     about = f"of sampling (default 0: none, as in the paper; of a vamp {Sampling.guidance:g} where gaps are short)"
     made.add_argument("--guidance", type=float, default=0.0, metavar="G", help=about)
+    about = f"of sampling (default 0: none, as in the paper; of a vamp {Sampling.palette:g})"
+    made.add_argument("--palette", type=float, default=0.0, metavar="W", help=about)
     add_common(made)
     return made
 
 
 def chosen(args: argparse.Namespace) -> list[Experiment]:
-    """The experiments asked for, in their order. ValueError for steps, a mass or a guidance that cannot be."""
-    every = paper_experiments(args.steps, args.typical_mass, args.guidance)
+    """The experiments asked for, in their order. ValueError for steps, a mass, a guidance or a palette that cannot be."""
+    every = paper_experiments(args.steps, args.typical_mass, args.guidance, args.palette)
     return [experiment for experiment in every if args.only is None or experiment.name in args.only]
 
 
@@ -158,7 +160,7 @@ def _run(this: Run, experiments: list[Experiment], part: tuple[int, int] | None)
         raise ValueError("No clip has all of these experiments yet: name those that were run with --only, or go on with them.")
     if not ids:
         raise ValueError(f"No clip of {args.seconds:g} s lies below {args.audio}: give shorter --seconds or another folder.")
-    for experiment in paper_experiments(args.steps, args.typical_mass, args.guidance):
+    for experiment in paper_experiments(args.steps, args.typical_mass, args.guidance, args.palette):
         # What another run has made of the same clips belongs into the report as well.
         if experiment not in experiments:
             more = stored(this.store, judge, [setting.recipe for setting in experiment.settings], ids)
@@ -223,7 +225,7 @@ def _report(this: Run, experiments: list[Experiment], results: Results, lengths:
         notes.append(f"Of clips of {args.seconds:g} s 'inpaint, 2 s' keeps everything, and is the codec alone.")
     if missing:
         notes.append(f"Not run on all of these clips yet: {', '.join(missing)}.")
-    drawn = report.how_drawn(Sampling(typical_mass=args.typical_mass, guidance=args.guidance))
+    drawn = report.how_drawn(Sampling(typical_mass=args.typical_mass, guidance=args.guidance, palette=args.palette))
     about = report.About(
         this.model.name, this.origin, lengths, audio, judge.embeddings, drawn,
         notes=(*report.thin_notes(results, judge.embeddings), *notes),

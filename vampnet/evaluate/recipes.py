@@ -99,15 +99,17 @@ def mixes() -> dict[str, Prompt]:
     }
 
 
-def paper_experiments(steps: int = 36, typical_mass: float = Sampling.typical_mass, guidance: float = 0.0) -> list[Experiment]:
+def paper_experiments(
+    steps: int = 36, typical_mass: float = Sampling.typical_mass, guidance: float = 0.0, palette: float = 0.0
+) -> list[Experiment]:
     """The experiments of the paper (section 5).
 
     Args:
         steps: of sampling, in all experiments but that on the steps (the paper: 36).
         typical_mass: of sampling, as in `Sampling` (the paper draws from all tokens: 1).
-        guidance: of sampling (the paper: 0).
+        guidance, palette: of sampling (the paper: 0).
     """
-    sampling = Sampling(steps=steps, typical_mass=typical_mass, guidance=guidance)
+    sampling = Sampling(steps=steps, typical_mass=typical_mass, guidance=guidance, palette=palette)
 
     def vamp(prompt: Prompt) -> Recipe:
         return Recipe("vamp", prompt, sampling)

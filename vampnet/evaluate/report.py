@@ -136,6 +136,7 @@ def how_drawn(sampling: Sampling) -> str:
         ("top-k {}", sampling.top_k, 0), ("top-p {:g}", sampling.top_p, 1),
         ("typical mass {:g} of the coarsest level", sampling.typical_mass, 1),
         ("guidance {:g} of the coarse tokens, which the paper has not", sampling.guidance, 0),
+        ("a palette of weight {:g}, which it has not either", sampling.palette, 0),
     ) if value != off]  # fmt: skip
     every = "" if sampling.filters else ", from all tokens as in the paper"
     other = " (the paper draws from all tokens)" if sampling.filters else ""

@@ -21,7 +21,7 @@ def describe_settings(settings: dict[str, Any], language: str) -> list[Row]:
         say("share.words.steps", language, n=sampling["steps"]),
         *(
             say(f"share.words.{name}", language, n=f"{sampling[name]:g}")
-            for name in ("temperature", "mask_temperature", "top_p", "typical_mass", "feedback", "guidance")
+            for name in ("temperature", "mask_temperature", "top_p", "typical_mass", "feedback", "guidance", "palette")
             if name in ("temperature", "mask_temperature") or sampling[name] != getattr(Sampling(), name)
         ),
     ]
