@@ -28,9 +28,9 @@ def of_few(batch: int = 1, steps: int = 40) -> Tensor:
 
 def test_shares_are_how_often_codes_occur() -> None:
     tokens = torch.tensor([[5] * 30 + [7] * 10, [1] * 15 + [MASK] * 25, [1] * 16 + [MASK] * 24])[None]
-    shares = palette.shares_of(tokens, 8)
-    assert shares.shape == (1, 3, 8) and shares.dtype == torch.float32
-    assert torch.equal(shares[0, 0], torch.tensor([0, 0, 0, 0, 0, 0.75, 0, 0.25]))
+    shares = palette.shares_of(tokens, 1024)
+    assert shares.shape == (1, 3, 1024) and shares.dtype == torch.float32
+    assert torch.equal(shares[0, 0, :8], torch.tensor([0, 0, 0, 0, 0, 0.75, 0, 0.25])) and not shares[0, 0, 8:].any()
     assert not shares[0, 1].any()  # too few
     assert shares[0, 2, 1] == 1
 
@@ -103,10 +103,12 @@ def test_takes_depend_on_nothing_beside_them() -> None:
 @pytest.mark.parametrize("sampling", [KEEPS, plain(palette=1.5, temperature=0), Sampling(sample_cutoff=0.5)])
 def test_a_device_that_answers_late_makes_the_same_of_it(sampling: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokens, mask = transformer(4), of_few(2, 40), random_mask(2)
-    wanted = fill(model, tokens, mask, sampling=sampling, batch=2)
-    assert not torch.equal(wanted, fill(model, tokens, mask, sampling=dataclasses.replace(sampling, palette=0), batch=2))
+    without = dataclasses.replace(sampling, palette=0)
+    wanted, plainly = (fill(model, tokens, mask, sampling=way, batch=2) for way in (sampling, without))
+    assert not torch.equal(wanted, plainly)
     monkeypatch.setattr(decoding, "answers_late", lambda device: True)
     assert torch.equal(fill(model, tokens, mask, sampling=sampling, batch=2), wanted)
+    assert torch.equal(fill(model, tokens, mask, sampling=without, batch=2), plainly)
 
 
 def test_windows_and_rounds_have_the_palette_of_the_source(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,7 +196,7 @@ class Decoder:
         guidance = self.sampling.guidance
         unseen = hidden(tokens.shape[-1], step).to(tokens.device) if asks_weaker(self.model, guidance) else None
         # Takes of one clip begin alike, so the model is asked once for all of them.
-        alike = len(tokens) > 1 and bool((tokens == tokens[0]).all() and (masked == masked[0]).all())
+        alike = len(tokens) > 1 and bool((tokens == tokens[0]).all())  # and so MASK at the same places
         for start in range(0, len(tokens), self.batch):
             items = slice(start, start + self.batch)
             if not masked[items].any():
