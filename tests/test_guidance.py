@@ -1,4 +1,4 @@
-"""Guidance: a weaker model, what it does not see, and what comes of the difference."""
+"""Guidance: a weaker model, what it does not see, and what comes of the difference; options that are younger than settings."""
 
 from __future__ import annotations
 
@@ -119,8 +119,9 @@ def test_a_device_that_answers_late_makes_the_same_of_it(ring: bool, monkeypatch
             assert torch.equal(fill(model, tokens, mask, sampling=sampling, ring=ring, batch=2), wanted)
 
 
-def test_settings_with_guidance_come_back_and_those_without_have_none() -> None:
-    written = dataclasses.asdict(Sampling(steps=7, guidance=1.5))
+@pytest.mark.parametrize(("name", "korean"), [("guidance", "이끌기"), ("palette", "팔레트")])
+def test_settings_come_back_and_those_of_before_are_off(name: str, korean: str) -> None:
+    written = dataclasses.asdict(Sampling(steps=7, **{name: 1.5}))
     settings = {
         "prompt": dataclasses.asdict(Prompt()), "sampling": written, "seed": 3, "takes": 1, "loop": False, "bars": None,
         "seconds": 4.0, "kept_share": 0.2, "kept_kbps": 1.0, "model": "mini", "grid": {"sample_rate": 44100, "hop": 768},
@@ -133,13 +134,13 @@ def test_settings_with_guidance_come_back_and_those_without_have_none() -> None:
         values = {"vampnet": 1, "prompt": settings["prompt"], "sampling": written, "seed": 3}
         return metadata.parse(json.dumps(values).encode()).sampling
 
-    assert read().guidance == controls.restore(settings)["guidance"] == 1.5
-    assert "guidance 1.5" in told("en") and "이끌기 1.5" in told("ko")
-    del written["guidance"]  # as before there was any
-    assert read() == Sampling(steps=7, guidance=0) and controls.restore(settings)["guidance"] == 0
-    assert "guidance 0" in told("en") and "이끌기 0" in told("ko")
-    written["guidance"] = Sampling.guidance
-    assert "guidance" not in told("en") and "이끌기" not in told("ko")
+    assert getattr(read(), name) == controls.restore(settings)[name] == 1.5
+    assert f"{name} 1.5" in told("en") and f"{korean} 1.5" in told("ko")
+    del written[name]  # as before there was any
+    assert read() == Sampling(steps=7, **{name: 0}) and controls.restore(settings)[name] == 0
+    assert f"{name} 0" in told("en") and f"{korean} 0" in told("ko")
+    written[name] = getattr(Sampling, name)
+    assert name not in told("en") and korean not in told("ko")
 
 
 def test_guidance_costs_as_many_steps_again() -> None:

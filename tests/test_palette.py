@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import pytest
 import torch
@@ -11,10 +10,8 @@ from tiny import tiny_vampnet, transformer
 from token_models import FlatModel, LocalModel, fill, generators, plain, random_mask, source
 from torch import Tensor
 
-from vampnet import decoding, generate, metadata, palette
+from vampnet import decoding, generate, palette
 from vampnet.config import MASK, Prompt, Sampling
-from vampnet.studio import controls
-from vampnet.studio.share_words import describe_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -146,27 +143,6 @@ def test_silence_that_was_added_is_none_of_it(monkeypatch: pytest.MonkeyPatch) -
     made = (given[0] == MASK).all(dim=1)[0]
     assert made[:29].all() and made[-29:].all() and not made[40:-40].any()
     assert torch.equal(given[0][..., ~made], vamp.source_tokens[..., ~made]) and vamp.source_tokens.max() < MASK
-
-
-def test_settings_with_a_palette_come_back_and_those_without_have_none() -> None:
-    written = dataclasses.asdict(Sampling(palette=1.5))
-    settings = {
-        "prompt": dataclasses.asdict(Prompt()), "sampling": written, "seed": 3, "takes": 1, "loop": False, "bars": None,
-        "seconds": 4.0, "kept_share": 0.2, "kept_kbps": 1.0, "model": "mini", "grid": {"sample_rate": 44100, "hop": 768},
-    }  # fmt: skip
-
-    def told(language: str) -> str:
-        return " ".join(row[1] for row in describe_settings(settings, language))
-
-    def read() -> Sampling:
-        values = {"vampnet": 1, "prompt": settings["prompt"], "sampling": written, "seed": 3}
-        return metadata.parse(json.dumps(values).encode()).sampling
-
-    assert read().palette == controls.restore(settings)["palette"] == 1.5
-    assert "palette 1.5" in told("en") and "팔레트 1.5" in told("ko")
-    del written["palette"]  # as before there was any
-    assert read().palette == controls.restore(settings)["palette"] == 0
-    assert "palette 0" in told("en") and "팔레트 0" in told("ko")
 
 
 @pytest.mark.parametrize("value", [-0.1, 2.5, float("nan"), "1", True])
