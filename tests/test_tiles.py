@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -155,6 +157,24 @@ def test_narrow_tiles_are_as_near(steps: int, monkeypatch: pytest.MonkeyPatch) -
         wanted = model(tokens)
     assert 0 < distance(narrow(tokens), wanted) < DISTANCES["int8"]
     assert distance(narrow(tokens), wide(tokens)) < DISTANCES["int8"]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_last_layer_is_computed_where_somebody_looks_at_it(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick, tokens, by_rows, done = in_precision(model_of(), precision, "cpu"), tokens_of(2, 30), tile_passes.by_rows, []
+
+    def counted(given: torch.Tensor | None, x: torch.Tensor, *rest: Any, **how: Any) -> Any:
+        done.append((len(x), bool(how.get("leaves"))))
+        return by_rows(given, x, *rest, **how)
+
+    monkeypatch.setattr(tile_passes, "by_rows", counted)
+    where = torch.zeros(2, 4, 30, dtype=torch.bool)
+    where[0, 1, 3:8] = where[1, :, 29] = where[1, 2, 29] = True
+    everywhere = quick(tokens)
+    assert done[-1] == (60, True) and not any(leaves for _, leaves in done[:-1])
+    done.clear()
+    assert torch.equal(quick(tokens, where=where), everywhere[where])
+    assert [count for count, _ in done] == [60] * len(quick.layers) + [6]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -8,7 +8,7 @@ from vampnet.numba_kernels import compiled, gelu, root, shared, taken
 from vampnet.tile_kernels import as_row, product
 
 F = np.float32
-MADE_WITH = "0b212e1a49d5"
+MADE_WITH = "9e0127ddb94b"
 """What is compiled in here from other files: see `tests/test_passes.py`."""
 
 

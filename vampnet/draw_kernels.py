@@ -8,7 +8,7 @@ import numpy as np
 
 from vampnet.numba_kernels import bits, compiled, exp, number, of_order, ordered, shared, taken
 
-MADE_WITH = "401e47f3b659"
+MADE_WITH = "8b0a626786db"
 """What is compiled in here from other files: see `tests/test_passes.py`."""
 F, S = np.float32, np.int32
 GROUP = 16

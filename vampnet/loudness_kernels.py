@@ -10,7 +10,7 @@ import numpy as np
 from vampnet.numba_kernels import bits, compiled, number
 
 F, S = np.float32, np.int32
-MADE_WITH = "401e47f3b659"
+MADE_WITH = "8b0a626786db"
 """What is compiled in here from other files: see `tests/test_passes.py`."""
 POINT = 30
 """As in `loudness`."""

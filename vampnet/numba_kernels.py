@@ -22,7 +22,8 @@ from numba import types
 from numba.extending import intrinsic
 
 F, S, U = np.float32, np.int32, np.uint32
-HALF, NONE = U(16), np.int8(0)
+HALF, NONE, MOST = U(16), np.int8(0), F(127)
+"""Bits of a bfloat16; no bits to be flipped, and the largest of int8."""
 LOG2_E = F(1.4426950408889634)
 LEAST = F(-120.0)
 """Of an exponent to base 2: what is smaller is nothing beside a row's largest."""
@@ -95,16 +96,16 @@ def of_order(place):
 
 
 @inline
-def whole(y, rows, flip):
-    """(n,) float32 -> (n,) int8, the nearest to y over its factor, which is given back; with some bits flipped."""
-    most = S(0)
+def whole(y, rows, flip, most):
+    """(n,) float32 -> (n,) whole numbers up to `most`, of the type of `flip`, whose bits are flipped in them; their factor."""
+    largest = S(0)
     for j in range(y.shape[0]):
-        most = max(most, bits(abs(y[j])))
-    size = max(number(most), F(1e-12))
-    scale = F(127) / size
+        largest = max(largest, bits(abs(y[j])))
+    size = max(number(largest), F(1e-12))
+    scale = most / size
     for j in range(y.shape[0]):
-        rows[j] = np.int8(np.rint(y[j] * scale)) ^ flip
-    return size / F(127)
+        rows[j] = type(flip)(np.rint(y[j] * scale)) ^ flip
+    return size / most
 
 
 @inline
@@ -154,13 +155,13 @@ def normed(x, gain, eps, rows, factors, first, stop):
         for j in range(x.shape[1]):
             squares += x[i, j] * x[i, j]
             y[j] = x[i, j] * gain[j]
-        factors[i] = whole(y, rows[i], NONE) * root(squares, x.shape[1], eps)
+        factors[i] = whole(y, rows[i], NONE, MOST) * root(squares, x.shape[1], eps)
 
 
 @compiled
 def quantised(x, rows, factors, first, stop):
     for i in range(first, stop):
-        factors[i] = whole(x[i], rows[i], NONE)
+        factors[i] = whole(x[i], rows[i], NONE, MOST)
 
 
 @compiled
@@ -173,7 +174,7 @@ def added(x, product, scale, gain, eps, rows, factors, first, stop):
             x[i, j] = value
             squares += value * value
             y[j] = value * gain[j]
-        factors[i] = whole(y, rows[i], NONE) * root(squares, x.shape[1], eps)
+        factors[i] = whole(y, rows[i], NONE, MOST) * root(squares, x.shape[1], eps)
 
 
 @compiled
@@ -185,7 +186,7 @@ def gated(product, scale, rows, factors, first, stop):
         for j in range(n):
             value = F(product[i, j]) * factor * scale[j]
             y[j] = value * gelu(F(product[i, n + j]) * factor * scale[n + j])
-        factors[i] = whole(y, rows[i], NONE)
+        factors[i] = whole(y, rows[i], NONE, MOST)
 
 
 @compiled
@@ -243,7 +244,7 @@ def merged(mixed, sums, rows, factors, first, stop):
             inverse = F(1) / sums[item, head, step]
             for j in range(size):
                 y[head * size + j] = widened(mixed[item, head, step, j]) * inverse
-        factors[i] = whole(y, rows[i], NONE)
+        factors[i] = whole(y, rows[i], NONE, MOST)
 
 
 # ---- of the bundled codec ----------------------------------------------------------------------------------------------------

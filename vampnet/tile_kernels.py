@@ -15,7 +15,7 @@ import numpy as np
 from numba.extending import overload
 from numba.types import int8, int16
 
-from vampnet.numba_kernels import NONE, bits, compiled, gelu, narrowed, number, root, shared, taken, whole
+from vampnet.numba_kernels import MOST, bits, compiled, gelu, narrowed, number, root, shared, taken, whole
 from vampnet.tiles import (
     COLUMNS,
     NARROW_COLUMNS,
@@ -35,10 +35,12 @@ from vampnet.tiles import (
 )
 
 F, S = np.float32, np.int32
-MOST_SCORE, MOST_VALUE, MOST_WEIGHT, MOST_SUM = 2**12 - 1, 2**8 - 1, F(2**15 - 2**6), 2**23
+MOST_SCORE, MOST_VALUE, MOST_WEIGHT, MOST_SUM = F(2**12 - 1), F(2**8 - 1), F(2**15 - 2**6), 2**23
 """The largest whole numbers of narrow attention, so that sums stay below 2^31: of queries and keys, of whose products there are
 64; of values; of weights, which are too large by 1e-4 at times; and of a row of these."""
-MADE_WITH = "8eea095d8add"
+NO_BITS = np.int16(0)
+"""Rows of narrow tiles have none that are flipped."""
+MADE_WITH = "960663eeb58d"
 """What is compiled in here from other files: see `tests/test_passes.py`."""
 
 
@@ -70,11 +72,11 @@ def _as_row(y, row):
     if row.dtype == int8:
 
         def kept(y, row):
-            return whole(y, row, np.int8(-128))
+            return whole(y, row, np.int8(-128), MOST)
     elif row.dtype == int16:
 
         def kept(y, row):
-            return whole(y, row, NONE)
+            return whole(y, row, NO_BITS, MOST)
     else:
 
         def kept(y, row):
@@ -181,24 +183,11 @@ def _in_halves(sums, factors, scale, begin, count, queries, keys, values):
 
 
 @shared
-def _scaled_to(most, y, row):
-    """(n,) float32 -> the nearest (n,) whole numbers up to `most`; their factor."""
-    largest = S(0)
-    for j in range(y.shape[0]):
-        largest = max(largest, bits(abs(y[j])))
-    size = max(number(largest), F(1e-12))
-    scale = F(most) / size
-    for j in range(y.shape[0]):
-        row[j] = np.int16(np.rint(y[j] * scale))
-    return size / F(most)
-
-
-@shared
 def _shortened(sums, factor, scale, most, y, row):
     """A head's part of a row, as whole numbers up to `most`; their factor."""
     for j in range(y.shape[0]):
         y[j] = F(sums[j]) * factor * scale[j]
-    return _scaled_to(most, y, row)
+    return whole(y, row, NO_BITS, most)
 
 
 @shared

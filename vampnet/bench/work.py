@@ -82,7 +82,8 @@ def parameters(config: TransformerConfig) -> int:
 def step(config: TransformerConfig, takes: int, steps: int, asked: int, dtype: str = "float32") -> Work:
     """One run of a transformer.
 
-    The projection of the tokens' vectors is not counted: it is a table, as long as the weights do not change.
+    The projection of the tokens' vectors is not counted: it is a table, as long as the weights do not change. What
+    `model.tiled` leaves out of the last layer is counted.
 
     Args:
         config: its shape.

@@ -8,7 +8,7 @@ import numpy as np
 
 from vampnet.numba_kernels import compiled
 
-MADE_WITH = "401e47f3b659"
+MADE_WITH = "8b0a626786db"
 """What is compiled in here from other files: see `tests/test_passes.py`."""
 FAINT = 1e-6
 """Added to magnitudes before their logarithm."""

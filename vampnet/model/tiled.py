@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -27,25 +28,33 @@ class TiledTransformer(FastTransformer):
             self.register_buffer(name, torch.stack([getattr(classifier, name) for classifier in classifiers]))
         self.register_buffer("classifier_bias", model.classifier_bias.detach().float().clone())
 
+    def _parts(self, items: int, steps: int) -> Parts:
+        return Parts.empty(items, self.config.heads, steps, narrow=self.packed.dtype == torch.int16)
+
     def _through(self, x: Tensor, steps: int, ring: bool) -> tuple[Tensor, ...]:
-        """(B * T, dim) float32 through all layers -> rows and their factors, behind the last norm."""
-        line, first = self._bias(steps, ring), self.layers[0]
-        parts = Parts.empty(len(x) // steps, self.config.heads, steps, narrow=self.packed.dtype == torch.int16)
+        """(B * T, dim) float32 through all layers but what follows the last attention -> what this gives, and x."""
+        line, parts, first = self._bias(steps, ring), self._parts(len(x) // steps, steps), self.layers[0]
         tile_passes.by_rows(None, x, first.out, first.into, first.down, first.qkv, parts)
-        for layer, following in zip(self.layers, [*(layer.qkv for layer in self.layers[1:]), self.last], strict=True):
-            mixed, leaves = tile_passes.mixed(parts, line), following is self.last
-            left = tile_passes.by_rows(mixed, x, layer.out, layer.into, layer.down, following, parts, leaves)
-        return left
+        for layer, following in pairwise(self.layers):
+            mixed = tile_passes.mixed(parts, line)
+            tile_passes.by_rows(mixed, x, layer.out, layer.into, layer.down, following.qkv, parts)
+        return tile_passes.mixed(parts, line), x
 
     def _everywhere(self, prepared: tuple[Tensor, ...], batch: int, steps: int) -> Tensor:
         where = torch.ones(batch, self.config.n_predicted, steps, dtype=torch.bool)
         return self._classify(prepared, where).view(*where.shape, -1)
 
     def _classify(self, prepared: tuple[Tensor, ...], where: Tensor) -> Tensor:
+        mixed, x = prepared
+        asked = where.any(dim=1).flatten()
+        if not asked.all():  # nobody looks at what the last layer makes of the other time steps
+            mixed, x = mixed[asked], x[asked]
+        layer = self.layers[-1]
+        left = tile_passes.by_rows(mixed, x, layer.out, layer.into, layer.down, self.last, self._parts(0, 0), leaves=True)
         items, levels, steps = where.nonzero().unbind(1)
-        places = items * where.shape[2] + steps
+        places = (asked.cumsum(0) - 1)[items * where.shape[2] + steps]
         matrices = (self.packed, self.start, self.scale, self.classifier_bias)
-        return tile_passes.classified(*prepared, places, levels.contiguous(), *matrices)
+        return tile_passes.classified(*left, places, levels.contiguous(), *matrices)
 
     def _bias(self, steps: int, ring: bool) -> Tensor:
         key = (steps, ring, self.table.device)
