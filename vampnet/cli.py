@@ -53,7 +53,10 @@ PROMPT_HELP = {
     ),
 }
 SAMPLING_HELP = {
-    "steps": ("N", "rounds in which the coarse layers are settled: 12 is quick; more than 36 gain nothing"),
+    "steps": (
+        "N",
+        "rounds in which the coarse layers are settled: 8 are enough for the bundled model, 12 to 36 are for large ones",
+    ),
     "temperature": ("T", "how daring each choice is: below 1 safer, above 1 wilder, 0 always the likeliest"),
     "mask_temperature": ("T", "how much chance there is in what is settled first; over 6 is best"),
     "top_p": ("SHARE", "choose only among the likeliest sounds up to this share of the probability; 1 = off"),
