@@ -55,7 +55,8 @@ PROMPT_HELP = {
 SAMPLING_HELP = {
     "steps": (
         "N",
-        "rounds in which the coarse layers are settled: 8 are enough for the bundled model, 12 to 36 are for large ones",
+        "rounds in which the coarse layers are settled: 8 are enough for the bundled model, or 24 where nothing is kept; large "
+        "ones take 12 to 36",
     ),
     "temperature": ("T", "how daring each choice is: below 1 safer, above 1 wilder, 0 always the likeliest"),
     "mask_temperature": ("T", "how much chance there is in what is settled first; over 6 is best"),

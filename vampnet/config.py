@@ -227,7 +227,7 @@ class Sampling:
 
     Attributes:
         steps: parallel decoding steps of the coarse model (the paper: 36 best, 12 nearly as good, 24 a good trade). The
-            bundled model gains nothing from more than 8 that 220 clips could tell (docs/log.md).
+            bundled model gains nothing from more than 8 that 220 clips could tell, but where nothing stays (docs/log.md).
         temperature: of the categorical distribution that tokens are drawn from; 0 = always the likeliest, else at
             least `LEAST_TEMPERATURE`.
         mask_temperature: starting weight of the Gumbel noise on the confidence, annealed linearly to 0 (paper: over 6).

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FULL = {
     "stages": tuple(AXES), "lengths": (5.0, 10.0, 30.0, 60.0, 300.0, 600.0), "takes": (1, 2, 4, 8),
-    "steps": (1, 4, 12, 24, 36, 72), "repeats": 5, "limit": 200.0,
+    "steps": (1, 4, 8, 12, 24, 36, 72), "repeats": 5, "limit": 200.0,
 }  # fmt: skip
 QUICK = {
     "stages": tuple(stage for stage in AXES if stage not in ("beats", "command")), "lengths": (5.0, 10.0), "takes": (1, 4),

@@ -297,7 +297,7 @@ TEXT: dict[str, str] = {
     "map.suffix_seconds": "Context after (seconds)",
     "map.suffix_seconds.info": "Inpainting: the ending that stays untouched.",
     "map.steps": "Sampling steps",
-    "map.steps.info": "Passes over the gaps: 8 are enough for the bundled model; large ones like 12 to 36.",
+    "map.steps.info": "Passes over the gaps: 8 are enough, or 24 where nothing stays; large models like 12 to 36.",
     "map.temperature": "Temperature",
     "map.temperature.info": "How daring each choice is: below 1 plays safe, above 1 takes risks.",
     "map.mask_temperature": "Mask temperature",

@@ -298,7 +298,7 @@ TEXT: dict[str, str] = {
     "map.suffix_seconds": "뒤쪽 맥락 (초)",
     "map.suffix_seconds.info": "인페인팅: 손대지 않을 끝 부분입니다.",
     "map.steps": "샘플링 단계 수",
-    "map.steps.info": "빈 곳을 채우는 횟수입니다. 기본 모델은 8이면 충분하고, 큰 모델은 12~36이 좋습니다.",
+    "map.steps.info": "빈 곳을 채우는 횟수입니다. 보통 8이면 충분하고, 아무것도 남기지 않으면 24, 큰 모델은 12~36이 좋습니다.",
     "map.temperature": "온도",
     "map.temperature.info": "선택의 과감함입니다. 1보다 작으면 안전하게, 크면 모험적으로 연주합니다.",
     "map.mask_temperature": "마스크 온도",
