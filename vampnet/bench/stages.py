@@ -208,7 +208,8 @@ class Stages:
         seeds = [(0, take) for take in range(case.takes)]
         steps = sampling.fine_steps if fine else sampling.steps
         guided = asks_weaker(self.model.coarse, sampling.guidance) and not fine
-        demand = work.decoding(config, mask[0, : config.n_codebooks], case.takes, steps, self.precision, guided)
+        own = mask[0, : config.n_codebooks]
+        demand = work.decoding(config, own, case.takes, steps, self.precision, guided, alike=True)
         return Prepared(
             lambda: self.model.generate(codes, mask, sampling, seeds), (demand,), case.takes * int(mask.sum())
         )  # fmt: skip

@@ -101,7 +101,13 @@ def step(config: TransformerConfig, takes: int, steps: int, asked: int, dtype: s
 
 
 def decoding(
-    config: TransformerConfig, mask: Tensor, takes: int, steps: int, dtype: str = "float32", guided: bool = False
+    config: TransformerConfig,
+    mask: Tensor,
+    takes: int,
+    steps: int,
+    dtype: str = "float32",
+    guided: bool = False,
+    alike: bool = False,
 ) -> Work:
     """Iterative parallel decoding of a clip, window by window as `generate.fill_windows` does it.
 
@@ -112,6 +118,7 @@ def decoding(
         steps: in each window.
         dtype: of the weights.
         guided: the weaker model of `vampnet.guidance` is asked in every step too, where gaps are short.
+        alike: the takes begin with the same tokens, so the model need be asked for one in the first step of all.
     """
     weaker = dataclasses.replace(config, layers=layers_of_weaker(config.layers))
     left, work = mask.clone(), Work(dtype=dtype)
@@ -123,8 +130,9 @@ def decoding(
         for number in range(steps):
             if asked == 0:
                 break
+            items, alike = 1 if alike else takes, False
             for shape in shapes:
-                work += step(shape, takes, window.length, takes * asked, dtype)
+                work += step(shape, items, window.length, items * asked, dtype)
             asked = mask_count(number, steps, total)
         left[:, window.core[0] : window.core[1]] = False
     return work
@@ -275,7 +283,7 @@ def vamp(model: Any, mask: Tensor, takes: int, sampling: Sampling, dtype: str) -
     deep[: fine.n_conditioning] = False
     return (
         *encode(model.codec, mask.shape[-1]),
-        decoding(coarse, mask[: coarse.n_codebooks], takes, sampling.steps, dtype, guided),
+        decoding(coarse, mask[: coarse.n_codebooks], takes, sampling.steps, dtype, guided, alike=True),
         decoding(fine, deep, takes, sampling.fine_steps, dtype),
         *decode(model.codec, mask.shape[-1], takes),
     )
