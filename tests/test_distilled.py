@@ -164,7 +164,7 @@ def test_the_bench_counts_one_model_where_one_is_asked() -> None:
     mask[:, ::5] = False
     place = len(work.encode(codec, 40))
     costs = [work.vamp(vn, mask, 1, Sampling(guidance=g), "float32")[place].matrix for g in (0.0, 0.5, 0.75)]
-    coarse = work.decoding(vn.coarse.config, mask[:4], 1, 12, "float32").matrix
+    coarse = work.decoding(vn.coarse.config, mask[:4], 1, Sampling.steps, "float32").matrix
     assert costs[0] == costs[1] == coarse < costs[2]
 
 
