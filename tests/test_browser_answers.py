@@ -37,15 +37,18 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 
 def test_an_answer_that_was_promised_in_a_closed_stream_comes(browser: Any, address: str) -> None:
-    page = browser.new_page()
-    # The browser hears of the end of the first stream when the second question was taken.
-    page.add_init_script(f"{LINE}(700, 1500)")
-    page.goto(address)
-    page.wait_for_selector("#status .vs-ready", timeout=20_000)
-    seen = page.evaluate("seen")
-    # Where a busy computer opens the stream of the empty question late, another one is asked.
+    for _ in range(4):
+        page = browser.new_page()
+        # The browser hears of the end of the first stream when the second question was taken.
+        page.add_init_script(f"{LINE}(700, 1500)")
+        page.goto(address)
+        page.wait_for_selector("#status .vs-ready", timeout=20_000)
+        seen = page.evaluate("seen")
+        page.close()
+        if seen["joins"] > 2:  # else a busy computer has asked the second question later, and no answer was lost
+            break
+    # Where it opens the stream of the empty question late, another one is asked.
     assert 3 <= seen["joins"] <= 5 and seen["streams"] >= 2, seen
-    page.close()
 
 
 def test_no_question_is_asked_where_all_answers_come(browser: Any, address: str) -> None:
