@@ -53,11 +53,7 @@ PROMPT_HELP = {
     ),
 }
 SAMPLING_HELP = {
-    "steps": (
-        "N",
-        "rounds in which the coarse layers are settled: 8 are enough for the bundled model, or 24 where nothing is kept; large "
-        "ones take 12 to 36",
-    ),
+    "steps": ("N", "rounds in which the coarse layers are settled: 8 do, 24 where nothing is kept; large models take 12 to 36"),
     "temperature": ("T", "how daring each choice is: below 1 safer, above 1 wilder, 0 always the likeliest"),
     "mask_temperature": ("T", "how much chance there is in what is settled first; over 6 is best"),
     "top_p": ("SHARE", "choose only among the likeliest sounds up to this share of the probability; 1 = off"),
