@@ -49,9 +49,9 @@ class Small(nn.Module):
         self._checked(len(tokens))
         return self.model(tokens, where=where, ring=ring)
 
-    def decode(self, codes: torch.Tensor, loop: bool = False) -> torch.Tensor:
+    def decode(self, codes: torch.Tensor, **how: Any) -> torch.Tensor:
         self._checked(len(codes))
-        return self.model.decode(codes, loop=loop)
+        return self.model.decode(codes, **how)
 
     def encode(self, audio: torch.Tensor, loop: bool = False) -> torch.Tensor:
         self._checked(len(audio))

@@ -119,9 +119,16 @@ def test_a_device_that_answers_late_makes_the_same_of_it(ring: bool, monkeypatch
             assert torch.equal(fill(model, tokens, mask, sampling=sampling, ring=ring, batch=2), wanted)
 
 
-@pytest.mark.parametrize(("name", "korean"), [("guidance", "이끌기"), ("palette", "팔레트")])
-def test_settings_come_back_and_those_of_before_are_off(name: str, korean: str) -> None:
-    written = dataclasses.asdict(Sampling(steps=7, **{name: 1.5}))
+@pytest.mark.parametrize(
+    ("name", "value", "english", "korean"),
+    [
+        ("guidance", 1.5, "guidance", "이끌기"),
+        ("palette", 1.5, "palette", "팔레트"),
+        ("balance", 0.5, "tonal balance", "음색 균형"),
+    ],
+)
+def test_settings_come_back_and_those_of_before_are_off(name: str, value: float, english: str, korean: str) -> None:
+    written = dataclasses.asdict(Sampling(steps=7, **{name: value}))
     settings = {
         "prompt": dataclasses.asdict(Prompt()), "sampling": written, "seed": 3, "takes": 1, "loop": False, "bars": None,
         "seconds": 4.0, "kept_share": 0.2, "kept_kbps": 1.0, "model": "mini", "grid": {"sample_rate": 44100, "hop": 768},
@@ -134,8 +141,8 @@ def test_settings_come_back_and_those_of_before_are_off(name: str, korean: str) 
         values = {"vampnet": 1, "prompt": settings["prompt"], "sampling": written, "seed": 3}
         return metadata.parse(json.dumps(values).encode()).sampling
 
-    assert getattr(read(), name) == controls.restore(settings)[name] == 1.5
-    assert f"{name} 1.5" in told("en") and f"{korean} 1.5" in told("ko")
+    assert getattr(read(), name) == controls.restore(settings)[name] == value
+    assert f"{english} {value}" in told("en") and f"{korean} {value}" in told("ko")
     del written[name]  # as before there was any
     assert read() == Sampling(steps=7, **{name: 0}) and controls.restore(settings)[name] == 0
     assert f"{name} 0" in told("en") and f"{korean} 0" in told("ko")

@@ -132,7 +132,7 @@ class _Outcome:
     def __getattr__(self, name):
         return getattr(self._codec, name)
 
-    def decode(self, codes, loop=False):
+    def decode(self, codes, loop=False, balance=None):
         return torch.full((len(codes), 1, codes.shape[-1] * HOP), self._value)
 
 
@@ -142,7 +142,7 @@ class _Ring(_Outcome):
     def __init__(self, codec):
         super().__init__(codec, 1.0)
 
-    def decode(self, codes, loop=False):
+    def decode(self, codes, loop=False, balance=None):
         n = codes.shape[-1] * HOP
         return super().decode(codes) * torch.cos(2 * torch.pi * torch.arange(n) * 40 / n)
 

@@ -71,10 +71,8 @@ SAMPLING_HELP = {
         "how much further than the model takes go towards what is kept, where gaps are short; 0 = off; takes time unless the "
         "model was taught it",
     ),
-    "palette": (
-        "W",
-        "how far the takes keep to the sounds that the file is made of, wherever they come in it; 0 = off, they may take any",
-    ),
+    "palette": ("W", "how far the takes keep to the sounds that the file is made of, wherever they come; 0 = off"),
+    "balance": ("SHARE", "how far the takes are made as bright and as full as the file, by at most 3 dB; 0 = off"),
     "feedback": ("N", "vamp the result again, N rounds in all: each goes further from the source"),
 }
 MODULES = {

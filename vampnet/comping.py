@@ -202,7 +202,7 @@ def comp(
     if on_step is not None:
         on_step("decode", 0, 1)
     if takes is None:
-        return model.render(clip, laid), laid, mask
+        return model.render(clip, laid, balance=(sampling or Sampling()).balance), laid, mask
     owners = _owners(choice, bounds, mask)
     found = original.stretches(owners, clip.loop)
     # Takes that have sound of the clip have its offset, too, and what is laid between them must not thump.

@@ -36,7 +36,7 @@ LEAST_TEMPERATURE = 1e-3
 MOST_GUIDANCE = 10
 MOST_PALETTE = 2
 BEFORE: dict[str, dict[str, Any]] = {
-    "prompt": {"periodic_jitter": 0, "original_sound": False}, "sampling": {"guidance": 0.0, "palette": 0.0},
+    "prompt": {"periodic_jitter": 0, "original_sound": False}, "sampling": {"guidance": 0.0, "palette": 0.0, "balance": 0.0},
 }  # fmt: skip
 """What prompts and sampling were before there were options for it: older settings say nothing of them."""
 
@@ -246,6 +246,9 @@ class Sampling:
             the bundled model (docs/log.md), which has been.
         palette: how far the coarse levels keep to the codes that the source is made of (`vampnet.palette`): 1 = they come about
             as often as there, 0 = off, as in the paper.
+        balance: how far the tonal balance of a take is brought to its source's when it is decoded (`vampnet.balance`): 1 = all
+            of the way, by at most 3 dB in a band, 0 = off, as in the paper. Not where something stays in one piece or gaps
+            are long (`vampnet.gaps`), and not with codecs of waveforms.
 
     Raises:
         ValueError: a field is out of its range; the sentence says which and what is allowed.
@@ -263,12 +266,14 @@ class Sampling:
     feedback: int = 1
     guidance: float = 0.5
     palette: float = 1.0
+    balance: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "top_k", "typical_min_tokens", "fine_steps", "feedback"):
             _whole(getattr(self, name), name)
-        for name in ("temperature", "mask_temperature", "top_p", "typical_mass", "sample_cutoff", "guidance", "palette"):
-            _finite(getattr(self, name), name)
+        for field in dataclasses.fields(self):
+            if isinstance(field.default, float):
+                _finite(getattr(self, field.name), field.name)
         for name in ("steps", "typical_min_tokens", "fine_steps", "feedback"):
             value = getattr(self, name)
             _require(value >= 1, name, value, "{field} must be at least 1, not {value}.")
@@ -288,8 +293,9 @@ class Sampling:
         for name, most in (("guidance", MOST_GUIDANCE), ("palette", MOST_PALETTE)):
             value = getattr(self, name)
             _require(0 <= value <= most, name, value, "{field} must lie between 0 and {most}, not {value}.", most=most)
-        cutoff = self.sample_cutoff
-        _require(0 <= cutoff <= 1, "sample_cutoff", cutoff, "{field} is a share from 0 to 1, not {value}.")
+        for name in ("sample_cutoff", "balance"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, name, value, "{field} is a share from 0 to 1, not {value}.")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Sampling:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,12 @@ import torch
 from torch import Tensor
 
 from vampnet import audio, checkpoints, loops, original, stereo
+from vampnet.balance import Balance
 from vampnet.beats import BeatGrid
 from vampnet.config import MASK, Prompt, Sampling, whole_seed
 from vampnet.device import usable_device
 from vampnet.extend import added_seconds, longer
+from vampnet.gaps import fitting
 from vampnet.kept import kept_sound
 from vampnet.model.fast import get_ready
 from vampnet.offset import offset_of
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from audiotools import AudioSignal
 
 MOST_TAKES = 1000
+_balances: weakref.WeakKeyDictionary[Clip, Balance | None] = weakref.WeakKeyDictionary()
 
 
 class VampNet(Stages):
@@ -158,10 +162,10 @@ class VampNet(Stages):
         rendered = []
         watch("decode", 0, takes)
         gain = self.kept_gain(clip, clip.tokens, mask, prompt.original_sound)
-        stays = mask if prompt.original_sound else None
+        stays, balance = mask if prompt.original_sound else None, fitting(sampling, mask[0]).balance
         for i in range(takes):
             watch("decode", i, takes)
-            rendered.append(self.render(clip, made[i : i + 1], gain, stays))
+            rendered.append(self.render(clip, made[i : i + 1], gain, stays, balance))
         watch("decode", takes, takes)
         return Vamp(
             clip.signal, rendered, made, clip.tokens, mask, prompt, sampling, seed, loop, self.name, self.grid, bars,
@@ -216,8 +220,13 @@ class VampNet(Stages):
         return clip
 
     def render(
-        self, clip: Clip, tokens: Tensor, gain_db: float | None = None, mask: Tensor | None = None
-    ) -> AudioSignal:  # fmt: skip
+        self,
+        clip: Clip,
+        tokens: Tensor,
+        gain_db: float | None = None,
+        mask: Tensor | None = None,
+        balance: float = 0.0,
+    ) -> AudioSignal:
         """The last step of `vamp`: tokens made for a clip, with its stereo image, its loudness and its exact length.
 
         Args:
@@ -227,6 +236,7 @@ class VampNet(Stages):
                 pieces of the clip the level of these (`kept_gain`).
             mask: (1, K, T) bool, True = was made anew: then what stays in one piece is the clip's own sound
                 (`original.pieces`). None = all is decoded.
+            balance: as of `Sampling`: how far a take that is as loud as the clip is made as bright as it, too.
 
         Returns:
             AudioSignal (1, C, N) on the CPU, its true peak at most at `audio.CEILING_DBTP`, or where sound of the clip stays,
@@ -237,7 +247,8 @@ class VampNet(Stages):
         """
         found = [] if mask is None else original.pieces(mask, self.grid, clip.loop)
         if not found:
-            take = self.unlevelled(clip, tokens)
+            as_a_whole = gain_db is None and clip.extension is None
+            take = self.unlevelled(clip, tokens, self._balance_of(clip, balance) if as_a_whole else None)
             return audio.restore_loudness(take, clip.lufs, loop=clip.loop, gain_db=gain_db, in_place=True)
         gain_db = self.kept_gain(clip, clip.tokens, mask, original_sound=True) if gain_db is None else gain_db
         # Without the clip's offset there would be a thump where it ends.
@@ -247,6 +258,13 @@ class VampNet(Stages):
             sound = audio.restore_loudness(sound, clip.lufs, loop=around, gain_db=gain_db, in_place=True)
             original.lay(out, sound.audio_data + offset, first)
         return self._with_original(audio.make_signal(out, clip.signal.sample_rate), clip, found)
+
+    def _balance_of(self, clip: Clip, share: float) -> Balance | None:
+        """`balance` of a clip's tokens, which several takes ask for."""
+        if share and clip not in _balances:
+            _balances[clip] = self.balance(clip.tokens, clip.loop)
+        found = _balances[clip] if share else None
+        return None if found is None else dataclasses.replace(found, share=share)
 
     def decode_around(
         self, clip: Clip, tokens: Tensor, found: Sequence[original.Stretch]
@@ -261,9 +279,9 @@ class VampNet(Stages):
             whole = part[1] - part[0] == steps
             yield (0, self.unlevelled(clip, tokens)) if whole else self._stretch(clip, tokens, part)
 
-    def unlevelled(self, clip: Clip, tokens: Tensor) -> AudioSignal:
+    def unlevelled(self, clip: Clip, tokens: Tensor, balance: Balance | None = None) -> AudioSignal:
         """`render` without its last step: with its ends, its seam and its stereo image, at the codec's level."""
-        take = self._in_image(clip, tokens)
+        take = self._in_image(clip, tokens, balance)
         if clip.loop:
             # All steps are made around the ring, so this is for a chance in ten thousand: no larger step may lie at the seam.
             across, inside = loops.seam_step(take)
@@ -273,11 +291,11 @@ class VampNet(Stages):
             take = loops.settle_ends(take, clip.signal)
         return take
 
-    def _in_image(self, clip: Clip, tokens: Tensor) -> AudioSignal:
+    def _in_image(self, clip: Clip, tokens: Tensor, balance: Balance | None = None) -> AudioSignal:
         steps, length = tokens.shape[-1], clip.image.length
         if clip.loop and not may_be_ring(steps, length, self.grid.hop):
             raise ValueError(f"{steps} time steps are not the tokens of this ring, which has {length} samples.")
-        return stereo.apply(self.decode(tokens, clip.loop, clip.image.length), clip.image, clip.loop)
+        return stereo.apply(self.decode(tokens, clip.loop, clip.image.length, balance), clip.image, clip.loop)
 
     def kept_gain(self, clip: Clip, tokens: Tensor, mask: Tensor, original_sound: bool = False) -> float | None:
         """The gain for `render` under which what stays sounds as loud as it was; None where that is

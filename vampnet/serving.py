@@ -282,8 +282,11 @@ class _Codec(_View):
     def encode(self, audio: Tensor, loop: bool = False) -> Tensor:
         return self._turns.take(_Call(self._guest, lambda: self._part.encode(audio, loop=loop), ()))
 
-    def decode(self, codes: Tensor, loop: bool = False) -> Tensor:
-        return self._turns.take(_Call(self._guest, lambda: self._part.decode(codes, loop=loop), ()))
+    def decode(self, codes: Tensor, loop: bool = False, **how: Any) -> Tensor:
+        return self._turns.take(_Call(self._guest, lambda: self._part.decode(codes, loop=loop, **how), ()))
+
+    def tonal_balance(self, codes: Tensor, loop: bool = False) -> Tensor | None:
+        return self._turns.take(_Call(self._guest, lambda: self._part.tonal_balance(codes, loop=loop), ()))
 
 
 class _Transformer(_View):

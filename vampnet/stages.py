@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vampnet import audio, beats, checkpoints, fingerprint, stereo
+from vampnet.balance import Balance
 from vampnet.beats import BeatGrid
 from vampnet.config import Prompt, Sampling, TokenGrid
 from vampnet.fallback import within_memory
@@ -89,13 +90,30 @@ class Stages:
         """
         return self._encode(stereo.split(audio.load(signal, self.grid.sample_rate), loop)[0], loop)
 
-    def decode(self, tokens: Tensor, loop: bool = False, length: int | None = None) -> AudioSignal:
+    def balance(self, tokens: Tensor, loop: bool = False, share: float = 1.0) -> Balance | None:
+        """What `decode` is given to bring the tonal balance of other tokens to that of these.
+
+        Args:
+            tokens: (1, K, T) int64 codes.
+            loop: the clip is a ring.
+            share: how much of the way, 0..1.
+
+        Returns:
+            None for codecs of waveforms, which know of no balance.
+        """
+        found = self._code(lambda codec, device: codec.tonal_balance(tokens.to(device), loop=loop))
+        return None if found is None else Balance(found.float().cpu(), share)
+
+    def decode(
+        self, tokens: Tensor, loop: bool = False, length: int | None = None, balance: Balance | None = None
+    ) -> AudioSignal:  # fmt: skip
         """Tokens to audio of one channel, at the codec's level of about -24 LUFS.
 
         Args:
             tokens: (B, K, T) int64 codes.
             loop: the clip is a ring: its end flows into its beginning.
             length: samples N wanted, at most T * hop; a ring is stretched to it, in either direction. None = T * hop.
+            balance: of `balance`: what their tonal balance is brought to, by at most 3 dB; None = they keep their own.
 
         Returns:
             AudioSignal (B, 1, N) on the CPU.
@@ -115,7 +133,8 @@ class Stages:
         length = made if length is None else length
         if length < 1 or (length > made and not loop):
             raise ValueError(f"{tokens.shape[-1]} time steps are {made} samples: ask for 1 to {made}, not {length}.")
-        wave = self._code(lambda codec, device: codec.decode(tokens.to(device), loop=loop).float().cpu())
+        how = {} if balance is None else {"balance": balance}  # which codecs of waveforms do not take
+        wave = self._code(lambda codec, device: codec.decode(tokens.to(device), loop=loop, **how).float().cpu())
         if not bool(wave.isfinite().all()):
             raise ValueError(Sentence("The codec's samples are not finite: its weights are damaged, get them again."))
         return audio.make_signal(ring_resample(wave, length) if loop else wave[..., :length], self.grid.sample_rate)

@@ -48,6 +48,9 @@ class Codec(Protocol):
     def decode(self, codes: Tensor, loop: bool = False) -> Tensor:
         """(B, n_codebooks, T) int64 -> (B, 1, T * hop) float; with `loop` the end flows into the beginning."""
 
+    def tonal_balance(self, codes: Tensor, loop: bool = False) -> Tensor | None:
+        """(B, n_codebooks, T) int64 -> (B, bands) float for a `Balance` that `decode` takes as `balance`; None = neither."""
+
     def codebook_vectors(self) -> Tensor:
         """(n_codebooks, codebook_size, D) float: the vectors that transformers read tokens with."""
 

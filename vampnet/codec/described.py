@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import TokenGrid
 
@@ -47,3 +47,7 @@ class DescribedCodec(nn.Module):
     @property
     def parameter_count(self) -> int:
         return sum(p.numel() for p in self.parameters())
+
+    def tonal_balance(self, codes: Tensor, loop: bool = False) -> Tensor | None:
+        """The tonal balance of tokens, if the codec codes levels of bands: one of waveforms does not."""
+        return None

@@ -48,7 +48,7 @@ class ShortView(nn.Module):
     ) -> None:
         super().__init__()
         self.hop, self.floor, self.slack = hop, floor, slack
-        pool, spread = _bands(sample_rate, window, bands)
+        pool, spread = broad_bands(sample_rate, window, bands)
         centres = (torch.arange(window // 2 + 1) * (sample_rate / window)) @ pool
         self.register_buffer("tonal", (centres < tones_hz).float(), persistent=False)
         self.register_buffer("window", torch.hann_window(window), persistent=False)
@@ -83,7 +83,7 @@ class ShortView(nn.Module):
         return synthesize(now * torch.exp(gain @ self.spread), self.window, self.hop, loop)
 
 
-def _bands(sample_rate: int, window: int, bands: int) -> tuple[Tensor, Tensor]:
+def broad_bands(sample_rate: int, window: int, bands: int) -> tuple[Tensor, Tensor]:
     """(bins, bands) mean over each band, and (bands, bins) linear interpolation between band centres."""
     bins = window // 2 + 1
     mel = torch.log1p(torch.arange(bins, dtype=torch.float64) * sample_rate / window / 700)

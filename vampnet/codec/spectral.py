@@ -21,11 +21,13 @@ from dac.nn.quantize import ResidualVectorQuantize
 from torch import Tensor, nn
 
 from vampnet import passes
+from vampnet.balance import Balance
 
 from ..config import CODEBOOK_SIZE, HOP, N_CODEBOOKS, SAMPLE_RATE
 from .bands import band_matrices, over_frequency
+from .convnext import Block, ring_pad
 from .described import DescribedCodec
-from .envelope import ShortView
+from .envelope import ShortView, broad_bands
 from .griffin_lim import frames_between, griffin_lim_pieces, spectrum
 from .quantize import residual_codes, weight_of
 from .tiled import TiledBlocks, can_be_tiled
@@ -122,33 +124,6 @@ class SpectralCodecConfig:
         return dataclasses.asdict(self)
 
 
-class Block(nn.Module):
-    """ConvNeXt block on (B, T, C): depthwise convolution over time, then an MLP on every step."""
-
-    def __init__(self, dim: int, kernel: int, expansion: int, scale: float) -> None:
-        super().__init__()
-        self.kernel = kernel
-        # A 2-d convolution in channels-last layout: several times faster on CPUs than a depthwise Conv1d.
-        self.depthwise = nn.Conv2d(dim, dim, (kernel, 1), groups=dim)
-        self.norm = nn.LayerNorm(dim)
-        self.up = nn.Linear(dim, expansion * dim)
-        self.down = nn.Linear(expansion * dim, dim)
-        self.scale = nn.Parameter(torch.full((dim,), scale))
-
-    def forward(self, x: Tensor, loop: bool = False) -> Tensor:
-        """(B, T, C) -> (B, T, C); on a ring the convolution wraps around."""
-        side = self.kernel // 2
-        y = ring_pad(x, side) if loop else F.pad(x, (0, 0, side, side))
-        y = self.depthwise(y.transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2)
-        return x + self.scale * self.down(F.gelu(self.up(self.norm(y)), approximate="tanh"))
-
-
-def ring_pad(x: Tensor, side: int) -> Tensor:
-    """(B, T, C) -> (B, T + 2 side, C), wrapped around in time."""
-    steps = x.shape[1]
-    return x[:, torch.arange(-side, steps + side, device=x.device) % steps]
-
-
 class SpectralCodec(DescribedCodec):
     """Audio <-> tokens. See the module's first lines and `SpectralCodecConfig`."""
 
@@ -193,6 +168,9 @@ class SpectralCodec(DescribedCodec):
         pool, spreader = band_matrices(config.window // 2 + 1 - config.fine_bins, config.bands)
         self.register_buffer("pool", pool, persistent=False)
         self.register_buffer("spreader", spreader, persistent=False)
+        over_bins = broad_bands(config.sample_rate, config.window, config.short_bands)[1]
+        over_bins = torch.cat([over_bins[:, : config.fine_bins], over_bins[:, config.fine_bins :] @ pool], dim=1)
+        self.register_buffer("over_bins", over_bins, persistent=False)
 
     # ---- audio <-> features -----------------------------------------------------------------------------------------
 
@@ -338,31 +316,55 @@ class SpectralCodec(DescribedCodec):
         del audio
         return residual_codes(self.quantizer, self._through(self.encoder, x, loop))
 
+    def _heard(self, codes: Tensor, loop: bool) -> Tensor:
+        """(B, n, T) int64 codes of the n coarsest levels -> (B, T, dim), of which `project_out` makes features."""
+        latents = self.latents(codes)
+        if self.tiles is not None and codes.device.type == "cpu":
+            return self.tiles(latents, loop)
+        with self.arithmetic(codes.device):
+            return self._through(self.decoder, latents, loop)
+
+    def _levels(self, heard: Tensor) -> Tensor:
+        """(B, T, dim) of `_heard` -> (B, short_bands): the levels of its bands, averaged over time."""
+        given = self.project_out
+        # Of all that makes features of it nothing bends, so the mean goes first.
+        made = F.linear(heard.mean(dim=1, keepdim=True, dtype=torch.float32), given.weight, given.bias)
+        return self.short_levels(made).mean(dim=1)
+
     @torch.no_grad()
-    def decode(self, codes: Tensor, loop: bool = False) -> Tensor:
+    def tonal_balance(self, codes: Tensor, loop: bool = False) -> Tensor | None:
+        """(B, n, T) int64 codes, as in `decode` -> (B, short_bands) float: the levels of bands as decoded, means over time of
+        their logarithms in nepers; None without a short view."""
+        return None if self.short is None else self._levels(self._heard(codes, loop))
+
+    def _shift(self, gains: Tensor) -> Tensor:
+        """(B, short_bands) gains in nepers -> (B, inputs), what they are in features."""
+        c = self.config
+        parts = [gains @ self.over_bins] * c.frames + [gains * c.short_weight] * c.short_frames
+        return torch.cat(parts, dim=1) / self.spread
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, loop: bool = False, balance: Balance | None = None) -> Tensor:
         """Tokens to samples.
 
         Args:
             codes: (B, n, T) int64 codes of the n coarsest levels, 1 <= n <= n_codebooks.
             loop: the clip is a ring; its end flows into its beginning.
+            balance: what their tonal balance is brought to, by at most 3 dB; None = they keep their own.
 
         Returns:
             (B, 1, T * hop) float samples.
         """
         c = self.config
-        latents = self.latents(codes)
-        if self.tiles is not None and codes.device.type == "cpu":
-            heard = self.tiles(latents, loop)
-        else:
-            with self.arithmetic(codes.device):
-                heard = self._through(self.decoder, latents, loop)
-        del latents
+        heard = self._heard(codes, loop)
+        shift = None if balance is None else self._shift(balance.gains(self._levels(heard)))[:, None]
         frames, hop = codes.shape[-1] * c.frames, c.hop // c.frames
 
         @functools.lru_cache(maxsize=1)  # a clip of one piece is asked for more than once
         def features(start: int, stop: int) -> Tensor:
             with self.arithmetic(codes.device):
-                return self.project_out(heard[:, start // c.frames : stop // c.frames]).float()
+                made = self.project_out(heard[:, start // c.frames : stop // c.frames]).float()
+            return made if shift is None else made + shift
 
         @functools.lru_cache(maxsize=1)
         def magnitudes(start: int, stop: int) -> Tensor:

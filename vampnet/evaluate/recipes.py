@@ -107,9 +107,9 @@ def paper_experiments(
     Args:
         steps: of sampling, in all experiments but that on the steps (the paper: 36).
         typical_mass: of sampling, as in `Sampling` (the paper draws from all tokens: 1).
-        guidance, palette: of sampling (the paper: 0).
+        guidance, palette: of sampling (the paper: 0). The tonal balance is left alone.
     """
-    sampling = Sampling(steps=steps, typical_mass=typical_mass, guidance=guidance, palette=palette)
+    sampling = Sampling(steps=steps, typical_mass=typical_mass, guidance=guidance, palette=palette, balance=0.0)
 
     def vamp(prompt: Prompt) -> Recipe:
         return Recipe("vamp", prompt, sampling)

@@ -137,6 +137,7 @@ def how_drawn(sampling: Sampling) -> str:
         ("typical mass {:g} of the coarsest level", sampling.typical_mass, 1),
         ("guidance {:g} of the coarse tokens, which the paper has not", sampling.guidance, 0),
         ("a palette of weight {:g}, which it has not either", sampling.palette, 0),
+        ("{:.0%} of the source's tonal balance, which it leaves alone", sampling.balance, 0),
     ) if value != off]  # fmt: skip
     every = "" if sampling.filters else ", from all tokens as in the paper"
     other = " (the paper draws from all tokens)" if sampling.filters else ""

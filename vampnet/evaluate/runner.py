@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..balance import Balance
+from ..gaps import fitting
+from ..original import pieces
 from ..pipeline import VampNet
 from ..sampling import take_generator
 from .clips import Clip
@@ -133,13 +136,21 @@ def make(source: Source, recipes: Sequence[Recipe], seed: int = 0, batch: int = 
     return [(source.tokens, masks[0])]
 
 
-def sound(source: Source, tokens: Tensor) -> list[Tensor]:
-    """Takes (N,) float32, as long as the clip, of tokens (takes, K, T): as the codec gives them, neither loudness nor peaks
-    corrected, since these are measured."""
-    length = len(source.clip.audio)
-    return [
-        source.model.decode(tokens[i : i + 1], source.loop, length).audio_data[0, 0] for i in range(len(tokens))
-    ]  # fmt: skip
+def balance_of(source: Source, recipe: Recipe, seed: int) -> Balance | None:
+    """The tonal balance that a vamp's takes are brought to, as in `VampNet.render`."""
+    model, sampling = source.model, recipe.sampling
+    if sampling is None or not sampling.balance:
+        return None
+    mask = mask_of(source, recipe, seed)
+    share = 0.0 if pieces(mask, model.grid, source.loop) else fitting(sampling, mask[0]).balance
+    return model.balance(source.tokens, source.loop, share) if share else None
+
+
+def sound(source: Source, tokens: Tensor, balance: Balance | None = None) -> list[Tensor]:
+    """Takes (N,) float32, as long as the clip, of tokens (takes, K, T): as the codec gives them, in a balance that is not their
+    own if there is one, neither loudness nor peaks corrected, since these are measured."""
+    model, length = source.model, len(source.clip.audio)
+    return [model.decode(item[None], source.loop, length, balance).audio_data[0, 0] for item in tokens]
 
 
 def measure(source: Source, recipe: Recipe, judge: Judge, made: tuple[Tensor, Tensor], seconds: float = 0.0) -> Result:
@@ -150,7 +161,7 @@ def measure(source: Source, recipe: Recipe, judge: Judge, made: tuple[Tensor, Te
         seconds: that it took to make it.
     """
     (tokens, mask), start, rate = made, time.perf_counter(), source.clip.rate
-    takes = sound(source, tokens)
+    takes = sound(source, tokens, balance_of(source, recipe, own_seed(source, judge.seed)))
     spent = seconds + time.perf_counter() - start
     figures = figures_of(source, judge, takes, tokens, mask) | {"seconds": spent / len(takes)}
     return with_embeddings(Result(figures, {}, tokens.numpy().astype(np.int16), HEARING), judge, takes, rate)
@@ -159,9 +170,10 @@ def measure(source: Source, recipe: Recipe, judge: Judge, made: tuple[Tensor, Te
 def measure_again(source: Source, recipe: Recipe, judge: Judge, result: Result) -> Result:
     """A result with what it lacks: embeddings, and figures where they were measured by another version."""
     tokens = torch.from_numpy(result.tokens.astype(np.int64))
-    takes = sound(source, tokens)
+    seed = own_seed(source, judge.seed)
+    takes = sound(source, tokens, balance_of(source, recipe, seed))
     if result.hearing != HEARING:
-        figures = figures_of(source, judge, takes, tokens, mask_of(source, recipe, own_seed(source, judge.seed)))
+        figures = figures_of(source, judge, takes, tokens, mask_of(source, recipe, seed))
         kept = {name: result.figures[name] for name in ("seconds",) if name in result.figures}
         result = Result(figures | kept, result.embeddings, result.tokens, HEARING)
     return with_embeddings(result, judge, takes, source.clip.rate)

@@ -9,6 +9,9 @@ from vampnet.studio.text import say
 
 Row = tuple[str, str, str]
 """A term, what it is, and what the term means."""
+ALWAYS_TOLD = ("temperature", "mask_temperature")
+TOLD = (*ALWAYS_TOLD, "top_p", "typical_mass", "feedback", "guidance", "palette", "balance")
+"""What is said of how gaps are filled, beside the steps; all but the first two only where they are not the default."""
 
 
 def describe_settings(settings: dict[str, Any], language: str) -> list[Row]:
@@ -21,8 +24,8 @@ def describe_settings(settings: dict[str, Any], language: str) -> list[Row]:
         say("share.words.steps", language, n=sampling["steps"]),
         *(
             say(f"share.words.{name}", language, n=f"{sampling[name]:g}")
-            for name in ("temperature", "mask_temperature", "top_p", "typical_mass", "feedback", "guidance", "palette")
-            if name in ("temperature", "mask_temperature") or sampling[name] != getattr(Sampling(), name)
+            for name in TOLD
+            if name in ALWAYS_TOLD or sampling[name] != getattr(Sampling(), name)
         ),
     ]
     length = [say("share.words.seconds", language, n=f"{settings['seconds']:.1f}")]

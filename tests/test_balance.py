@@ -1,0 +1,234 @@
+"""The tonal balance: what it is of tokens, what decoding does with it, and which takes have their source's."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from test_pipeline import clip as made_clip
+from tiny import tiny_models, tiny_vampnet
+from torch import Tensor
+
+from vampnet import audio, stereo
+from vampnet.balance import MOST, Balance
+from vampnet.codec import SpectralCodec, SpectralCodecConfig
+from vampnet.codec.convolutional import ConvolutionalCodec
+from vampnet.comping import comp
+from vampnet.config import Prompt, Sampling
+from vampnet.evaluate import runner
+from vampnet.evaluate.clips import make_clip
+from vampnet.evaluate.recipes import Recipe, paper_experiments
+from vampnet.pipeline import VampNet
+from vampnet.serving import Turns
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+QUICK = Sampling(steps=1, fine_steps=1)
+NATS_TO_DB = 20 / math.log(10)
+
+
+def codec(**changes: int) -> SpectralCodec:
+    """One that has everything: two spectra a time step, a short view, and means and a spread that are not 0 and 1."""
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        shape = {"dim": 16, "encoder_layers": 1, "decoder_layers": 2, "rounds": 8, "short_frames": 3, **changes}
+        made = SpectralCodec(SpectralCodecConfig(**shape)).eval().requires_grad_(False)
+        made.mean.uniform_(0.5, 1.5)
+        made.spread.fill_(0.7)
+    return made
+
+
+def codes(batch: int = 1, steps: int = 30, seed: int = 0) -> Tensor:
+    return torch.randint(1024, (batch, 14, steps), generator=torch.Generator().manual_seed(seed))
+
+
+def tiny_with_bands() -> VampNet:
+    return VampNet(codec(), *tiny_models()[1:])
+
+
+def mean_levels(model: SpectralCodec, features: Tensor) -> Tensor:
+    """(B, T, inputs) features -> (B, bands), frame by frame, as the definition has it."""
+    return model.short_levels(features).mean(dim=1)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_it_is_the_mean_of_what_is_decoded(loop: bool) -> None:
+    model, tokens = codec(), codes(2)
+    found = model.tonal_balance(tokens, loop)
+    assert found.shape == (2, 32)
+    for item, own in zip(tokens, found, strict=True):
+        features = model.decode_latents(model.latents(item[None]).transpose(1, 2), loop)
+        torch.testing.assert_close(mean_levels(model, features)[0], own, atol=1e-5, rtol=1e-4)
+
+
+def test_gains_are_a_share_of_the_way_and_at_most_3_db() -> None:
+    wanted = Balance(torch.tensor([[0.2, -0.1, 4.0]]), 0.5)
+    gains = wanted.gains(torch.tensor([[0.0, 0.1, 0.0], [0.2, -0.1, 9.0]]))
+    torch.testing.assert_close(gains, torch.tensor([[0.1, -0.1, MOST], [0.0, 0.0, -MOST]]))
+    assert MOST * NATS_TO_DB == pytest.approx(3, abs=0.01)
+
+
+def test_a_gain_of_all_bands_is_one_of_all_that_is_coded() -> None:
+    model, features = codec(), torch.randn(3, 20, codec().config.inputs, generator=torch.Generator().manual_seed(1))
+    gains = torch.tensor([0.2, -0.1, 0.3])[:, None]
+    moved = features + model._shift(gains.expand(-1, 32))[:, None]
+    torch.testing.assert_close(mean_levels(model, moved), mean_levels(model, features) + gains, atol=1e-5, rtol=1e-4)
+    before, after = (model.magnitudes(x) + model.config.floor for x in (features, moved))
+    torch.testing.assert_close(after, before * gains.exp()[..., None], atol=1e-4, rtol=1e-3)
+
+
+def test_bands_that_are_too_soft_are_made_louder_where_they_are() -> None:
+    model, tokens = codec(), codes(steps=60)
+    own = model.tonal_balance(tokens)
+    wanted = own.clone()
+    wanted[:, 24:] += 0.3  # from some 6 kHz on
+    heard = [model.decode(tokens, balance=way)[0, 0] for way in (None, Balance(own), Balance(wanted))]
+    torch.testing.assert_close(heard[1], heard[0], atol=1e-4, rtol=1e-3)
+
+    def levels(wave: Tensor) -> tuple[float, float]:
+        power = torch.stft(wave, 2048, window=torch.hann_window(2048), return_complex=True).abs().square().mean(dim=-1)
+        at = torch.linspace(0, 22_050, len(power))
+        return tuple(float(10 * power[(at > low) & (at < high)].mean().log10()) for low, high in ((200, 2500), (9000, 16_000)))
+
+    (low, high), (low_after, high_after) = levels(heard[0]), levels(heard[2])
+    assert high_after - high == pytest.approx(0.3 * NATS_TO_DB, abs=0.5)
+    assert abs(low_after - low) < 0.3
+
+
+def test_a_long_clip_has_the_balance_of_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoded in pieces, every piece is moved by the same."""
+    from vampnet.codec import spectral
+
+    model, tokens = codec(), codes(steps=70)
+    wanted = Balance(model.tonal_balance(codes(steps=40, seed=1)))
+    whole = model._shift(wanted.gains(model.tonal_balance(tokens)))
+    seen, project = [], model.project_out
+
+    class Seen(torch.nn.Module):
+        weight, bias = project.weight, project.bias
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.shape[1])
+            return torch.zeros(len(x), x.shape[1], model.config.inputs)
+
+    made = []
+    monkeypatch.setattr(spectral, "PIECE", 16)
+    monkeypatch.setitem(model._modules, "project_out", Seen())
+    heard = model.heard_magnitudes
+    monkeypatch.setattr(model, "heard_magnitudes", lambda features: made.append(features) or heard(features))
+    model.decode(tokens, balance=wanted)
+    assert max(seen) < 70 and len(made) > 3
+    for part in made:
+        torch.testing.assert_close(part, whole[:, None].expand_as(part), atol=1e-5, rtol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------------ takes
+
+
+def distance(model: SpectralCodec, a: Tensor, b: Tensor) -> float:
+    """How far two waves (1, 1, N) are apart in balance, in nepers."""
+    first, second = (mean_levels(model, model.features(x[:, 0]))[0] for x in (a, b))
+    return float((first - second).abs().mean())
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_takes_have_the_balance_of_their_source(make_music, loop: bool) -> None:
+    vn = tiny_with_bands()
+    source = vn.listen(made_clip(make_music, 30 * 768), loop=loop)
+    own = vn.codec.decode(source.tokens, loop=loop)
+    apart = []
+    for share in (0.0, 1.0):
+        sampling = dataclasses.replace(QUICK, balance=share)
+        made = vn.vamp(source, Prompt(periodic=7), sampling, takes=2, seed=1)
+        wanted = vn.balance(source.tokens, loop) if share else None
+        decoded = [vn.decode(t[None], loop, None, wanted).audio_data for t in made.tokens]
+        apart.append(sum(distance(vn.codec, wave, own) for wave in decoded))
+        again = vn.render(source, made.tokens[:1], balance=share)
+        assert torch.equal(again.audio_data, made.takes[0].audio_data)
+        given = stereo.apply(vn.decode(made.tokens[:1], loop, source.image.length, wanted), source.image, loop)
+        levelled = audio.restore_loudness(given, source.lufs, loop=loop)
+        torch.testing.assert_close(
+            levelled.audio_data[..., 4000:-4000], again.audio_data[..., 4000:-4000], atol=1e-3, rtol=0.05
+        )
+    assert apart[1] < 0.75 * apart[0]
+
+
+def test_it_is_left_alone_where_something_stays_in_one_piece_gaps_are_long_or_sound_was_added(make_music) -> None:
+    vn, asked = tiny_with_bands(), []
+    sound = made_clip(make_music, 90 * 768)
+    clip = vn.listen(sound)
+    vn.balance = lambda *given: asked.append(given)
+    ends = Prompt(periodic=0, prefix_seconds=0.6)
+    for original_sound in (False, True):
+        vn.vamp(clip, dataclasses.replace(ends, original_sound=original_sound), QUICK, takes=1)
+    for how in ({}, {"gain_db": 0.0, "balance": 1.0}):
+        vn.render(clip, clip.tokens, **how)
+    vn.vamp(clip, Prompt(), dataclasses.replace(QUICK, balance=0.0), takes=1)
+    vn.vamp(clip, Prompt(periodic=0), QUICK, takes=1)  # the gap is long
+    vn.vamp(sound, Prompt(original_sound=False), QUICK, takes=1, extend=(0.0, 0.4))
+    assert not asked
+    vn.vamp(clip, Prompt(), QUICK, takes=2)
+    assert len(asked) == 1 and torch.equal(asked[0][0], clip.tokens), "once for all takes"
+
+
+def test_a_comp_of_tokens_has_it_too(make_music, monkeypatch: pytest.MonkeyPatch) -> None:
+    vn = tiny_with_bands()
+    clip = vn.listen(made_clip(make_music, 40 * 768))
+    tokens = vn.vamp(clip, Prompt(periodic=0), QUICK, takes=2).tokens
+    made = comp(vn, clip, tokens, [0, 0], [0, 20, 40])[0]
+    wanted = vn.render(clip, tokens[:1], balance=1.0)
+    assert torch.equal(made.audio_data, wanted.audio_data)
+    assert not torch.equal(made.audio_data, vn.render(clip, tokens[:1]).audio_data)
+
+
+def test_a_codec_without_levels_of_bands_knows_of_none(make_music, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tiny_vampnet()
+    assert plain.codec.short is None and plain.balance(codes()) is None
+    vn = tiny_with_bands()
+    clip = vn.listen(made_clip(make_music, 20 * 768))
+    monkeypatch.setattr(type(vn.codec), "tonal_balance", ConvolutionalCodec.tonal_balance)
+    assert vn.balance(clip.tokens) is None
+    given = []
+    monkeypatch.setattr(type(vn.codec), "decode", lambda self, codes, loop: given.append(codes) or torch.ones(1, 1, 20 * 768))
+    vn.vamp(clip, Prompt(), QUICK, takes=1)
+    assert given
+
+
+def test_the_studio_asks_for_it_in_turns(make_music) -> None:
+    vn = tiny_with_bands()
+    clip = vn.listen(made_clip(make_music, 20 * 768))
+
+    def work(model: VampNet) -> Tensor:
+        return model.vamp(clip, Prompt(), QUICK, takes=1).takes[0].audio_data
+
+    assert torch.equal(Turns().serve(vn, work), work(vn))
+
+
+# ---------------------------------------------------------------------------------------------------------------- measured
+
+
+def test_takes_are_measured_in_it_and_the_papers_are_not(make_music, monkeypatch: pytest.MonkeyPatch) -> None:
+    vn = tiny_with_bands()
+    source = runner.Source(vn, make_clip(torch.from_numpy(make_music(seconds=1.0)), 44_100, "music"), runner.Judge([]))
+    recipe, judge = Recipe("vamp", Prompt(periodic=7), QUICK), runner.Judge([])
+    ((tokens, _),) = runner.make(source, [recipe])
+    wanted = runner.balance_of(source, recipe, 0)
+    assert torch.equal(wanted.levels, vn.balance(source.tokens).levels) and wanted.share == 1
+    length = len(source.clip.audio)
+    heard = [vn.decode(tokens, False, length, way).audio_data[0, 0] for way in (wanted, None)]
+    for way, wave in zip((wanted, None), heard, strict=True):
+        assert torch.equal(runner.sound(source, tokens, way)[0], wave)
+    assert not torch.equal(*heard)
+    measured, given = [], vn.decode
+    monkeypatch.setattr(vn, "decode", lambda *how: measured.append(how[3]) or given(*how))
+    result = runner.measure(source, recipe, judge, runner.make(source, [recipe])[0])
+    runner.measure_again(source, recipe, judge, result)
+    assert [balance.share for balance in measured] == [1, 1]
+    without = dataclasses.replace(recipe, sampling=dataclasses.replace(QUICK, balance=0.0))
+    prompts = Prompt(periodic=7, prefix_seconds=0.6), Prompt(periodic=0)
+    others = [dataclasses.replace(recipe, prompt=prompt) for prompt in prompts]
+    assert all(runner.balance_of(source, other, 0) is None for other in (without, Recipe("codec"), *others))
+    recipes = [setting.recipe for experiment in paper_experiments() for setting in experiment.settings]
+    assert not any(recipe.sampling.balance for recipe in recipes if recipe.sampling is not None)
