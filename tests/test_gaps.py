@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from tiny import transformer
@@ -47,13 +45,12 @@ PROMPTS = {
 
 
 @pytest.mark.parametrize("name", PROMPTS)
-def test_guidance_is_for_short_gaps_typical_draws_and_balance_are_for_all_but_long_ones(name: str) -> None:
+def test_guidance_is_for_short_gaps_and_typical_draws_are_for_all_but_long_ones(name: str) -> None:
     mask, short, not_long = PROMPTS[name]
-    wanted = Sampling(guidance=0.5 if short else 0.0, typical_mass=0.6 if not_long else 1.0, balance=1.0 if not_long else 0.0)
+    wanted = Sampling(guidance=0.5 if short else 0.0, typical_mass=0.6 if not_long else 1.0)
     assert fitting(GUIDED, mask) == wanted
-    plain = Sampling(guidance=0.0, typical_mass=1.0, balance=0.0, steps=3)
+    plain = Sampling(guidance=0.0, typical_mass=1.0, steps=3)
     assert fitting(plain, mask) is plain
-    assert fitting(dataclasses.replace(plain, balance=0.5), mask).balance == (0.5 if not_long else 0.0)
 
 
 def test_how_much_lies_near_what_stays() -> None:

@@ -1,8 +1,7 @@
 """How far what is masked lies from what stays, and what of the sampling is good for that (docs/log.md; the paper has neither).
 
 Where gaps are short, guidance brings takes nearer to music; in longer ones it leads away. Typical draws keep beats and attacks
-in gaps of up to a second; in longer ones nobody hears which, and they leave out too much. What is made there is other music,
-with a tonal balance of its own, too.
+in gaps of up to a second; in longer ones nobody hears which, and they leave out too much.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ def fitting(sampling: Sampling, mask: Tensor) -> Sampling:
 
     Args:
         sampling: as asked for.
-        mask: (K, T) bool, True = regenerate: the levels that the model predicts, in the window; for the balance, all of a clip.
+        mask: (K, T) bool, True = regenerate: the levels that the model predicts, in the window.
     """
     if sampling.guidance and near(mask, SHORT) < ENOUGH:
         sampling = replace(sampling, guidance=0.0)
-    if (sampling.typical_mass < 1 or sampling.balance) and near(mask, LONG) < ENOUGH:
-        sampling = replace(sampling, typical_mass=1.0, balance=0.0)
+    if sampling.typical_mass < 1 and near(mask, LONG) < ENOUGH:
+        sampling = replace(sampling, typical_mass=1.0)
     return sampling
 
 

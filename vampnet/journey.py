@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vampnet import audio, bundle, gaps, loops, metadata
+from vampnet import audio, bundle, loops, metadata
 from vampnet.config import MOST, Prompt, Sampling, whole_seed
 from vampnet.packed_mask import PackedMask
 from vampnet.sentences import Sentence
@@ -208,8 +208,7 @@ class Journey:
         heard = dataclasses.replace(clip, signal=given, lufs=audio.measure_loudness(given))
         gain = model.kept_gain(heard, tokens, mask, prompt.original_sound)
         stays = mask if prompt.original_sound else None
-        balance = gaps.fitting(sampling, mask[0]).balance
-        take = model.render(dataclasses.replace(clip, signal=given), made, gain, stays, balance)
+        take = model.render(dataclasses.replace(clip, signal=given), made, gain, stays, sampling.balance)
         vamp = Vamp(
             given, [take], made, tokens, mask, asked, sampling, seed, self.loop, model.name, model.grid, None, clip.beats,
             painted, precision=model.precision,

@@ -22,7 +22,6 @@ from vampnet.beats import BeatGrid
 from vampnet.config import MASK, Prompt, Sampling, whole_seed
 from vampnet.device import usable_device
 from vampnet.extend import added_seconds, longer
-from vampnet.gaps import fitting
 from vampnet.kept import kept_sound
 from vampnet.model.fast import get_ready
 from vampnet.offset import offset_of
@@ -162,10 +161,10 @@ class VampNet(Stages):
         rendered = []
         watch("decode", 0, takes)
         gain = self.kept_gain(clip, clip.tokens, mask, prompt.original_sound)
-        stays, balance = mask if prompt.original_sound else None, fitting(sampling, mask[0]).balance
+        stays = mask if prompt.original_sound else None
         for i in range(takes):
             watch("decode", i, takes)
-            rendered.append(self.render(clip, made[i : i + 1], gain, stays, balance))
+            rendered.append(self.render(clip, made[i : i + 1], gain, stays, sampling.balance))
         watch("decode", takes, takes)
         return Vamp(
             clip.signal, rendered, made, clip.tokens, mask, prompt, sampling, seed, loop, self.name, self.grid, bars,

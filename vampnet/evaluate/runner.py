@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ..balance import Balance
-from ..gaps import fitting
 from ..original import pieces
 from ..pipeline import VampNet
 from ..sampling import take_generator
@@ -139,11 +138,9 @@ def make(source: Source, recipes: Sequence[Recipe], seed: int = 0, batch: int = 
 def balance_of(source: Source, recipe: Recipe, seed: int) -> Balance | None:
     """The tonal balance that a vamp's takes are brought to, as in `VampNet.render`."""
     model, sampling = source.model, recipe.sampling
-    if sampling is None or not sampling.balance:
+    if sampling is None or not sampling.balance or pieces(mask_of(source, recipe, seed), model.grid, source.loop):
         return None
-    mask = mask_of(source, recipe, seed)
-    share = 0.0 if pieces(mask, model.grid, source.loop) else fitting(sampling, mask[0]).balance
-    return model.balance(source.tokens, source.loop, share) if share else None
+    return model.balance(source.tokens, source.loop, sampling.balance)
 
 
 def sound(source: Source, tokens: Tensor, balance: Balance | None = None) -> list[Tensor]:
