@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from vampnet.config import Prompt, Sampling
 from vampnet.evaluate import runner
 from vampnet.evaluate.clips import make_clip
 from vampnet.evaluate.recipes import Recipe, paper_experiments
+from vampnet.journey import Journey
 from vampnet.pipeline import VampNet
 from vampnet.serving import Turns
 
@@ -182,6 +184,30 @@ def test_a_comp_of_tokens_has_it_too(make_music, monkeypatch: pytest.MonkeyPatch
     assert not torch.equal(made.audio_data, vn.render(clip, tokens[:1]).audio_data)
 
 
+def test_half_of_the_way_is_half_of_it(make_music) -> None:
+    vn = tiny_with_bands()
+    clip = vn.listen(made_clip(make_music, 40 * 768, 1))
+    tokens = vn.vamp(clip, Prompt(periodic=7), QUICK, takes=1).tokens
+    for share in (0.5, 1.0, 0.25):
+        wanted = vn.decode(tokens, False, None, vn.balance(clip.tokens, share=share)).audio_data[..., 4000:-4000]
+        found = vn.render(clip, tokens, balance=share).audio_data[..., 4000:-4000]
+        gain = (found * wanted).sum() / wanted.square().sum()
+        torch.testing.assert_close(found, gain * wanted, atol=1e-3, rtol=0.05)
+
+
+def test_a_round_of_a_journey_has_it_too(make_music, tmp_path: Path) -> None:
+    vn, given = tiny_with_bands(), []
+    heard = vn.balance
+    vn.balance = lambda *which: given.append(which[0]) or heard(*which)
+    journey = Journey(tmp_path, made_clip(make_music, 40 * 768), seed=3, name="loop")
+    for parent in (0, 1):
+        journey.make(vn, parent, Prompt(periodic=7), QUICK)
+    # What was first, and not what became of it: or each round would go on from the one before.
+    assert len(given) == 2 and torch.equal(given[0], given[1])
+    journey.make(vn, 0, Prompt(periodic=7), dataclasses.replace(QUICK, balance=0.0))
+    assert len(given) == 2
+
+
 def test_a_codec_without_levels_of_bands_knows_of_none(make_music, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = tiny_vampnet()
     assert plain.codec.short is None and plain.balance(codes()) is None
@@ -202,7 +228,9 @@ def test_the_studio_asks_for_it_in_turns(make_music) -> None:
     def work(model: VampNet) -> Tensor:
         return model.vamp(clip, Prompt(), QUICK, takes=1).takes[0].audio_data
 
-    assert torch.equal(Turns().serve(vn, work), work(vn))
+    here = work(vn)
+    clip = dataclasses.replace(clip)  # of which nothing is known yet
+    assert torch.equal(Turns().serve(vn, work), here)
 
 
 # ---------------------------------------------------------------------------------------------------------------- measured

@@ -97,6 +97,7 @@ def test_the_paper_command_goes_on_after_a_kill_in_the_midst_of_writing(place, t
     assert "Not run on all of these clips yet: baselines, steps, bitrate." in text
     assert str(tmp_path) not in text and str(place) not in text
     assert "typical mass 0.6" in text and "2 clips of 1.1 s" in text
+    assert "guidance" not in text and "palette" not in text and "tonal balance" not in text
     # A trial takes the place of no larger report, and is told so before anything is made.
     smaller = paper_line(place, tmp_path, "--only", "prompts", "--clips", 1)
     for more in ([], ["--workers", 2]):
@@ -146,6 +147,7 @@ def test_a_folder_is_measured_by_everything(place, tmp_path, capsys):
     assert "2 clips, 2 settings, done" in said.err
     found = json.loads(out.read_text())
     assert "2 takes of a clip in 2 coarse steps; what stays: periodic 7, periodic jitter 2. Takes are drawn with" in said.out
+    assert "100% of the source's tonal balance, which it leaves alone" in said.out
     assert found["asked"]["prompt"]["periodic"] == 7 and found["asked"]["sampling"]["steps"] == 2
     assert found["asked"]["prompt"]["original_sound"] is False, "what is measured is decoded"
     assert found["asked"]["takes"] == 2 and found["asked"]["seconds"] == 1.1 and found["asked"]["loop"] is True
