@@ -271,10 +271,10 @@ def test_loops_are_in_phase_though_connections_come_late(studio: Any, way: str) 
         wait_heard(page, number)
         page.wait_for_timeout(250)
         page.evaluate("window.tapped = []")
-        page.wait_for_timeout(250)
+        # On a busy machine a quarter of a second of sound takes longer than that to come.
+        page.wait_for_function("window.tapped.length > 80")
         first, samples, origin = page.evaluate(RECORDED)
         out = unpacked(samples)
-        assert len(out) > 4096
         assert np.abs(out - track[(np.arange(first, first + len(out)) - origin) % len(track)]).max() < 1e-4, number
 
 
