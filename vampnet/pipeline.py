@@ -260,9 +260,11 @@ class VampNet(Stages):
 
     def _balance_of(self, clip: Clip, share: float) -> Balance | None:
         """`balance` of a clip's tokens, which several takes ask for."""
-        if share and clip not in _balances:
+        if not share:
+            return None
+        if clip not in _balances:
             _balances[clip] = self.balance(clip.tokens, clip.loop)
-        found = _balances[clip] if share else None
+        found = _balances[clip]
         return None if found is None else dataclasses.replace(found, share=share)
 
     def decode_around(

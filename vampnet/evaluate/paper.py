@@ -225,9 +225,7 @@ def _report(this: Run, experiments: list[Experiment], results: Results, lengths:
         notes.append(f"Of clips of {args.seconds:g} s 'inpaint, 2 s' keeps everything, and is the codec alone.")
     if missing:
         notes.append(f"Not run on all of these clips yet: {', '.join(missing)}.")
-    drawn = report.how_drawn(
-        Sampling(typical_mass=args.typical_mass, guidance=args.guidance, palette=args.palette, balance=0.0)
-    )
+    drawn = report.how_drawn(next(s.recipe.sampling for one in experiments for s in one.settings if s.recipe.sampling))
     about = report.About(
         this.model.name, this.origin, lengths, audio, judge.embeddings, drawn,
         notes=(*report.thin_notes(results, judge.embeddings), *notes),
