@@ -10,7 +10,7 @@ import pytest
 from vampnet.config import TokenGrid
 from vampnet.evaluate import claims
 from vampnet.evaluate.estimates import Estimate
-from vampnet.evaluate.recipes import Recipe, paper_experiments
+from vampnet.evaluate.recipes import Recipe, paper_experiments, paper_sampling
 from vampnet.evaluate.store import Result
 from vampnet.evaluate.summary import Summary, summarize
 from vampnet.prompt import build_mask
@@ -166,13 +166,13 @@ def test_times_of_what_may_be_nothing_are_not_told():
 
 
 def test_recipes_are_told_apart_by_all_that_they_say():
-    experiments = paper_experiments(steps=24)
+    experiments = paper_experiments(paper_sampling(24))
     assert [e.name for e in experiments] == ["baselines", "prompts", "steps", "bitrate"]
     everything = [setting.recipe for experiment in experiments for setting in experiment.settings]
     assert len({recipe.id for recipe in everything}) == len(set(everything))
     assert [s.x for s in experiments[2].settings] == [1, 4, 8, 12, 36, 64, 72]
     assert Recipe("codec").id != Recipe("codec", loop=True).id
-    assert paper_experiments(36)[3].settings[0].recipe == Recipe("codec")
+    assert paper_experiments(paper_sampling(36))[3].settings[0].recipe == Recipe("codec")
     # The same mask is not made twice under two names.
     masks = {}
     for recipe in set(everything):

@@ -21,7 +21,7 @@ from .extras import need
 from .options import COMPOSED, add_common, batch_of, check_common, choose_clips, load_model, make_judge
 from .origin import SIGN, STORE, Origin, settle
 from .parts import read_part, run_parts
-from .recipes import CODEC, Experiment, paper_experiments
+from .recipes import CODEC, Experiment, paper_experiments, paper_sampling
 from .runner import Judge, Progress, Results, Source, run, stored
 from .store import Store, write
 from .summary import summarize
@@ -74,9 +74,14 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def sampling_of(args: argparse.Namespace) -> Sampling:
+    """How takes are drawn, by the options. ValueError for steps, a mass, a guidance or a palette that cannot be."""
+    return paper_sampling(args.steps, args.typical_mass, args.guidance, args.palette)
+
+
 def chosen(args: argparse.Namespace) -> list[Experiment]:
     """The experiments asked for, in their order. ValueError for steps, a mass, a guidance or a palette that cannot be."""
-    every = paper_experiments(args.steps, args.typical_mass, args.guidance, args.palette)
+    every = paper_experiments(sampling_of(args))
     return [experiment for experiment in every if args.only is None or experiment.name in args.only]
 
 
@@ -160,7 +165,7 @@ def _run(this: Run, experiments: list[Experiment], part: tuple[int, int] | None)
         raise ValueError("No clip has all of these experiments yet: name those that were run with --only, or go on with them.")
     if not ids:
         raise ValueError(f"No clip of {args.seconds:g} s lies below {args.audio}: give shorter --seconds or another folder.")
-    for experiment in paper_experiments(args.steps, args.typical_mass, args.guidance, args.palette):
+    for experiment in paper_experiments(sampling_of(args)):
         # What another run has made of the same clips belongs into the report as well.
         if experiment not in experiments:
             more = stored(this.store, judge, [setting.recipe for setting in experiment.settings], ids)
@@ -225,9 +230,8 @@ def _report(this: Run, experiments: list[Experiment], results: Results, lengths:
         notes.append(f"Of clips of {args.seconds:g} s 'inpaint, 2 s' keeps everything, and is the codec alone.")
     if missing:
         notes.append(f"Not run on all of these clips yet: {', '.join(missing)}.")
-    drawn = report.how_drawn(next(s.recipe.sampling for one in experiments for s in one.settings if s.recipe.sampling))
     about = report.About(
-        this.model.name, this.origin, lengths, audio, judge.embeddings, drawn,
+        this.model.name, this.origin, lengths, audio, judge.embeddings, report.how_drawn(sampling_of(args)),
         notes=(*report.thin_notes(results, judge.embeddings), *notes),
     )  # fmt: skip
     write(out / "README.md", report.document(about, experiments, summaries, verdicts, pictures, table))

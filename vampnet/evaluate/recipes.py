@@ -99,17 +99,23 @@ def mixes() -> dict[str, Prompt]:
     }
 
 
-def paper_experiments(
+def paper_sampling(
     steps: int = 36, typical_mass: float = Sampling.typical_mass, guidance: float = 0.0, palette: float = 0.0
-) -> list[Experiment]:
-    """The experiments of the paper (section 5).
+) -> Sampling:
+    """How the takes of the paper's experiments are drawn: the tonal balance is left alone, as in the paper.
 
     Args:
         steps: of sampling, in all experiments but that on the steps (the paper: 36).
         typical_mass: of sampling, as in `Sampling` (the paper draws from all tokens: 1).
-        guidance, palette: of sampling (the paper: 0). The tonal balance is left alone.
+        guidance, palette: of sampling (the paper: 0).
     """
-    sampling = Sampling(steps=steps, typical_mass=typical_mass, guidance=guidance, palette=palette, balance=0.0)
+    return Sampling(steps=steps, typical_mass=typical_mass, guidance=guidance, palette=palette, balance=0.0)
+
+
+def paper_experiments(sampling: Sampling | None = None) -> list[Experiment]:
+    """The experiments of the paper (section 5), their takes drawn with `sampling` (without one `paper_sampling`'s)."""
+    sampling = sampling or paper_sampling()
+    steps = sampling.steps
 
     def vamp(prompt: Prompt) -> Recipe:
         return Recipe("vamp", prompt, sampling)
