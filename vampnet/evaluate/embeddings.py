@@ -1,8 +1,8 @@
 """What the Fréchet distance sees of audio: embeddings behind one small interface.
 
 `logmel` needs no download and knows nothing of any model. `codec` are the latents of a codec: those of the judged model's own
-say more about that codec than about the music, and reports say so. `vggish` (the paper's) and `clap` need weights that are not
-ours: from a file or folder, or a download.
+say more about that codec than about the music, and reports say so. `musicnn`, `vggish` (the paper's) and `clap` need weights
+that are not ours: from a file or folder, a package, or a download.
 """
 
 from __future__ import annotations
@@ -162,16 +162,18 @@ def make_embeddings(
     device: str | torch.device = "cpu",
     clap: str | Path | None = None,
     on_download: OnDownload | None = None,
+    musicnn: str | Path | None = None,
 ) -> list[Embedding]:
     """Embeddings by name.
 
     Args:
-        names: "logmel"; "vggish"; "clap"; "codec" (the judged model's own) or "codec:MODEL" (that of another model).
+        names: "logmel"; "musicnn"; "vggish"; "clap"; "codec" (the judged model's own) or "codec:MODEL" (that of another model).
         own_codec: of the judged model, for "codec".
         vggish: path of VGGish's weights; None = torch hub's cache, or a download into it.
         device: for those that compute.
         clap: folder or repository of a CLAP model; None = the usual one of the hub.
         on_download: progress of downloads.
+        musicnn: wheel or folder of the package musicnn; None = the installed one.
 
     Raises:
         ValueError: an unknown name, or weights that cannot be had or used; the sentence says why.
@@ -181,6 +183,10 @@ def make_embeddings(
     for name in dict.fromkeys(names):
         if name == "logmel":
             made.append(LogMel())
+        elif name == "musicnn":
+            from .musicnn import MusicnnEmbedding
+
+            made.append(MusicnnEmbedding.load(musicnn, device))
         elif name == "vggish":
             from .vggish import VGGishEmbedding
 
@@ -196,5 +202,5 @@ def make_embeddings(
 
             made.append(CodecLatents(load_codec_of(name.partition(":")[2], device), name, own=False))
         else:
-            raise ValueError(f"There is no embedding '{name}': use logmel, vggish, clap, codec or codec:MODEL.")
+            raise ValueError(f"There is no embedding '{name}': use logmel, musicnn, vggish, clap, codec or codec:MODEL.")
     return made

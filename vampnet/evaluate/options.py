@@ -40,10 +40,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "--embedding",
         action="append",
         metavar="NAME",
-        help="for the Fréchet distance: logmel (needs no download), vggish (the paper's), clap, codec (of the judged "
-        "model), codec:MODEL; may be given several times, the first one is plotted (default logmel)",
+        help="for the Fréchet distance: logmel (needs no download), musicnn, vggish (the paper's), clap, codec (of the "
+        "judged model), codec:MODEL; may be given several times, the first one is plotted (default logmel)",
     )
     parser.add_argument("--vggish", metavar="FILE", help="the weights of VGGish (default: torch hub's cache, or a download)")
+    about = "wheel or folder of the package musicnn, of which the weights are read (default: the installed one)"
+    parser.add_argument("--musicnn", metavar="FILE", help=about)
     about = "a folder or a repository with a CLAP model (default: laion/larger_clap_music of the hub)"
     parser.add_argument("--clap", metavar="NAME", help=about)
     parser.add_argument(
@@ -93,7 +95,9 @@ def make_judge(args: argparse.Namespace, model) -> Judge:
     from .embeddings import make_embeddings
 
     with _download_bar(args) as bar:
-        embeddings = make_embeddings(args.embedding or ["logmel"], model.codec, args.vggish, model.device, args.clap, bar)
+        embeddings = make_embeddings(
+            args.embedding or ["logmel"], model.codec, args.vggish, model.device, args.clap, bar, args.musicnn
+        )
     engine = args.beats
     if engine == "auto":
         engine = "beat-this" if beats.find_checkpoint()[0] is not None else "librosa"
