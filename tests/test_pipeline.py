@@ -40,6 +40,38 @@ def one_take(vn, source, **more):
 # ---------------------------------------------------------------------------------------------------------- what comes out
 
 
+def test_the_first_take_is_ready_before_the_others(vn, make_music):
+    source, told, steps = clip(make_music, 30 * HOP), [], []
+    vamp = vn.vamp(source, sampling=QUICK, takes=3, on_take=told.append, on_step=lambda *step: steps.append(step))
+    assert [len(part.takes) for part in told] == [1, 2] and len(vamp.takes) == 3
+    plain = vn.vamp(source, sampling=QUICK, takes=3)
+    assert torch.equal(vamp.tokens, plain.tokens)
+    for part in (*told, vamp):
+        assert torch.equal(part.tokens, plain.tokens[: len(part.takes)])
+        assert all(torch.equal(a.audio_data, b.audio_data) for a, b in zip(part.takes, plain.takes, strict=False))
+        assert part.settings()["takes"] == len(part.takes)
+    for stage in ("coarse", "fine", "decode"):
+        done = [step for name, step, _ in steps if name == stage]
+        (of,) = {of for name, _, of in steps if name == stage}
+        assert done == sorted(done) and done[-1] == of
+    told.clear()
+    vn.vamp(source, sampling=QUICK, takes=1, on_take=told.append)
+    assert not told
+
+
+def test_takes_come_as_many_as_are_computed_at_a_time(vn, make_music, monkeypatch):
+    given, told, plain = [], [], vn.generate
+
+    def generate(tokens, mask, sampling, seeds, **rest):
+        given.append(seeds)
+        return plain(tokens, mask, sampling, seeds, **rest)
+
+    monkeypatch.setattr(vn, "generate", generate)
+    vn.vamp(clip(make_music, 10 * HOP), sampling=QUICK, takes=8, seed=5, batch=4, on_take=told.append)
+    assert given == [[(5, 0)], [(5, 1), (5, 2), (5, 3), (5, 4)], [(5, 5), (5, 6), (5, 7)]]
+    assert [len(part.takes) for part in told] == [1, 5]
+
+
 @pytest.mark.parametrize("samples", [4_410, 20 * HOP, 20 * HOP + 1, 30 * HOP - 1, 70_001])
 @pytest.mark.parametrize("loop", [False, True])
 def test_takes_are_exactly_as_long_and_as_loud_as_the_source(vn, make_music, samples, loop):

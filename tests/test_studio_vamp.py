@@ -21,6 +21,7 @@ import studio_tools
 from studio_tools import run_vamp, short_clip, values
 from tiny import tiny_vampnet
 
+from vampnet.bundle import read_bundle
 from vampnet.config import SAMPLE_RATE, Prompt, Sampling
 from vampnet.studio import work
 from vampnet.studio.controls import CONTROLS, Request
@@ -187,7 +188,56 @@ def test_a_visitor_who_leaves_stops_the_vamp(
     for thread in threading.enumerate():
         if thread.name == "studio-work":
             thread.join(30)
-    assert session.stop.is_set() and session.request is None and session.vamps == []
+    assert session.stop.is_set() and session.request is None
+    # Unless it was so fast that some were ready.
+    assert all(len(vamp["takes"]) < 8 and not vamp["coming"] for vamp in session.vamps)
+
+
+def test_a_take_can_be_heard_while_the_others_are_made(
+    handlers: Handlers, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
+    heard, add = threading.Event(), session.add_vamp
+
+    def after_it_was_heard(vamp: dict[str, Any], before: dict[str, Any] | None = None) -> None:
+        if before is not None:
+            assert heard.wait(30)
+            heard.clear()
+        add(vamp, before)
+
+    monkeypatch.setattr(session, "add_vamp", after_it_was_heard)
+    handlers.begin(session, *values(takes=3, seed=7))
+    told = []
+    for _, takes, *_ in handlers.vamp(session):
+        if isinstance(takes, list):
+            told.append(takes[0])
+            assert len(takes) == 1
+            assert all(soundfile.info(take["sound"]).frames == SAMPLE_RATE // 2 for take in takes[0]["takes"])
+            session.vamps[0]["takes"][0]["favourite"] = True
+            heard.set()
+    counts = [(len(vamp["takes"]), vamp["coming"]) for vamp in told]
+    assert list(dict.fromkeys(counts)) == [(1, 2), (2, 1), (3, 0)] and len({vamp["id"] for vamp in told}) == 1
+    assert [take["favourite"] for take in told[-1]["takes"]] == [True, False, False], "a star stays"
+    # They are those that nobody listens to meanwhile.
+    monkeypatch.setattr(session, "add_vamp", add)
+    run_vamp(handlers, session, takes=3, seed=7)
+    sounds = [[soundfile.read(take["sound"])[0] for take in vamp["takes"]] for vamp in session.vamps]
+    assert all(np.array_equal(a, b) for a, b in zip(*sounds, strict=True))
+
+
+def test_stop_keeps_the_takes_that_are_ready(handlers: Handlers, session: Session, tmp_path: Path) -> None:
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav", 3.0)))
+    handlers.begin(session, *values(steps=72, takes=8))
+    told, lines = [], []
+    for line, takes, *_ in handlers.vamp(session):
+        lines.append(line)
+        if isinstance(takes, list):
+            told += takes
+            handlers.stop(session)
+    assert "Stopped; what was ready is kept" in lines[-1] and told[0]["coming"] == 7
+    (kept,) = session.vamps
+    assert told[-1] == kept and kept["coming"] == 0 and 1 <= len(kept["takes"]) < 8
+    assert len(read_bundle(kept["folder"]).takes) == len(kept["takes"]) == kept["settings"]["takes"]
 
 
 def test_a_vamp_goes_on_for_who_comes_back(handlers: Handlers, session: Session, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,9 @@ from vampnet.config import MASK, Prompt, Sampling, whole_seed
 from vampnet.device import usable_device
 from vampnet.extend import added_seconds, longer
 from vampnet.kept import kept_sound
-from vampnet.model.fast import get_ready
+from vampnet.model.fast import get_ready, items_at_a_time
 from vampnet.offset import offset_of
-from vampnet.progress import Cancelled, OnDownload, OnStep, Watch
+from vampnet.progress import Cancelled, OnDownload, OnStep, Watch, part_of
 from vampnet.ring import between, may_be_ring
 from vampnet.sentences import Sentence
 from vampnet.stages import Stages
@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 
 MOST_TAKES = 1000
 _balances: weakref.WeakKeyDictionary[Clip, Balance | None] = weakref.WeakKeyDictionary()
+
+
+def _one_first(takes: int, at_a_time: int) -> list[range]:
+    """The first of so many takes, and then the others, some at a time."""
+    return [range(1), *(range(i, min(i + at_a_time, takes)) for i in range(1, takes, at_a_time))]
 
 
 class VampNet(Stages):
@@ -98,6 +103,7 @@ class VampNet(Stages):
         batch: int | None = None,
         on_step: OnStep | None = None,
         cancelled: Cancelled | None = None,
+        on_take: Callable[[Vamp], None] | None = None,
     ) -> Vamp:
         """Takes of a clip: the prompt's part of it stays, the models make the rest anew.
 
@@ -118,6 +124,8 @@ class VampNet(Stages):
             batch: as in `generate`.
             on_step: progress, `on_step(stage, step, of)`; stages as in `OnStep`, "beats" only where they are tracked.
             cancelled: asked between steps.
+            on_take: what is ready while the rest is being made, the first take alone and then as many as are computed at a
+                time: called with a `Vamp` of these takes, each time but the last. On a CPU this takes hardly longer.
 
         Returns:
             A `Vamp`.
@@ -154,22 +162,28 @@ class VampNet(Stages):
         if clip.extension is not None:
             mask = mask | clip.extension.made()
             tokens = tokens.masked_fill(clip.extension.made(), MASK)  # silence is none of the clip's palette
-        made = self.generate(
-            tokens, mask, sampling, [(seed, i) for i in range(takes)],
-            loop=loop, batch=batch, on_step=on_step, cancelled=cancelled,
-        )  # fmt: skip
-        rendered = []
-        watch("decode", 0, takes)
-        gain = self.kept_gain(clip, clip.tokens, mask, prompt.original_sound)
-        stays = mask if prompt.original_sound else None
-        for i in range(takes):
-            watch("decode", i, takes)
-            rendered.append(self.render(clip, made[i : i + 1], gain, stays, sampling.balance))
-        watch("decode", takes, takes)
-        return Vamp(
-            clip.signal, rendered, made, clip.tokens, mask, prompt, sampling, seed, loop, self.name, self.grid, bars,
+        vamp = Vamp(
+            clip.signal, [], clip.tokens[:0], clip.tokens, mask, prompt, sampling, seed, loop, self.name, self.grid, bars,
             clip.beats, painted, extend, self.precision,
         )  # fmt: skip
+        stays, gain = mask if prompt.original_sound else None, None
+        groups = [range(takes)] if on_take is None else _one_first(takes, batch or items_at_a_time(self.precision, self.device))
+        for part, group in enumerate(groups):
+            made = self.generate(
+                tokens, mask, sampling, [(seed, i) for i in group],
+                loop=loop, batch=batch, on_step=part_of(on_step, part, len(groups)), cancelled=cancelled,
+            )  # fmt: skip
+            watch("decode", group.start, takes)
+            gain = self.kept_gain(clip, clip.tokens, mask, prompt.original_sound) if part == 0 else gain
+            rendered = list(vamp.takes)
+            for item in made.split(1):
+                watch("decode", len(rendered), takes)
+                rendered.append(self.render(clip, item, gain, stays, sampling.balance))
+            vamp = dataclasses.replace(vamp, takes=rendered, tokens=torch.cat([vamp.tokens, made]))
+            if group.stop < takes:
+                on_take(vamp)
+        watch("decode", takes, takes)
+        return vamp
 
     def listen(
         self,

@@ -30,6 +30,13 @@ SENTENCES: dict[Shortage, str] = {
 _listener: ContextVar[Callable[[Shortage], None] | None] = ContextVar("shortage_listener", default=None)
 
 
+def part_of(on_step: OnStep | None, part: int, parts: int) -> OnStep | None:
+    """What to tell of progress in one of several equal parts of the work, so that it is counted over all of them."""
+    if on_step is None or parts == 1:
+        return on_step
+    return lambda stage, step, of: on_step(stage, part * of + step, parts * of)
+
+
 class Watch:
     """Progress and cancellation of one vamp."""
 

@@ -33,7 +33,7 @@ from vampnet.studio.session import Files, Session, Source, read_source
 from vampnet.studio.shelf import POLL_SECONDS, ModelShelf, Shape
 from vampnet.studio.text import DEFAULT, language_of, say, tell
 from vampnet.studio.work import Work
-from vampnet.vamp import Clip
+from vampnet.vamp import Clip, Vamp
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -294,6 +294,7 @@ class Handlers:
             yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
             return
         request, source = session.request
+        kept: dict[str, Any] | None = None  # of the takes that are ready
 
         def prepare(on_step: OnStep) -> None:
             if source.grid is None and (request.prompt.needs_beats or request.bars is not None):
@@ -303,15 +304,27 @@ class Handlers:
         def work(model: VampNet, on_step: OnStep, cancelled: Cancelled) -> None:
             # Beats that are known go along, needed or not: players show them.
             heard = self.heard.listen(model, source, request, on_step=on_step, cancelled=cancelled)
+            def ready(vamp: Vamp) -> None:
+                keep(vamp)
+                on_step("decode", len(vamp.takes), request.takes)  # the page looks for takes where it is told of steps
+
+            # On a GPU all takes are made as soon as one.
+            one_first = {"on_take": ready} if model.device.type == "cpu" else {}
             vamp = model.vamp(
                 heard, request.prompt, request.sampling, request.takes, request.seed, loop=request.loop,
                 bars=request.bars, beats=source.grid, mask=given_mask(request, source, Shape.of(model)), extend=request.extend,
-                batch=batch_for(model), on_step=on_step, cancelled=cancelled,
+                batch=batch_for(model), on_step=on_step, cancelled=cancelled, **one_first,
             )  # fmt: skip
-            keep_vamp(session, vamp, request, source)
+            keep(vamp)
+
+        def keep(vamp: Vamp) -> None:
+            nonlocal kept
+            kept = keep_vamp(session, vamp, request, source, before=kept, coming=request.takes - len(vamp.takes))
 
         def ended(well: bool) -> None:
             session.request = None
+            if not well and kept is not None:  # no more are coming
+                session.add_vamp({**kept, "coming": 0}, kept)
 
         done = say("work.done.one" if request.takes == 1 else "work.done", session.language, count=request.takes)
         yield from watched(Work(self, session, work, ended, prepare=prepare, done=done), session)
@@ -332,9 +345,11 @@ class Handlers:
 
 def watched(work: Work, session: Session) -> Iterator[tuple[Any, Any, Any, Any]]:
     """Work that ends with takes, until it is over: (progress line, takes, Vamp button, Stop button), again and again."""
+    shown = session.vamps
     for line in work.watch():
-        yield line, gr.skip(), *buttons_while(session)
-    takes = gr.skip() if work.problem() else list(session.vamps)
+        takes, shown = gr.skip() if session.vamps is shown else list(session.vamps), session.vamps
+        yield line, takes, *buttons_while(session)
+    takes = gr.skip() if work.problem() and session.vamps is shown else list(session.vamps)
     yield work.last_word(), takes, *buttons_of(running=False)
 
 

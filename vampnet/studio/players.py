@@ -23,7 +23,7 @@ WAVE_COLUMNS = 600
 
 def keep_vamp(
     session: Session, vamp: Vamp, request: Request, source: Source, title: Title | None = None, kind: str = "take",
-    comments: Sequence[str] | None = None,
+    comments: Sequence[str] | None = None, before: dict[str, Any] | None = None, coming: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Writes a vamp into a folder of the session and puts it before the earlier ones.
 
@@ -31,11 +31,13 @@ def keep_vamp(
         kind: of the takes, in the names of their files.
         title: by default `titles.title_of` the request.
         comments: as in `bundle.write_bundle`.
+        before: what this gave when it had fewer takes: it takes that one's place.
+        coming: how many takes more are being made.
 
     Returns:
-        What the deck shows, as `deck_data`.
+        What the deck shows, as `deck_data`, and `coming`.
     """
-    folder = session.new_folder()
+    folder = session.new_folder() if before is None else Path(before["folder"])
     names = [f"{source.name}-{kind}{index + 1}-seed{request.seed}" for index in range(len(vamp.takes))]
     title = title or title_of(request)
     extra = {"title": say_title(title, session.language), "source_name": source.name}
@@ -43,11 +45,11 @@ def keep_vamp(
     start, end = source.bounds(request.bars)
     shown = {
         **deck_data(settings, vamp.source, vamp.takes, folder.name, folder, source.beats_between(start, end)),
-        "folder": str(folder), "origin": source.origin, NAMED: title,
+        "folder": str(folder), "origin": source.origin, NAMED: title, "coming": coming,
     }  # fmt: skip
     # So that the picture of the source and the deck know that they play the same music.
     shown["source_track"]["alias"] = {"sound": str(source.path), "start": start / source.rate, "end": end / source.rate}
-    session.add_vamp(shown)
+    session.add_vamp(shown, before)
     return shown
 
 

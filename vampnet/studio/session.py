@@ -264,8 +264,18 @@ class Session:
         found = (vamp for vamp in self.vamps if Path(vamp["folder"]) == folder)
         return next((vamp.get("shared") or vamp.get("origin") or "" for vamp in found), "")
 
-    def add_vamp(self, vamp: dict[str, Any]) -> None:
-        """Puts a vamp before the others; the oldest without a favourite go, with their files, when there are too many."""
+    def add_vamp(self, vamp: dict[str, Any], before: dict[str, Any] | None = None) -> None:
+        """Puts a vamp before the others; the oldest without a favourite go, with their files, when there are too many.
+
+        Args:
+            before: what it was with fewer takes: it takes the place of that, and the stars stay.
+        """
+        if before is not None and any(old is before for old in self.vamps):
+            starred = {take["number"] for take in before["takes"] if take.get("favourite")}
+            for take in vamp["takes"]:
+                take["favourite"] = take["number"] in starred
+            self.vamps = [vamp if old is before else old for old in self.vamps]
+            return
         plain = [old for old in self.vamps if not has_favourite(old)]
         for old in plain[MAX_VAMPS - 1 :]:
             folder = Path(old["folder"])

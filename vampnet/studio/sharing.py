@@ -86,6 +86,8 @@ class Sharing:
         vamp = _find(session, getattr(event, "vamp", None))
         if vamp is None:
             return self._shown(session, request, stage="sorry", problem=say("share.gone", session.language))
+        if vamp.get("coming"):
+            return self._shown(session, request, stage="sorry", problem=say("share.coming", session.language))
         return self._shown(
             session, request, stage="ask", vamp=vamp["id"], title=vamp["title"], parent=bool(self._parent_of(vamp)),
             longest=[LONGEST_TITLE, LONGEST_NOTE],
@@ -109,8 +111,9 @@ class Sharing:
 
     def _share(self, session: Session, request: gr.Request, event: gr.EventData) -> dict[str, Any]:
         shown = _find(session, getattr(event, "vamp", None))
-        if shown is None:
-            return self._shown(session, request, stage="sorry", problem=say("share.gone", session.language))
+        if shown is None or shown.get("coming"):
+            key = "share.gone" if shown is None else "share.coming"
+            return self._shown(session, request, stage="sorry", problem=say(key, session.language))
         try:
             vamp = read_bundle(shown["folder"])
         except ValueError:

@@ -225,7 +225,7 @@
       const other = !this.shown || this.shown.id !== vamp.id;
       const takes = tracksOf(vamp);
       const sounds = (list) => list.map((take) => take.sound).join("\n");
-      const fresh = other || sounds(takes) !== sounds(this.rows.map((row) => row.take));
+      const fresh = other || this.shown.coming !== vamp.coming || sounds(takes) !== sounds(this.rows.map((row) => row.take));
       const bars = other || this.shown.beats.length !== vamp.beats.length;
       this.shown = vamp;
       if (index !== null) this.chosen = index;
@@ -235,7 +235,7 @@
         this.rows = takes.map((take, i) => (old[i]?.take.sound === take.sound ? old[i] : this.buildRow(take, i)));
         this.list.replaceChildren(...this.rows.map((row) => row.root));
         this.title.textContent = titleOf(vamp);
-        this.story.textContent = storyOf(vamp);
+        this.story.textContent = vamp.coming ? say("coming", { count: vamp.coming }) : storyOf(vamp);
         this.takeBar.dataset.for = "";
       }
       if (bars) this.buildSwitches();
@@ -315,11 +315,11 @@
         return button("vs-flat", textOf(action, ...given), run, { "data-action": action.name, title: action.title || "" });
       };
       const all = button("vs-flat", say("all"), () => this.downloadAll(all), { title: say("all.hint") });
-      this.vampBar.replaceChildren(all, ...vampActions.filter((one) => !one.source || shown.source_track).map((one) => added(one, shown)));
+      const whole = vampActions.filter((one) => !shown.coming && (!one.source || shown.source_track)); // for all of its takes
+      this.vampBar.replaceChildren(...(shown.coming ? [] : [all]), ...whole.map((one) => added(one, shown)));
       const { take } = this.rows[this.chosen];
       const name = nameOf(take);
-      const href = studio.player.address(take.sound);
-      const marks = { "aria-label": say("download.label", { name }), download: take.file, href };
+      const marks = { "aria-label": say("download.label", { name }), download: take.file, href: studio.player.address(take.sound) };
       const link = make("a", "vs-flat", say("download"), marks);
       this.takeBar.replaceChildren(make("b", "", name), link);
       for (const what of readOnly ? [] : ["use", "again"]) {
