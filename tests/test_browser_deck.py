@@ -385,6 +385,7 @@ def test_favourites_zip_other_rooms_buttons_and_the_next_vamps(studio: Any, tmp_
     page.get_by_role("button", name="Vamp again from this").click()
     page.wait_for_selector("#message :text('Groove-take2-seed0')")
     page.wait_for_function("(id) => VampStudio.deck.current().vamp.id !== id", arg=first)
+    page.wait_for_function("VampStudio.deck.current().vamp.coming === 0")  # the first take was there before the others
     page.wait_for_function("VampStudio.player.output().run?.keys().length === 4")
     now = page.evaluate("VampStudio.deck.current().vamp")
     assert now["source"] == "Groove-take2-seed0" and len(now["takes"]) == 3

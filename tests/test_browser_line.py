@@ -125,6 +125,28 @@ def test_a_vamp_goes_on_while_its_page_is_loaded_anew(page: Any, clip: Path) -> 
     page.wait_for_selector("#vamp:not([disabled])")
 
 
+def test_the_first_take_is_heard_while_the_others_are_made(page: Any, clip: Path) -> None:
+    bring(page, clip)
+    vamp(page, takes=4, steps=72)
+    page.wait_for_selector(".vs-deck-head:has-text('Still being made')")
+    assert page.locator("#stop").is_enabled()
+    # The files of all takes, sharing and comping come with the last one.
+    assert page.locator(".vs-deck-head .vs-actions button").count() == 0
+    made = page.locator(".vs-take").count()
+    assert 1 <= made < 4
+    page.keyboard.press("1")
+    page.wait_for_function("VampStudio.player.state().heard === 1 && VampStudio.player.output().run !== null")
+    began = page.evaluate("VampStudio.player.output().run.origin")
+    page.wait_for_selector("#progress :text('4 takes are ready')")
+    page.wait_for_function("document.querySelectorAll('.vs-take').length === 4")
+    assert "Still being made" not in page.locator(".vs-deck-head").inner_text()
+    assert page.get_by_role("button", name="Download all (zip)").is_visible()
+    # It has gone on meanwhile, and so has the place.
+    page.wait_for_function("VampStudio.player.output().run?.keys().length === 5")
+    assert page.evaluate("VampStudio.player.state().playing && VampStudio.player.state().heard === 1")
+    assert page.evaluate("VampStudio.player.output().run.origin") == began
+
+
 def test_the_picture_is_that_of_the_last_question(page: Any, clip: Path) -> None:
     bring(page, clip)
     # The picture with the new tempo is late, and that of the slider is faster.

@@ -304,6 +304,7 @@ class Handlers:
         def work(model: VampNet, on_step: OnStep, cancelled: Cancelled) -> None:
             # Beats that are known go along, needed or not: players show them.
             heard = self.heard.listen(model, source, request, on_step=on_step, cancelled=cancelled)
+
             def ready(vamp: Vamp) -> None:
                 keep(vamp)
                 on_step("decode", len(vamp.takes), request.takes)  # the page looks for takes where it is told of steps
