@@ -116,7 +116,7 @@ def test_the_paper_command_never_mixes_models(tmp_path, make_music, monkeypatch,
         1,
         "--seconds",
     ]
-    line += [1.1, "--device", "cpu", "--draws", 20, "--beats", "librosa", "--quiet", "--precision"]
+    line += [1.1, "--device", "cpu", "--draws", 20, "--beats", "librosa", "--typical-mass", 0.8, "--quiet", "--precision"]
 
     def run(*words) -> int:
         return cli.main(list(map(str, [*line, *words])))
@@ -132,6 +132,7 @@ def test_the_paper_command_never_mixes_models(tmp_path, make_music, monkeypatch,
     assert run("float32") == 0
     weights = weights_of(model)
     assert f"- Weights {weights}, transformers in float32; seed 0." in (out / "README.md").read_text()
+    assert "typical mass 0.8" in (out / "README.md").read_text()
     assert json.loads((out / "run.json").read_text())["weights"] == weights
     (out / "prompts.csv").write_text("of the first model")
     assert refused("precision there float32, here bfloat16", "bfloat16")

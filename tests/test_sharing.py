@@ -59,6 +59,11 @@ def test_nobody_shares_what_is_not_theirs(sharing: Sharing, session: Session, ha
         assert told["stage"] == "sorry" and "no longer here" in told["problem"] and told["mine"] == []
     assert sharing.ask(session, asked(), event(action="use", vamp=vamp)).get("__type__") == "update"
     assert sharing.ask(session, asked(), event(action="share", vamp=vamp))["stage"] == "ask"
+    session.vamps[0]["coming"] = 3
+    for does in (sharing.ask, sharing.act):
+        told = does(session, asked(), event(action="share", vamp=vamp, title="Some of it"))
+        assert told["stage"] == "sorry" and "still being made" in told["problem"] and told["mine"] == []
+    session.vamps[0]["coming"] = 0
     told = sharing.act(session, asked(), event(action="share", vamp=vamp, title="x" * 200, note="", private=False))
     assert told["stage"] == "again" and "at most 80" in told["problem"]
     told = sharing.act(session, asked(), event(action="share", vamp=vamp, title="Ours"))

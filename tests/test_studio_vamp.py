@@ -213,7 +213,8 @@ def test_a_take_can_be_heard_while_the_others_are_made(
             told.append(takes[0])
             assert len(takes) == 1
             assert all(soundfile.info(take["sound"]).frames == SAMPLE_RATE // 2 for take in takes[0]["takes"])
-            session.vamps[0]["takes"][0]["favourite"] = True
+            if len(told) == 1:
+                session.vamps[0]["takes"][0]["favourite"] = True
             heard.set()
     counts = [(len(vamp["takes"]), vamp["coming"]) for vamp in told]
     assert list(dict.fromkeys(counts)) == [(1, 2), (2, 1), (3, 0)] and len({vamp["id"] for vamp in told}) == 1
