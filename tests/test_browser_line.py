@@ -145,6 +145,13 @@ def test_the_first_take_is_heard_while_the_others_are_made(page: Any, clip: Path
     page.wait_for_function("VampStudio.player.output().run?.keys().length === 5")
     assert page.evaluate("VampStudio.player.state().playing && VampStudio.player.state().heard === 1")
     assert page.evaluate("VampStudio.player.output().run.origin") == began
+    # Stop leaves what is ready: a vamp with fewer takes.
+    vamp(page, takes=4, steps=72)
+    page.wait_for_selector(".vs-deck-head:has-text('Still being made')")
+    page.click("#stop")
+    page.wait_for_selector("#progress :text('what was ready is kept')")
+    page.wait_for_selector(".vs-deck-head:not(:has-text('Still being made'))")
+    assert page.get_by_role("button", name="Download all (zip)").is_visible() and 1 <= page.locator(".vs-take").count() < 4
 
 
 def test_the_picture_is_that_of_the_last_question(page: Any, clip: Path) -> None:

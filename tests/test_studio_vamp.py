@@ -241,6 +241,24 @@ def test_stop_keeps_the_takes_that_are_ready(handlers: Handlers, session: Sessio
     assert len(read_bundle(kept["folder"]).takes) == len(kept["takes"]) == kept["settings"]["takes"]
 
 
+def test_a_session_that_is_closed_while_takes_are_made_stays_empty(
+    handlers: Handlers, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "GRACE_SECONDS", 0.0)
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav", 3.0)))
+    handlers.begin(session, *values(steps=72, takes=8))
+    going = handlers.vamp(session)
+    while not isinstance(next(going)[1], list):
+        pass
+    folder = session.folder
+    session.close()
+    going.close()
+    for thread in threading.enumerate():
+        if thread.name == "studio-work":
+            thread.join(30)
+    assert session.vamps == [] and not folder.exists()
+
+
 def test_a_vamp_goes_on_for_who_comes_back(handlers: Handlers, session: Session, tmp_path: Path) -> None:
     handlers.choose(session, str(short_clip(tmp_path / "noise.wav", 3.0)))
     handlers.begin(session, *values(steps=72, takes=4))
