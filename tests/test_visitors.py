@@ -65,7 +65,8 @@ def test_a_visitor_is_told_where_memory_was_short(handlers, tmp_path, monkeypatc
     session = Session(handlers.files)
     handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
     model, coarse = tiny_vampnet(), Held(tiny_models()[1])
-    calls = iter([torch.OutOfMemoryError("CUDA out of memory"), None, None, None])
+    # The first take is made alone, in two steps; then there are to be two at a time.
+    calls = iter([None, None, torch.OutOfMemoryError("CUDA out of memory")])
 
     def once(tokens: torch.Tensor, where: torch.Tensor, ring: bool = False) -> torch.Tensor:
         error = next(calls, None)
@@ -77,8 +78,9 @@ def test_a_visitor_is_told_where_memory_was_short(handlers, tmp_path, monkeypatc
     monkeypatch.setattr("vampnet.fallback.release", lambda: None)
     monkeypatch.setattr("vampnet.studio.handlers.batch_for", lambda model: 2)
     monkeypatch.setattr(handlers.shelf, "_model", model)
-    told = run_vamp(handlers, session, takes=2)
-    assert "2 takes are ready. Memory was short" in told[-1][0] and "vs-ready" in told[-1][0]
+    told = run_vamp(handlers, session, takes=3)
+    assert next(calls, "asked for all") == "asked for all"
+    assert "3 takes are ready. Memory was short" in told[-1][0] and "vs-ready" in told[-1][0]
     session.close()
 
 
