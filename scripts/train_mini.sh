@@ -11,6 +11,7 @@
 #   CODEC_MINUTES, COARSE_MINUTES, FINE_MINUTES    training time of each stage (defaults 180, 180, 90); CODEC_MINUTES=0: the
 #                    bundled codec as it is
 #   DISTILL_MINUTES, DISTILL_BATCH    of teaching the coarse model guidance (defaults 36 and 4)
+#   DECODER_MINUTES, DECODER_BATCH    of the codec's decoder against a discriminator (defaults 10 and 8)
 #   SESSION_MINUTES  stop after about so long and exit with 3 (default: no limit)
 #   FIRST_SEED       of the training music (default 0)
 #   CORPUS_MINUTES   compose for no longer than this, and go on with the music that there is (default: all HOURS of it)
@@ -39,10 +40,11 @@ SOUNDFONTS=${SOUNDFONTS-$default_fonts}
 PYTHON=${PYTHON:-python3} DEVICE=${DEVICE:-cpu} CONFIGS=${CONFIGS:-configs/mini} WORKERS=${WORKERS:-2}
 HOURS=${HOURS:-18} CODEC_MINUTES=${CODEC_MINUTES:-180} COARSE_MINUTES=${COARSE_MINUTES:-180} FINE_MINUTES=${FINE_MINUTES:-90}
 DISTILL_MINUTES=${DISTILL_MINUTES:-36} DISTILL_BATCH=${DISTILL_BATCH:-4}
+DECODER_MINUTES=${DECODER_MINUTES:-10} DECODER_BATCH=${DECODER_BATCH:-8}
 CORPUS_MINUTES=${CORPUS_MINUTES:-} CODEC_AFTER=${CODEC_AFTER:-} AT_ONCE=${AT_ONCE:-0}
 GROW=${GROW:-0} TRANSPOSED=${TRANSPOSED:-0} ENCODE_BATCH=${ENCODE_BATCH:-1}
 clip_seconds=20 held_out_minutes=17
-codec_extra=() coarse_extra=() fine_extra=() distill_extra=()
+codec_extra=() coarse_extra=() fine_extra=() distill_extra=() decoder_extra=()
 if [ "${SMOKE:-0}" = 1 ]; then
   [ "$CODEC_MINUTES" = 0 ] || CODEC_MINUTES=0.01
   SOUNDFONTS= HOURS=0.02 COARSE_MINUTES=0.01 FINE_MINUTES=0.01 clip_seconds=11 held_out_minutes=0.3
@@ -51,6 +53,7 @@ if [ "${SMOKE:-0}" = 1 ]; then
   coarse_extra=(model.dim=32 model.layers=1 model.heads=2 batch=2 valid_crops=1 "start=''")
   fine_extra=(model.dim=32 model.layers=1 model.heads=2 batch=2 valid_crops=1 "start=''")
   distill_extra=(--batch 1 --crop 64 --steps 1 --valid-crops 1)
+  decoder_extra=(--batch 1 --crop-tokens 16 --width 4 --alone 1 --steps 2)
 fi
 if [ -z "$SOUNDFONTS" ] && [ "${SMOKE:-0}" != 1 ] && [ "$no_fonts_meant" != 1 ]; then
   echo "There are no SoundFonts here, and the music would be another one: name some in SOUNDFONTS, or set it to nothing." >&2
@@ -196,5 +199,10 @@ minutes=$(left)
 stage distill "$PYTHON" -m vampnet.train.distill --model "$out/mini" --tokens "$out/tokens/train" --valid "$out/tokens/held-out" \
   --run "$out/distill" --minutes "$DISTILL_MINUTES" --session-minutes "$minutes" --batch "$DISTILL_BATCH" --device "$DEVICE" \
   --export "$out/mini" "${distill_extra[@]}"
+# Last: it changes how tokens sound, and none of them. Half of what is learned in a few minutes is best (docs/log.md).
+minutes=$(left)
+stage decoder "$PYTHON" -m vampnet.train.decoder --model "$out/mini" --audio "$out/audio/train" --held-out "$out/audio/held-out" \
+  --run "$out/decoder" --minutes "$DECODER_MINUTES" --session-minutes "$minutes" --batch "$DECODER_BATCH" --device "$DEVICE" \
+  --cooldown-share 0 --export "$out/mini" --share 0.5 --sharpen 1.05 "${decoder_extra[@]}"
 "$PYTHON" -c 'import sys; from vampnet.checkpoints import write_checksums; write_checksums(sys.argv[1])' "$out/mini"
 echo "The model lies in $out/mini."

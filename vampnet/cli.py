@@ -83,6 +83,7 @@ MODULES = {
         "fine": ("vampnet.train.transformer", "stage 2: the model of the fine layers"),
         "export": ("vampnet.train.transformer", "write a run's weights into a model's folder"),
         "distill": ("vampnet.train.distill", "stage 3: the coarse model guided, in half of the time"),
+        "decoder": ("vampnet.train.decoder", "stage 4: the codec's decoder, against a discriminator"),
     },
     "evaluate": {
         "model": ("vampnet.evaluate.model", "everything, on a folder of audio; the word may be left out"),

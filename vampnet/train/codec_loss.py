@@ -34,7 +34,7 @@ class CodecLoss:
         self.weight = torch.cat([weight.repeat(c.frames), short]).to(device)
         # The quantizer too: level after level its many small steps leave half of a GPU's time to whoever starts them.
         self._encode, self._quantize, self._decode, self._compare = self._plain = (
-            codec.encode_latents, codec.quantizer.forward, codec.decode_latents, self._distances
+            codec.encode_latents, codec.quantizer.forward, codec.decode_latents, self.distances
         )  # fmt: skip
         self._unproven = settings.compile and torch.device(device).type == "cuda"
         if self._unproven:
@@ -75,8 +75,8 @@ class CodecLoss:
         parts = {"square": square, "mel": mel, "commitment": commitment.mean(), "loss": loss}
         return loss, {name: part.detach() for name, part in parts.items()}
 
-    def _distances(self, out: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, inputs) each -> the squared error and the mel distance."""
+    def distances(self, out: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, T, inputs) each -> the squared error and the mel distance."""
         difference = out - target
         square = (difference.square() * self.weight).mean()
         if self.settings.fine_weight:

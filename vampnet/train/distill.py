@@ -30,9 +30,10 @@ from vampnet.model import distilled
 from vampnet.model.fast import in_precision
 from vampnet.model.files import add_distilled
 from vampnet.model.transformer import TokenTransformer, transformer_of
-from vampnet.train.loop import Budget, RunLog, StopRequest, atomic_save, load_checkpoint, step_seed
+from vampnet.train.loop import atomic_save, load_checkpoint, step_seed
 from vampnet.train.masking import prompt_mask
 from vampnet.train.schedule import cooldown, mask_shares, noam
+from vampnet.train.session import COMMON, add_numbers, session
 from vampnet.train.shards import TokenData
 
 log = logging.getLogger(__name__)
@@ -246,10 +247,11 @@ class Distiller:
         return {"loss": float(total), "grad_norm": float(norm), "lr": lr, "steps": tokens.shape[0] * tokens.shape[2]}
 
     @torch.no_grad()
-    def validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float] | None:
         """{"distilled", "model"}: KL divergence in nats a masked token from what guidance says, of the distilled model and of
-        the model itself, on the same held-out crops each time."""
-        assert self.valid is not None
+        the model itself, on the same held-out crops each time; None without held-out tokens."""
+        if self.valid is None:
+            return None
         weights = {name: tensor.detach() for name, tensor in distilled.applied(self.own, self.added).items()}
         student = transformer_of(self.model.config, weights, self.model.codebooks).to(self.device)
         generator = torch.Generator().manual_seed(step_seed(self.config.seed, 0))
@@ -278,37 +280,8 @@ def distill(config: Distillation) -> dict[str, object]:
         FloatingPointError: the training diverged; `last.pt` holds the last saved state.
     """
     run = Distiller(config)
-    resumed = run.resume()
-    budget = Budget(config.minutes, config.session_minutes, config.steps, run.elapsed)
-    run_log, loss, valid = RunLog(config.run, tensorboard=False), math.nan, None
-
-    def check() -> dict[str, float] | None:
-        if run.valid is None:
-            return None
-        found = run.validate()
-        run_log.write(run.step, "valid", found)
-        log.info("step %d: %.4f nats from guidance, the model itself %.4f", run.step, found["distilled"], found["model"])
-        return found
-
-    try:
-        run_log.write(run.step, "start", {"resumed": resumed, "parameters": sum(map(Tensor.numel, run.learned))})
-        saved = validated = budget.session
-        with StopRequest.listening() as stop:
-            while not (budget.done(run.step) or budget.session_over() or stop):
-                values = run.train_step(budget.progress(run.step))
-                loss = values["loss"]
-                run_log.write(run.step, "train", {**values, "elapsed": budget.elapsed})
-                if budget.session - saved >= 60 * config.save_minutes:
-                    run.save(budget.elapsed)
-                    saved = budget.session
-                if budget.session - validated >= 60 * config.valid_minutes:
-                    valid, validated = check(), budget.session
-        run.save(budget.elapsed)
-        if budget.done(run.step):
-            valid = check()
-    finally:
-        run_log.close()
-    return {"step": run.step, "elapsed": budget.elapsed, "done": budget.done(run.step), "loss": loss, "valid": valid}
+    found = session(run, config, {"resumed": run.resume(), "parameters": sum(map(Tensor.numel, run.learned))})
+    return {**found, "loss": found.pop("last").get("loss", math.nan)}
 
 
 def export(run: str | os.PathLike, out: str | os.PathLike) -> Path:
@@ -344,16 +317,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = {
         "guidance": "the weight of guidance that is taught", "rank": "rank of what is added to each matrix",
         "batch": "examples a step", "crop": "time steps of an example; 0 = the model's context",
-        "peak": "the highest learning rate",
-        "minutes": "of training in all, over all sessions", "session_minutes": "end this session after so many minutes",
-        "steps": "in all", "valid_minutes": "between measurements", "valid_crops": "crops that one looks at",
-        "seed": "of all that is random",
+        "peak": "the highest learning rate", "valid_crops": "crops that a measurement looks at",
     }  # fmt: skip
-    for name, text in about.items():
-        default = getattr(Distillation, name)
-        kind = type(default) if default is not None else int if name == "steps" else float
-        shown = text if default is None else f"{text} (default: {default:g})"
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, metavar="N", help=shown)
+    add_numbers(parser, Distillation, {**about, **COMMON})
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     args = vars(parser.parse_args(argv))
     out = args.pop("export")
