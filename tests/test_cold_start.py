@@ -140,13 +140,25 @@ def test_the_rehearsal_is_a_vamp_and_leaves_the_next_as_it_is(tmp_path):
     warm.rehearse(SimpleNamespace(elsewhere=True))  # nothing is asked of it
 
 
-@pytest.mark.parametrize("compiled", [True, False])
-def test_the_tracker_is_compiled_in_another_process_and_only_once(monkeypatch, compiled):
+@pytest.mark.parametrize("fails", ["rehearse", "find_checkpoint", ""])
+def test_readying_the_tracker_imports_and_asks_for_weights_and_never_raises(monkeypatch, fails):
     done: list[str] = []
-    monkeypatch.setattr(beats, "_is_compiled", lambda: compiled)
-    monkeypatch.setattr(beats.subprocess, "run", lambda command, **options: done.append(command[2]))
-    monkeypatch.setattr(beats, "_track_librosa", lambda *given: done.append("track"))
+
+    def act(name):
+        def do(*given):
+            done.append(name)
+            return 1 / 0 if name == fails else (None, "")
+
+        monkeypatch.setattr(beats, name, do)
+
+    act("rehearse")
+    act("find_checkpoint")
     beats._warm_up(False)
-    assert done[-1] == "track" and len(done) == (1 if compiled else 2)
-    for code in done[:-1]:
-        compile(code, "child", "exec")
+    assert done == (["rehearse"] if fails == "rehearse" else ["rehearse", "find_checkpoint"])
+
+
+def test_the_rehearsal_tracks_beats_and_finds_onsets(monkeypatch):
+    done: list[str] = []
+    monkeypatch.setattr(beats, "import_librosa", lambda: done.append("librosa") or pytest.importorskip("librosa"))
+    beats.rehearse()
+    assert done == ["librosa", "librosa"]

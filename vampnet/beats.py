@@ -7,11 +7,8 @@ beat-this (Foscarin, Schlueter and Widmer, ISMIR 2024) tracks beats and downbeat
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import secrets
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -26,6 +23,7 @@ import torch
 
 from vampnet import flux
 from vampnet.attacks import at_attacks
+from vampnet.first_import import import_librosa
 from vampnet.sentences import Sentence
 
 if TYPE_CHECKING:
@@ -46,7 +44,6 @@ STALL_SECONDS = 3.0
 WAIT_SECONDS = 20.0
 """How long `track` waits for a download that has begun; it then goes on with librosa and the download in the background."""
 DOWNLOAD_SECONDS = 900.0
-COMPILE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,8 @@ def track(
         BeatGrid; its `note` says which engine tracked and why. Silence, or audio without beats, has an empty grid.
 
     Raises:
-        ValueError: unknown engine; beat-this was asked for and its checkpoint cannot be had or read.
+        ValueError: unknown engine; beat-this was asked for and its checkpoint cannot be had or read; librosa is needed and
+            crashes (`vampnet.first_import`).
     """
     if engine not in ENGINES:
         raise ValueError(f"The beat tracker is one of {', '.join(ENGINES)}, not '{engine}'.")
@@ -154,14 +152,18 @@ def onsets(signal: AudioSignal) -> tuple[float, ...]:
 
     Args:
         signal: (1, C, N) float at any sample rate.
-    """
-    import librosa
 
-    samples, rate = _mono(signal)
+    Raises:
+        ValueError: librosa crashes (`vampnet.first_import`).
+    """
+    return _onsets_librosa(*_mono(signal))
+
+
+def _onsets_librosa(samples: np.ndarray, rate: int) -> tuple[float, ...]:
     if not _audible(samples):
         return ()
     strength = _onset_strength(samples, rate)
-    frames = librosa.onset.onset_detect(onset_envelope=strength, sr=rate, hop_length=flux.HOP)
+    frames = import_librosa().onset.onset_detect(onset_envelope=strength, sr=rate, hop_length=flux.HOP)
     return _to_seconds(strength, frames, rate, samples)
 
 
@@ -190,32 +192,20 @@ def _warm_up_thread(download: bool) -> threading.Thread:
 
 
 def _warm_up(download: bool) -> None:
-    rate = 44_100
-    noise = np.random.default_rng(0).normal(size=2 * rate).astype(np.float32)
-    noise[:: rate // 2] += 20.0
     try:
-        if not _is_compiled():
-            _compile()
-        _track_librosa(noise, rate, "")
+        rehearse()
         find_checkpoint(download)
     except Exception:  # a thread has nobody to report to; the same error meets the caller of track() again
         return
 
 
-def _is_compiled() -> bool:
-    """Whether numba has librosa's code on the disk. Where it cannot write beside librosa it keeps it elsewhere: then False."""
-    found = importlib.util.find_spec("librosa")
-    return found is not None and any(Path(found.origin).parent.rglob("beat*.nbi"))
-
-
-def _compile() -> None:
-    """Has a process of its own, of low priority, compile librosa's code for the disk: that takes half a minute, in which a
-    thread of this one would keep the interpreter from all others."""
-    root = str(Path(__file__).resolve().parent.parent)
-    code = "import os, sys; getattr(os, 'nice', int)(10); sys.path.insert(0, sys.argv[1]); from vampnet import beats; "
-    code += "beats._is_compiled = lambda: True; beats._warm_up(False)"
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run([sys.executable, "-c", code, root], timeout=COMPILE_SECONDS, check=False, **quiet)
+def rehearse() -> None:
+    """Has librosa track the beats and find the onsets of two seconds, which are nobody's."""
+    rate = 44_100
+    noise = np.random.default_rng(0).normal(size=2 * rate).astype(np.float32)
+    noise[:: rate // 2] += 20.0
+    _track_librosa(noise, rate, "")
+    _onsets_librosa(noise, rate)
 
 
 def _mono(signal: AudioSignal) -> tuple[np.ndarray, int]:
@@ -258,15 +248,14 @@ def _to_seconds(strength: np.ndarray, frames: np.ndarray, rate: int, samples: np
 
 
 def _track_librosa(samples: np.ndarray, rate: int, note: str) -> BeatGrid:
-    import librosa
-
     if not _audible(samples):
         return BeatGrid(engine="librosa", note=Sentence("The audio is silent, so there are no beats in it."))
     strength = _onset_strength(samples, rate)
     if not strength.any():
         return BeatGrid(engine="librosa", note=Sentence("librosa found no beat in the audio."))
     bpm = flux.tempo(strength, rate)
-    _, frames = librosa.beat.beat_track(onset_envelope=strength, sr=rate, hop_length=flux.HOP, bpm=bpm, trim=False)
+    track = import_librosa().beat.beat_track
+    _, frames = track(onset_envelope=strength, sr=rate, hop_length=flux.HOP, bpm=bpm, trim=False)
     beats = _to_seconds(strength, frames, rate, samples)
     if not beats:
         return BeatGrid(engine="librosa", note=Sentence("librosa found no beat in the audio."))

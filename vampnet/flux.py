@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from vampnet.first_import import import_librosa
+
 HOP = 512
 N_FFT = 2048
 FRAMES = 1024
@@ -28,8 +30,7 @@ def onset_strength(samples: np.ndarray, rate: int, lead: int) -> np.ndarray:
     Returns:
         ((lead + N) // HOP + 1,) float32: one value every HOP samples.
     """
-    import librosa
-
+    librosa = import_librosa()
     count = 1 + (lead + len(samples)) // HOP
     bands = []
     for first in range(0, count, FRAMES):
@@ -44,8 +45,7 @@ def onset_strength(samples: np.ndarray, rate: int, lead: int) -> np.ndarray:
 
 def tempo(strength: np.ndarray, rate: int) -> np.ndarray:
     """(F,) flux of `onset_strength` -> (1,) beats a minute, as `librosa.feature.tempo` has them."""
-    import librosa
-
+    librosa = import_librosa()
     window = int(librosa.time_to_frames(8.0, sr=rate, hop_length=HOP))
     padded = np.pad(strength, window // 2, mode="linear_ramp", end_values=0)
     total = np.zeros(window)

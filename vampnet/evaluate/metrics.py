@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..first_import import import_librosa
+
 
 def mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> float:
     """Multi-scale mel distance of the paper (section 5.2): the L1 distance of log10 mel spectrograms, summed over two scales.
@@ -30,6 +32,7 @@ def mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> float
     from audiotools.metrics.spectral import MelSpectrogramLoss
 
     _same_shape(reference, estimate)
+    import_librosa()  # whose mel bands audiotools takes
     loss = MelSpectrogramLoss(
         n_mels=[150, 80], window_lengths=[2048, 512], mel_fmin=[0.0, 0.0], mel_fmax=[None, None], pow=1.0, mag_weight=0.0
     )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..first_import import import_librosa
 from .extras import need
 from .metrics import mel_distance, partials
 from .tempo import pulse, tempo_drift
@@ -129,9 +130,7 @@ def onset_f(reference: Sequence[float], estimate: Sequence[float]) -> float:
 @lru_cache(maxsize=4)
 def _pitch_classes(rate: int) -> np.ndarray:
     """(12, CHROMA_FFT / 2 + 1): what each bin gives to each pitch class, most around the middle of the keyboard."""
-    import librosa
-
-    return librosa.filters.chroma(sr=rate, n_fft=CHROMA_FFT, tuning=0.0, norm=None).astype(np.float64)
+    return import_librosa().filters.chroma(sr=rate, n_fft=CHROMA_FFT, tuning=0.0, norm=None).astype(np.float64)
 
 
 def _spectrum(audio: Tensor, rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..first_import import import_librosa
 from .embeddings import patches
 from .tensor_bundle import read_bundle
 
@@ -79,9 +80,7 @@ class MusiCNN(nn.Module):
 
 @lru_cache(maxsize=1)
 def _bands() -> Tensor:
-    import librosa
-
-    return torch.from_numpy(librosa.filters.mel(sr=RATE, n_fft=N_FFT, n_mels=BANDS).T.copy())
+    return torch.from_numpy(import_librosa().filters.mel(sr=RATE, n_fft=N_FFT, n_mels=BANDS).T.copy())
 
 
 def log_bands(audio: Tensor, sample_rate: int) -> Tensor:

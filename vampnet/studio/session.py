@@ -19,6 +19,7 @@ import torch
 
 from vampnet import audio, beats, loops
 from vampnet.beats import BeatGrid
+from vampnet.sentences import Sentence, sentence_of
 from vampnet.studio import text
 from vampnet.studio.controls import Request
 from vampnet.studio.shelf import Shape
@@ -123,7 +124,9 @@ class Source:
                 try:
                     found = beats.track(audio.load(self.path, self.rate))
                 except Exception as error:  # any of two trackers' errors: the page goes on without beats and says so
-                    found = BeatGrid(note=text.worded("map.beats.failed", error=type(error).__name__))
+                    said = sentence_of(error)
+                    reason = said if isinstance(said, Sentence) else type(error).__name__
+                    found = BeatGrid(note=text.worded("map.beats.failed", error=reason))
                 if self.grid is None:  # somebody may have set them by hand meanwhile
                     self.grid = found
         return self.grid

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..codec import SpectralCodec
+from ..first_import import import_librosa
 from .loop import in_bfloat16
 from .settings import CodecTraining
 
@@ -20,13 +21,10 @@ class CodecLoss:
     """Squared error of log magnitudes, mel distance of magnitudes, and the quantizer's losses."""
 
     def __init__(self, codec: SpectralCodec, settings: CodecTraining, device: torch.device | str = "cpu") -> None:
-        import librosa
-
-        c = codec.config
+        mel, c = import_librosa().filters.mel, codec.config
         self.codec, self.settings = codec, settings
         self.mels = [
-            torch.from_numpy(librosa.filters.mel(sr=c.sample_rate, n_fft=c.window, n_mels=n)).T.contiguous().to(device)
-            for n in (150, 80)
+            torch.from_numpy(mel(sr=c.sample_rate, n_fft=c.window, n_mels=n)).T.contiguous().to(device) for n in (150, 80)
         ]
         weight = torch.ones(c.features)
         weight[c.fine_bins :] = 0.5 * settings.levels_weight

@@ -29,6 +29,7 @@ TEXT: dict[str, str] = {
     "the weights of beat-this are not on this machine and HF_HUB_OFFLINE forbids a download": "beat-this의 가중치가 이 컴퓨터에 없고 HF_HUB_OFFLINE 때문에 내려받을 수 없음",
     "the weights of beat-this could not be downloaded (no answer)": "beat-this의 가중치를 내려받지 못함(응답 없음)",
     "The audio is silent, so there are no beats in it.": "소리가 없어서 박도 없습니다.",
+    "librosa's compiled functions crash, and did so again when they were made anew: set NUMBA_CACHE_DIR to an empty folder, or install librosa and numba again.": "librosa의 컴파일된 함수가 오류로 멈추고, 새로 만들어도 마찬가지입니다. NUMBA_CACHE_DIR을 빈 폴더로 지정하거나 librosa와 numba를 다시 설치하세요.",
     "librosa found no beat in the audio.": "librosa가 소리에서 박을 찾지 못했습니다.",
     "the weights of beat-this could not be downloaded ({kind})": "beat-this의 가중치를 내려받지 못함({kind})",
     "the weights of beat-this are still being downloaded": "beat-this의 가중치를 아직 내려받는 중",
