@@ -9,6 +9,7 @@ import threading
 from importlib.util import find_spec
 
 from vampnet.gallery_place import add_options, open_gallery
+from vampnet.own_folder import keep_uploads_apart
 from vampnet.program import prepare
 
 OWN_ADDRESSES = ("127.0.0.1", "localhost", "::1")
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Serves the studio until it is stopped with Ctrl-C."""
     options = read_options(arguments)
     prepare()
+    keep_uploads_apart()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does it: visitors' files go
     from vampnet.studio.page import build
     from vampnet.studio.warm_up import warm_up

@@ -21,7 +21,9 @@ import soundfile
 import torch
 
 from vampnet.config import SAMPLE_RATE
+from vampnet.own_folder import keep_uploads_apart
 
+keep_uploads_apart()  # before a test imports gradio
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 BPM = 120.0

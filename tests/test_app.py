@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,3 +55,38 @@ def test_headers_of_this_computer_are_not_believed_by_default(monkeypatch: pytes
             monkeypatch.setenv("FORWARDED_ALLOW_IPS", given)
         prepare()
         assert os.environ["FORWARDED_ALLOW_IPS"] == wanted
+
+
+FIRST_IMPORT_OF_GRADIO = """
+import os, sys, app
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "gradio":
+            folder = os.environ["GRADIO_TEMP_DIR"]
+            print(folder, oct(os.stat(folder).st_mode), os.environ["TMPDIR"] if os.path.isdir(folder) else "missing")
+            sys.exit()
+
+sys.meta_path.insert(0, Finder)
+app.main(["--no-share-links"])
+"""
+
+
+@pytest.mark.parametrize("given", ["", "mine"])
+def test_what_visitors_bring_lies_in_a_folder_of_the_program(tmp_path: Path, given: str) -> None:
+    env = {**os.environ, "TMPDIR": str(tmp_path), "GRADIO_TEMP_DIR": ""}
+    if given:
+        (tmp_path / given).mkdir()
+        env["GRADIO_TEMP_DIR"] = str(tmp_path / given)
+    command = [sys.executable, "-c", FIRST_IMPORT_OF_GRADIO]
+    done = subprocess.run(
+        command, cwd=app.__file__.rpartition("/")[0], env=env, capture_output=True, text=True, timeout=SECONDS
+    )
+    folder, mode, there = done.stdout.split()
+    assert there == str(tmp_path) and Path(folder).parent == tmp_path, done.stderr
+    if given:
+        assert Path(folder).name == given and Path(folder).is_dir()  # the user's own, and theirs to keep
+    else:
+        assert Path(folder).name.startswith("vampnet-uploads-") and mode == "0o40700"
+        assert not list(tmp_path.iterdir())  # gone with the program

@@ -23,11 +23,12 @@ from tiny import tiny_vampnet
 
 from vampnet.bundle import read_bundle
 from vampnet.config import SAMPLE_RATE, Prompt, Sampling
+from vampnet.own_folder import LOCK
 from vampnet.studio import work
 from vampnet.studio.controls import CONTROLS, Request
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.page import build
-from vampnet.studio.session import LOCK, MAX_VAMPS, Files, Session
+from vampnet.studio.session import MAX_VAMPS, Files, Session
 from vampnet.studio.titles import say_title, title_of
 
 ROOT = Path(__file__).resolve().parent.parent

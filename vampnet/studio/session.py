@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
 import re
 import secrets
 import shutil
-import tempfile
 import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from vampnet import audio, beats, loops
 from vampnet.beats import BeatGrid
+from vampnet.own_folder import make_own_folder
 from vampnet.sentences import Sentence, sentence_of
 from vampnet.studio import text
 from vampnet.studio.controls import Request
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 
     from vampnet.studio.work import Work
 
-PREFIX, LOCK, LOCK_SECONDS = "vampnet-studio-", ".lock", 60
+PREFIX = "vampnet-studio-"
 ENVELOPE_HOP = 256
 """Samples per column of a stored envelope."""
 KEPT_SOURCES = 2
@@ -48,44 +46,12 @@ class Files:
     """
 
     def __init__(self) -> None:
-        # Resolved, since a web server that looks a path up under its real name does not find it under a linked one.
-        self.root = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
-        self._lock = _locked(self.root)
-        atexit.register(shutil.rmtree, self.root, ignore_errors=True)
-        for folder in self.root.parent.glob(f"{PREFIX}*"):
-            # As long as a program lives it holds the lock on its folder.
-            if folder != self.root and _is_old(folder / LOCK) and (lock := _locked(folder)) is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-                lock.close()
+        self.root = make_own_folder(PREFIX)
 
     def new_folder(self) -> Path:
         folder = self.root / secrets.token_hex(16)
         folder.mkdir(mode=0o700)
         return folder
-
-
-def _is_old(lock: Path) -> bool:
-    """Whether there is a lock that its program has had the time to take."""
-    try:
-        return time.time() - lock.stat().st_mtime > LOCK_SECONDS
-    except OSError:
-        return False
-
-
-def _locked(folder: Path) -> IO[str] | None:
-    """A lock on a folder until it is closed; None where another program has it, or where there are no locks."""
-    try:
-        import fcntl
-
-        lock = open(folder / LOCK, "a")  # noqa: SIM115
-    except (ImportError, OSError):
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        return None
-    return lock
 
 
 @dataclass(eq=False)
