@@ -16,6 +16,7 @@ COPY --chown=studio:studio checkpoints checkpoints
 COPY --chown=studio:studio vampnet vampnet
 
 USER studio
+RUN python -m vampnet compile
 # What is to outlive the container: shared vamps, and models that were downloaded.
 VOLUME /data
 ENV VAMPNET_GALLERY=/data/gallery HF_HOME=/data/hub GRADIO_ANALYTICS_ENABLED=False PYTHONUNBUFFERED=1

@@ -45,6 +45,7 @@ venv:
 # The order-only prerequisite is always made, but never makes a stamp old.
 $(APP_STAMP): | venv
 	$(PIP_INSTALL) -r requirements.txt
+	-$(BIN)/python -m vampnet compile
 	@rm -f $(VENV)/.app-*
 	@touch $@
 

@@ -13,7 +13,8 @@ import pytest
 from studio_tools import Loader, run_vamp, short_clip
 from tiny import tiny_checkpoint, tiny_vampnet
 
-from vampnet import beats
+from vampnet import beats, cli, first_import
+from vampnet.pipeline import VampNet
 from vampnet.studio import warm_up as warm
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.session import Session
@@ -91,6 +92,7 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     monkeypatch.setattr(warm, "rehearse", lambda model: found.append(f"rehearse {model.name}"))
     monkeypatch.setattr(beats, "warm_up", lambda: found.append("beats"))
+    monkeypatch.setattr(first_import, "prove", lambda: None)
     monkeypatch.setattr(warm, "POLL_SECONDS", 0.01)
     return found
 
@@ -138,6 +140,42 @@ def test_the_rehearsal_is_a_vamp_and_leaves_the_next_as_it_is(tmp_path):
     assert "1 take is ready" in run_vamp(handlers, session)[-1][0]
     session.close()
     warm.rehearse(SimpleNamespace(elsewhere=True))  # nothing is asked of it
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_librosa_is_compiled_while_the_model_loads(order, monkeypatch, crashes):
+    proved = threading.Event()
+
+    def prove():
+        proved.set()
+        if crashes:
+            raise ValueError("librosa crashes")
+
+    monkeypatch.setattr(first_import, "prove", prove)
+    shelf = ModelShelf(load=Loader())
+    ready = threading.Thread(target=warm.warm_up, args=(shelf,))
+    ready.start()
+    assert proved.wait(SECONDS) and order == [] and ready.is_alive()
+    shelf.start(str(ROOT / "checkpoints" / "mini"))
+    ready.join(SECONDS)
+    assert len(order) == 2
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_the_command_compiles_vamps_and_beats(tmp_path, monkeypatch, capsys, crashes):
+    done: list[str] = []
+
+    def prove():
+        done.append("beats")
+        if crashes:
+            raise ValueError("librosa crashes")
+
+    monkeypatch.setattr(first_import, "prove", prove)
+    monkeypatch.setattr(VampNet, "vamp", lambda model, *given, **options: done.append(f"vamp {model.device.type}"))
+    status = cli.main(["compile", "--model", str(tiny_checkpoint(tmp_path / "tiny")), "--device", "cpu"])
+    assert sorted(done) == ["beats", "vamp cpu"] and status == (2 if crashes else 0)
+    said = capsys.readouterr().err
+    assert ("error: librosa crashes" in said) == crashes and ("Compiled, in" in said) != crashes
 
 
 @pytest.mark.parametrize("fails", ["rehearse", "find_checkpoint", ""])

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vampnet import convert, hub_cli
+from vampnet import compiling, convert, hub_cli
 from vampnet.config import PRECISIONS, CancelledError, Prompt, Sampling
 from vampnet.program import prepare
 from vampnet.progress import SENTENCES, told_by
@@ -190,6 +190,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_common(decode)
     hub_cli.add_parser(commands)
     convert.add_parser(commands)
+    compiling.add_parser(commands)
     for name, text in (("train", "train a model on your own audio"), ("evaluate", "measure a model")):
         sub = commands.add_parser(name, help=text, description=f"{text.capitalize()}. Each stage has its own --help.")
         stages = "; ".join(f"{stage}: {about}" for stage, (_, about) in MODULES[name].items())
@@ -385,9 +386,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             # What libraries have to say about their own future is not for musicians.
             warnings.simplefilter("ignore")
-            commands = {
-                "vamp": _vamp, "encode": _encode, "decode": _decode, "models": hub_cli.run, "convert": convert.run
-            }  # fmt: skip
+            commands = {"vamp": _vamp, "encode": _encode, "decode": _decode, "compile": compiling.run}
+            commands |= {"models": hub_cli.run, "convert": convert.run}
             with told_by(lambda kind: sys.stderr.write(f"warning: {SENTENCES[kind]}\n")):
                 commands[args.command](args)
     except (KeyboardInterrupt, CancelledError):

@@ -55,16 +55,32 @@ def import_librosa() -> ModuleType:
         ValueError: what was made anew makes it crash again.
         ImportError: librosa is missing or cannot be imported.
     """
+    prove()
     with _one_thread:
-        if any(name not in sys.modules for name in MODULES):
-            if _problems:
-                raise _problems[0]
-            home = find_cache()
-            if home is not None:
-                _prove(home)
+        if not _is_imported():
             with alone():
                 import_all()
     return sys.modules["librosa"]
+
+
+def prove() -> None:
+    """What the first `import_librosa` in an environment does before it imports anything; then it takes no time.
+
+    Raises:
+        ValueError: as `import_librosa`.
+    """
+    with _one_thread:
+        if _is_imported():
+            return
+        if _problems:
+            raise _problems[0]
+        home = find_cache()
+        if home is not None:
+            _prove(home)
+
+
+def _is_imported() -> bool:
+    return all(name in sys.modules for name in MODULES)
 
 
 def import_all() -> None:

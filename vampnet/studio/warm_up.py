@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from vampnet import beats
-from vampnet.config import SAMPLE_RATE, Prompt, Sampling
+from vampnet import beats, first_import
+from vampnet.compiling import rehearse
 
 if TYPE_CHECKING:
-    from vampnet.pipeline import VampNet
     from vampnet.studio.shelf import ModelShelf
 
-CLIP_SECONDS = 0.5
 POLL_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
@@ -26,6 +23,8 @@ def warm_up(shelf: ModelShelf) -> None:
 
     Call it in a thread of its own. It never raises: what fails here is reported where it is needed.
     """
+    # Other processes compile librosa meanwhile, if nobody has; whoever wants beats then waits for them or finds them done.
+    threading.Thread(target=_prove, name="first-import", daemon=True).start()
     shelf.wait()
     if not shelf.loaded:
         return
@@ -39,12 +38,8 @@ def warm_up(shelf: ModelShelf) -> None:
     beats.warm_up()
 
 
-def rehearse(model: VampNet) -> None:
-    """The shortest vamp that goes through all stages: imports what they need and has the models precompute what they keep.
-
-    A model that computes elsewhere would ask for a GPU, and its process keeps nothing of it.
-    """
-    if getattr(model, "elsewhere", False):
-        return
-    noise = 0.1 * np.random.default_rng(0).standard_normal((round(CLIP_SECONDS * SAMPLE_RATE), 2))
-    model.vamp((SAMPLE_RATE, noise.astype(np.float32)), Prompt(), Sampling(steps=1, fine_steps=1), takes=1, loop=True)
+def _prove() -> None:
+    try:
+        first_import.prove()
+    except ValueError:  # whoever tracks beats is told
+        log.debug("librosa crashes", exc_info=True)
