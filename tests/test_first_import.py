@@ -191,7 +191,21 @@ def test_the_cache_is_where_numba_has_it(stand_in, tmp_path, monkeypatch):
     assert run(code)[1] == str(tmp_path / "given")
     (tmp_path / "file").touch()
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file" / "below"))
-    assert run(code)[1] == "None"
+    assert run(code)[1] == str(stand_in / "__pycache__")
+    nowhere = "import pathlib; pathlib.Path.mkdir = lambda self, **options: (_ for _ in ()).throw(PermissionError()); "
+    assert run(nowhere + code)[1] == "None"
+
+
+def test_where_nothing_can_be_kept_it_is_kept_as_long_as_the_program_runs(stand_in, tmp_path, monkeypatch):
+    (stand_in / "beat.py").write_text(UFUNC)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    own = "import numba, pathlib; print(len(list(pathlib.Path(numba.config.CACHE_DIR).rglob('*.nbc'))))"
+    code, out, err = run(
+        OURS.replace("first_import.import", "first_import.find_cache = lambda: None\nfirst_import.import") + own
+    )
+    assert (code, out) == (0, "4"), err
+    assert not compiled(stand_in) and not list((tmp_path / "tmp").iterdir())
 
 
 def test_nobody_imports_librosa_in_another_way():

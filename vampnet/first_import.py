@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
+from vampnet.own_folder import make_own_folder
 from vampnet.sentences import Sentence
 
 MODULES = ("librosa.beat", "librosa.feature.rhythm", "librosa.feature.spectral", "librosa.filters", "librosa.onset")
@@ -59,6 +60,8 @@ def import_librosa() -> ModuleType:
     with _one_thread:
         if not _is_imported():
             with alone():
+                if find_cache() is None:
+                    _keep_nothing()
                 import_all()
     return sys.modules["librosa"]
 
@@ -90,18 +93,29 @@ def import_all() -> None:
 
 
 def find_cache() -> Path | None:
-    """The folder that numba keeps librosa's compiled functions in or below; None where none can be written to."""
+    """The folder that numba keeps librosa's compiled functions in or below; None where none can be written to.
+
+    As numba does it takes the first that it can write to: NUMBA_CACHE_DIR, beside librosa, the user's own.
+    """
     found = importlib.util.find_spec("librosa")
     if found is None or found.origin is None:
         return None
     given = os.environ.get("NUMBA_CACHE_DIR")
-    folders = [Path(given)] if given else [Path(found.origin).parent / "__pycache__", _cache_of_user()]
-    for folder in folders:
+    for place in (lambda: given and Path(given), lambda: Path(found.origin).parent / "__pycache__", _cache_of_user):
         with contextlib.suppress(OSError):
+            if not (folder := place()):
+                continue
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 return folder
     return None
+
+
+def _keep_nothing() -> None:
+    """Has numba keep what it compiles as long as this process runs: where it can keep nothing, librosa cannot be imported."""
+    from numba.core import config
+
+    config.CACHE_DIR = str(make_own_folder("vampnet-compiled-"))
 
 
 def _cache_of_user() -> Path:
