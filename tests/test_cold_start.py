@@ -178,6 +178,12 @@ def test_the_command_compiles_vamps_and_beats(tmp_path, monkeypatch, capsys, cra
     assert ("error: librosa crashes" in said) == crashes and ("Compiled, in" in said) != crashes
 
 
+def test_nothing_is_compiled_that_cannot_be_kept(monkeypatch, capsys):
+    monkeypatch.setattr(first_import, "find_cache", lambda: None)
+    assert cli.main(["compile"]) == 2
+    assert "set NUMBA_CACHE_DIR to a folder that you may write to" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("fails", ["rehearse", "find_checkpoint", ""])
 def test_readying_the_tracker_imports_and_asks_for_weights_and_never_raises(monkeypatch, fails):
     done: list[str] = []

@@ -46,10 +46,13 @@ def run(options: argparse.Namespace) -> None:
     """Compiles in this process what vamps need, and beside it in others what librosa does.
 
     Raises:
-        ValueError: the model cannot be loaded, or librosa crashes (`vampnet.first_import`).
+        ValueError: there is nowhere to keep what is compiled; the model cannot be loaded; librosa crashes
+            (`vampnet.first_import`).
     """
     from vampnet.pipeline import VampNet
 
+    if first_import.find_cache() is None:
+        raise ValueError("What is compiled can be kept nowhere: set NUMBA_CACHE_DIR to a folder that you may write to.")
     sys.stderr.write("Compiling for this computer: that takes up to a minute, once.\n")
     start = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
