@@ -13,7 +13,7 @@ import torch
 from tiny import tiny_checkpoint
 
 from vampnet import checkpoints
-from vampnet.codec import SpectralCodec, SpectralCodecConfig
+from vampnet.codec import SpectralCodec, SpectralCodecConfig, save_codec
 from vampnet.train.decoder import DecoderTrainer, DecoderTraining, export, main, train
 from vampnet.train.discriminator import SpectrumDiscriminator, matching
 from vampnet.train.levelling import level
@@ -180,10 +180,31 @@ def test_a_run_is_of_one_codec(model: Path, audio: Path, tmp_path: Path) -> None
     train(settings(model, audio, tmp_path / "run", steps=3))
     with pytest.raises(ValueError, match="another width"):
         train(settings(model, audio, tmp_path / "run", steps=4, width=5))
-    export(tmp_path / "run", model)
-    for call in (lambda: export(tmp_path / "run", model), lambda: train(settings(model, audio, tmp_path / "run", steps=4))):
+    other = Path(shutil.copytree(model, tmp_path / "other"))
+    codec = checkpoints.load_codec_of(other)
+    with torch.no_grad():
+        next(codec.encoder.parameters()).add_(1)
+    save_codec(codec, other)
+    for call in (lambda: export(tmp_path / "run", other), lambda: train(settings(other, audio, tmp_path / "run", steps=4))):
         with pytest.raises(ValueError, match="not the one that|another codec"):
             call()
+
+
+def test_a_run_goes_on_when_its_model_has_got_what_it_learned(model: Path, audio: Path, tmp_path: Path) -> None:
+    """Also one that was killed between writing that and saying so."""
+    first = Path(shutil.copytree(model, tmp_path / "first"))
+    train(settings(model, audio, tmp_path / "run", steps=4, peak=0.01))
+    shutil.copytree(tmp_path / "run", tmp_path / "straight")
+    export(tmp_path / "run", model, share=0.5)
+    written = (model / "codec.safetensors").read_bytes()
+    assert written != (first / "codec.safetensors").read_bytes()
+    export(tmp_path / "run", model, share=0.5)
+    assert (model / "codec.safetensors").read_bytes() == written
+    assert train(settings(model, audio, tmp_path / "run", steps=6, peak=0.01))["step"] == 6
+    train(settings(first, audio, tmp_path / "straight", steps=6, peak=0.01))
+    a, b = (load_checkpoint(tmp_path / name / "last.pt") for name in ("run", "straight"))
+    for part in ("decoder", "discriminator", "began"):
+        assert all(torch.equal(tensor, b[part][name]) for name, tensor in a[part].items()), part
 
 
 def test_levels_are_set_to_those_of_music() -> None:

@@ -2,23 +2,25 @@
 
 What minimises a squared error is the mean of all that may be: half of the power of the fine structure of spectra, in which
 partials stand out from what lies between them, is missing there. Here a discriminator tells it from music
-(`SpectrumDiscriminator`), and the decoder learns to be taken for music. Encoder and codes stay as they are, and with them all
-tokens, and all that transformers know of them. A run is a folder with `last.pt` and `log.jsonl`; starting it again goes on
-where it stopped.
+(`SpectrumDiscriminator`), and the decoder learns to be taken for music. What it makes at first has to be a mean, as it is after
+the codec's training. Encoder and codes stay as they are, and with them all tokens, and all that transformers know of them.
+A run is a folder with `last.pt` and `log.jsonl`; starting it again goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import logging
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +131,7 @@ class DecoderTrainer:
         if not isinstance(codec, SpectralCodec):
             raise ValueError(f"The codec of '{config.model}' decodes no spectra: only a spectral one can be trained so.")
         codec.tiles = None
+        _as_it_began(codec, load_checkpoint(self.checkpoint))
         self.name = fingerprint.of_tensors(codec)
         self.codec = codec.to(self.device)
         self.bins = codec.config.fine_bins
@@ -161,7 +164,7 @@ class DecoderTrainer:
         state = {
             "decoder": self.learning.state_dict(), "average": self.average.state_dict(), "step": self.step, "elapsed": elapsed,
             "discriminator": self.discriminator.state_dict(), "optimizers": [one.state_dict() for one in self.optimizers],
-            "model": self.name, "config": asdict(self.config),
+            "model": self.name, "began": self.mean.state_dict(), "config": asdict(self.config),
         }  # fmt: skip
         atomic_save(state, self.checkpoint)
 
@@ -294,6 +297,16 @@ def train(config: DecoderTraining) -> dict[str, object]:
     return session(run, config, {"resumed": run.resume(), "hours": run.pool.hours})
 
 
+def _as_it_began(codec: nn.Module, state: Mapping[str, Any] | None) -> None:
+    """Gives a codec the decoder that a run began with: what it learned may have been written into the same folder since.
+
+    A codec of another kind or size stays as it is, or gets a part: whoever compares it with the run's finds another one.
+    """
+    if isinstance(codec, SpectralCodec) and state is not None and "began" in state:
+        with contextlib.suppress(RuntimeError):
+            nn.ModuleList([codec.decoder, codec.project_out]).load_state_dict(state["began"])
+
+
 def export(
     run: str | os.PathLike,
     out: str | os.PathLike,
@@ -301,7 +314,7 @@ def export(
     sharpen: float | None = None,
     music: Tensor | None = None,
 ) -> Path:
-    """Write the averaged decoder of a run into the folder of the model that it belongs to.
+    """Write the averaged decoder of a run into the folder of the model that it belongs to. To do it again changes nothing.
 
     Args:
         run: the run folder.
@@ -325,6 +338,7 @@ def export(
     if state is None or "discriminator" not in state:
         raise ValueError(f"{run} has no last.pt of a decoder's training: train first.")
     codec = checkpoints.load_codec_of(out)
+    _as_it_began(codec, state)
     if not isinstance(codec, SpectralCodec) or fingerprint.of_tensors(codec) != state["model"]:
         raise ValueError(f"The codec in {out} is not the one that {run} began with.")
     learning = nn.ModuleList([codec.decoder, codec.project_out])
