@@ -24,7 +24,7 @@ from tiny import tiny_vampnet
 from vampnet.bundle import read_bundle
 from vampnet.config import SAMPLE_RATE, Prompt, Sampling
 from vampnet.own_folder import LOCK
-from vampnet.studio import work
+from vampnet.studio import players, work
 from vampnet.studio.controls import CONTROLS, Request
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.page import build
@@ -258,6 +258,24 @@ def test_a_session_that_is_closed_while_takes_are_made_stays_empty(
         if thread.name == "studio-work":
             thread.join(30)
     assert session.vamps == [] and not folder.exists()
+
+
+def test_a_take_that_is_written_while_the_session_is_closed_goes_too(
+    handlers: Handlers, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = players.write_bundle, []
+
+    def leave(vamp: Any, folder: Path, *rest: object, **options: object) -> dict:
+        session.close()
+        written.append(folder)
+        return write(vamp, folder, *rest, **options)
+
+    monkeypatch.setattr(players, "write_bundle", leave)
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav", 3.0)))
+    handlers.begin(session, *values(takes=1))
+    list(handlers.vamp(session))
+    assert written and not written[0].exists() and not written[0].parent.exists()
+    assert session.vamps == [] and session.closed
 
 
 def test_a_vamp_goes_on_for_who_comes_back(handlers: Handlers, session: Session, tmp_path: Path) -> None:

@@ -142,10 +142,12 @@ class Session:
         brought: id of the shared vamp that a link has brought.
         values: of all controls, as they were drawn last.
         resumed: the takes that a page found when it was loaded anew.
+        closed: whether the last page is gone.
     """
 
     def __init__(self, files: Files) -> None:
         self._files, self._folder = files, None
+        self._folders: list[Path] = []
         self.source: Source | None = None
         self._tickets = self._used = 0
         self._sources: list[Source] = []
@@ -160,7 +162,7 @@ class Session:
         self.kept: dict[str, Any] = {}
         self.opened, self.brought, self.values = True, "", ()
         self.resumed: list[dict[str, Any]] = []
-        self._pages, self._counting = 1, threading.Lock()
+        self._pages, self._counting, self.closed = 1, threading.Lock(), False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         fresh = Session(self._files)
@@ -186,6 +188,7 @@ class Session:
     def folder(self) -> Path:
         if self._folder is None or not self._folder.is_dir():
             self._folder = self._files.new_folder()
+            self._folders.append(self._folder)
         return self._folder
 
     def ticket(self) -> int:
@@ -255,11 +258,17 @@ class Session:
         self.vamps = [vamp, *(old for old in self.vamps if id(old) not in gone)]
 
     def close(self) -> None:
-        """Stops what runs and deletes all files."""
+        """Stops what runs and deletes all files; what is written after that, where work ends (`clear_if_closed`)."""
+        self.closed = True
         self.stop.set()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
         self._folder, self.source, self.vamps, self.kept, self._sources = None, None, [], {}, []
+
+    def clear_if_closed(self) -> None:
+        """Deletes what was written after the session was closed: a take may just have been ready."""
+        if self.closed:
+            self.close()
 
 
 def has_favourite(vamp: dict[str, Any]) -> bool:

@@ -159,6 +159,7 @@ class Work:
         finally:
             session.running, session.work = False, None
             self._ended(well)
+            session.clear_if_closed()
 
 
 def latest(steps: queue.Queue[tuple[str, int, int]], language: str) -> tuple[str, int, int] | None:
