@@ -388,7 +388,7 @@ TEXT: dict[str, str] = {
     "map.legend.kept": "stays",
     "map.legend.made": "made anew",
     "map.play": "Play source",
-    "map.play.label": "Play the source as a loop",
+    "map.play.label": "Play source, as a loop",
     "map.play.stop": "Stop source",
     "map.hear": "Hear what is kept",
     "map.hear.stop": "Stop",

@@ -389,7 +389,7 @@ TEXT: dict[str, str] = {
     "map.legend.kept": "남음",
     "map.legend.made": "새로 만듦",
     "map.play": "원본 재생",
-    "map.play.label": "원본을 루프로 재생",
+    "map.play.label": "원본 재생, 루프로",
     "map.play.stop": "원본 정지",
     "map.hear": "남긴 것 듣기",
     "map.hear.stop": "정지",
