@@ -71,6 +71,35 @@ print(before, kept, after, full - held())
     assert int(given_back) > 10_000
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+def test_what_one_thread_has_freed_is_there_for_the_others() -> None:
+    code = """
+import threading
+import torch
+from vampnet.kept_memory import keep_freed_memory
+kept, end = keep_freed_memory(), threading.Event()
+def held():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 // 1_000_000
+def work(done):
+    parts = [torch.ones(1_000_000) for _ in range(25)]  # 4 MB each
+    del parts
+    done.set()
+    end.wait()
+before = held()
+for _ in range(4):  # one after the other, and all there at once
+    done = threading.Event()
+    threading.Thread(target=work, args=(done,)).start()
+    done.wait()
+print(kept, held() - before)
+end.set()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    kept, megabytes = done.stdout.split()
+    if kept == "False":
+        pytest.skip("this system's malloc cannot be told to")
+    assert 80 < int(megabytes) < 200, "as much as one of them had, and not all four"
+
+
 def test_release_also_lets_go_of_what_refers_to_itself() -> None:
     part = torch.nn.Linear(2, 2)
     part.itself = [part]

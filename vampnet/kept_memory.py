@@ -6,7 +6,7 @@ import ctypes
 import sys
 from collections.abc import Callable
 
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
+MMAP_THRESHOLD, TRIM_THRESHOLD, ARENA_MAX = -3, -1, -8
 """Of glibc's `mallopt` (malloc.h)."""
 LARGEST = 32 << 20
 """Bytes: larger pieces go back to the system at once. glibc takes no larger number."""
@@ -28,8 +28,13 @@ def keep_freed_memory() -> bool:
         Whether it could be done: elsewhere than with glibc nothing happens.
     """
     mallopt = _glibc("mallopt")
+    if mallopt is None:
+        return False
+    # By default threads get heaps of their own, several for each core: in a studio, where every vamp has a thread, each of them
+    # keeps what one vamp needed at most.
+    mallopt(ARENA_MAX, 1)
     # Both, since to set one ends glibc's own adaptation of the other.
-    return mallopt is not None and bool(mallopt(MMAP_THRESHOLD, LARGEST)) and bool(mallopt(TRIM_THRESHOLD, KEPT))
+    return bool(mallopt(MMAP_THRESHOLD, LARGEST)) and bool(mallopt(TRIM_THRESHOLD, KEPT))
 
 
 def _glibc(name: str) -> Callable[..., int] | None:
