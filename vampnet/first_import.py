@@ -61,7 +61,7 @@ def import_librosa() -> ModuleType:
         if not _is_imported():
             with alone():
                 if find_cache() is None:
-                    _keep_nothing()
+                    _keep_for_now()
                 import_all()
     return sys.modules["librosa"]
 
@@ -111,7 +111,7 @@ def find_cache() -> Path | None:
     return None
 
 
-def _keep_nothing() -> None:
+def _keep_for_now() -> None:
     """Has numba keep what it compiles as long as this process runs: where it can keep nothing, librosa cannot be imported."""
     from numba.core import config
 
