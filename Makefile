@@ -52,6 +52,7 @@ $(APP_STAMP): | venv
 $(DEV_STAMP): | venv
 	$(PIP_INSTALL) $(foreach file,$(DEV_FILES),-r $(file))
 	$(PIP_INSTALL) --no-deps -r $(SYNTH_FILE)
+	-$(BIN)/python -m vampnet compile
 	@rm -f $(VENV)/.dev-* $(VENV)/.app-*
 	@touch $@ $(APP_STAMP)
 
