@@ -51,7 +51,7 @@ PACKAGE = Path(vampnet.__file__).parent
 SAME = set(
     "wav flac ogg mp3 json khz dbfs kbps bpm ms mb gb cpu gpu mit vampnet gradio librosa beat this mini tiny hop zip top "
     "huggingface hf hub home auth login offline token endpoint https http config codec coarse fine safetensors pth state dict "
-    "torch package save audiotools model path false kwargs sha tree main space pkl csv off inf".split()
+    "torch package save audiotools model path false kwargs sha tree main space pkl csv off inf numba cache dir".split()
 )
 """Words that are written like this in Korean too: formats, units, names of programs, files and variables."""
 
