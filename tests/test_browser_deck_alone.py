@@ -109,3 +109,21 @@ def test_what_was_asked_for_is_heard_though_the_tracks_change_places_meanwhile(s
     wait_heard(page, 0)
     assert [track["sound"] for track in state(page)["tracks"]][0] == "3.wav"
     assert "3.wav|0|0" in page.evaluate("VampStudio.player.output().run.keys()")
+
+
+def test_tracks_that_are_loaded_twice_in_a_row_go_on_at_the_same_place(shared: Any) -> None:
+    """As the takes of a vamp that come one soon after the other, on a computer that is slow to decode them."""
+    shared.evaluate("VampStudio.player.hold(2.6)")  # so that no other is decoded yet
+    shared.keyboard.press("1")
+    wait_heard(shared, 1)
+    origins = shared.evaluate(
+        """async () => {
+          const {player} = VampStudio, {tracks, owner} = player.state();
+          const first = player.output().run.origin;
+          const going = player.load([tracks[0]], {owner});
+          await player.load([tracks[3], tracks[0]], {owner});
+          await going;
+          return [first, player.output().run.origin, player.output().run.keys().includes(tracks[0].key)];
+        }"""
+    )
+    assert origins[0] == origins[1] and origins[2] and state(shared)["heard"] == 1

@@ -83,6 +83,7 @@
   let due = 0; // the timer that makes it the heard one
   let playing = false;
   let run = null;
+  let frames = null; // of what was heard when other tracks were loaded, in samples
   let rest = 0; // samples that have passed, where it is paused
   let loading = Promise.resolve();
   let joining = Promise.resolve();
@@ -270,7 +271,8 @@
   function load(list, options = {}) {
     const before = new Map(tracks.map((track) => [track.key, track]));
     const last = tracks[wanted ?? heard];
-    const frames = run && run.frames(tracks[heard].key);
+    // What is to be heard may not run yet, where others are loaded while it is decoded: as long as what runs until then.
+    frames = run && (run.frames(tracks[heard].key) ?? frames);
     settle();
     tracks = list.map((given) => {
       const { volume = 1, muted = false, solo = false } = before.get(keyOf(given)) || {};
@@ -282,12 +284,12 @@
     heard = options.heard ?? (same >= 0 ? same : Math.max(0, Math.min(heard, tracks.length - 1)));
     if (!run && same < 0) rest = 0;
     tell();
-    loading = run ? replace(run, frames, ++loads) : Promise.resolve();
+    loading = run ? replace(run, ++loads) : Promise.resolve();
     return run || !playing ? loading : play();
   }
 
   // The second half of it: the new tracks take over from the old ones.
-  async function replace(old, frames, load) {
+  async function replace(old, load) {
     try {
       const buffer = await decode(tracks[heard]);
       if (load !== loads || run !== old) return;
