@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_browser import bring, serve, vamp
+from test_browser import WAIT, bring, serve, vamp
 from test_browser import clip as clip
 from tiny import tiny_vampnet
 
@@ -50,6 +50,7 @@ def address(tmp_path: Path) -> Iterator[str]:
 def page(browser: Any, address: str) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
+    page.set_default_timeout(WAIT)
     page.add_init_script(LINE)
     page.goto(address)
     page.wait_for_selector(".vs-picture[data-drawn]")

