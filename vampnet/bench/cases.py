@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vampnet.config import Sampling
+
 AXES = {
     "load": "",
     "beats": "l",
@@ -34,7 +36,8 @@ ABOUT = {
     "command": "the command `vampnet vamp` in a new process: imports, loading and all",
 }
 
-BASE_SECONDS, BASE_TAKES, BASE_STEPS = 10.0, 4, 24
+BASE_SECONDS, BASE_TAKES, BASE_STEPS = 10.0, 4, Sampling().steps
+"""What a newcomer has: a comparison with another base, as of earlier tables, finds few cases that both have."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ def _base(values: Sequence, wanted: float):
 def plan(model: str, stages: Sequence[str], lengths: Sequence[float], takes: Sequence[int], steps: Sequence[int]) -> list[Case]:
     """The cases of a model, each stage's from short to long.
 
-    The base is 10 s, 4 takes and 24 steps, or what is nearest to them. Lengths are varied at the fewest takes, or ten minutes
-    of many takes would be most of the run.
+    The base is 10 s, 4 takes and the steps of the defaults, or what is nearest. Lengths are varied at the fewest takes, or ten
+    minutes of many takes would be most of the run.
     """
     seconds, count, rounds = _base(lengths, BASE_SECONDS), _base(takes, BASE_TAKES), _base(steps, BASE_STEPS)
     cases: dict[Case, None] = {}

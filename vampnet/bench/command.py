@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vampnet.bench.cases import ABOUT, AXES, plan
+from vampnet.bench.cases import ABOUT, AXES, BASE_STEPS, plan
 from vampnet.config import PRECISIONS
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vampnet bench",
         description="Measures how fast each stage is, how much memory it takes, and how near it is to what the machine can do. "
-        "One thing at a time is varied around 10 s, 4 takes and 24 steps.",
+        f"One thing at a time is varied around 10 s, 4 takes and {BASE_STEPS} steps.",
         epilog="stages: " + "; ".join(f"{stage}: {about}" for stage, about in ABOUT.items()),
     )
 
