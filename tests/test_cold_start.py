@@ -99,7 +99,7 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_first_the_vamp_then_the_beats(order):
     shelf = ModelShelf(load=Loader())
-    ready = threading.Thread(target=warm.warm_up, args=(shelf,))
+    ready = threading.Thread(target=warm.warm_up, args=(shelf,), daemon=True)  # else a failure would never end
     ready.start()
     assert order == []  # there is no model yet
     shelf.start(str(ROOT / "checkpoints" / "mini"))
@@ -111,7 +111,7 @@ def test_the_tracker_is_readied_when_nobody_vamps(order):
     shelf, go = ModelShelf(tiny_vampnet()), threading.Event()
     visitor = threading.Thread(target=shelf.use, args=(lambda model: go.wait(SECONDS),))
     visitor.start()
-    ready = threading.Thread(target=warm.warm_up, args=(shelf,))
+    ready = threading.Thread(target=warm.warm_up, args=(shelf,), daemon=True)  # else a failure would never end
     ready.start()
     ready.join(0.2)
     assert order == ["rehearse tiny"] and ready.is_alive() and not shelf.idle
@@ -153,7 +153,7 @@ def test_librosa_is_compiled_while_the_model_loads(order, monkeypatch, crashes):
 
     monkeypatch.setattr(first_import, "prove", prove)
     shelf = ModelShelf(load=Loader())
-    ready = threading.Thread(target=warm.warm_up, args=(shelf,))
+    ready = threading.Thread(target=warm.warm_up, args=(shelf,), daemon=True)  # else a failure would never end
     ready.start()
     assert proved.wait(SECONDS) and order == [] and ready.is_alive()
     shelf.start(str(ROOT / "checkpoints" / "mini"))

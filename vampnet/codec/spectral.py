@@ -29,6 +29,7 @@ from .convnext import Block, ring_pad
 from .described import DescribedCodec
 from .envelope import ShortView, broad_bands
 from .griffin_lim import frames_between, griffin_lim_pieces, spectrum
+from .movement import Movement
 from .quantize import residual_codes, weight_of
 from .tiled import TiledBlocks, can_be_tiled
 
@@ -59,6 +60,7 @@ class SpectralCodecConfig:
         momentum: of Griffin-Lim.
         track: it begins with phases that go on from frame to frame; see `phases.track`.
         sharpen: factor on the depth of valleys between partials when decoding; see `SpectralCodec.sharpened`.
+        movement, flutter: factors on how much the fine structure of spectra moves, and flutters, when decoding; see `movement`.
         short_frames: levels of broad bands are coded so many times a time step beside the spectra (see `envelope.ShortView`);
             0 = not at all.
         short_bands, short_window: of these.
@@ -86,6 +88,8 @@ class SpectralCodecConfig:
     momentum: float = 0.99
     track: bool = False
     sharpen: float = 1.0
+    movement: float = 1.0
+    flutter: float = 1.0
     short_frames: int = 0
     short_bands: int = 32
     short_window: int = 768
@@ -101,6 +105,8 @@ class SpectralCodecConfig:
             raise ValueError(f"kernel must be odd, not {self.kernel}.")
         if not 0 < self.sharpen <= 4:
             raise ValueError(f"sharpen must lie between 0 and 4, not {self.sharpen}.")
+        if not (0 <= self.movement <= 4 and 0 <= self.flutter <= 4):
+            raise ValueError(f"movement and flutter must lie between 0 and 4, not {self.movement} and {self.flutter}.")
         if not 0 < self.fine_hz < self.sample_rate / 2:
             raise ValueError(f"fine_hz must lie between 0 and {self.sample_rate / 2:.0f}, not {self.fine_hz}.")
 
@@ -155,14 +161,9 @@ class SpectralCodec(DescribedCodec):
         if config.short_frames:
             hop = config.hop // config.short_frames
             self.short = ShortView(
-                config.sample_rate,
-                config.short_window,
-                hop,
-                config.short_bands,
-                config.floor,
-                config.short_slack,
+                config.sample_rate, config.short_window, hop, config.short_bands, config.floor, config.short_slack,
                 config.fine_hz,
-            )
+            )  # fmt: skip
             self.register_buffer("short_mean", torch.zeros(config.short_bands))
         self.register_buffer("window", torch.hann_window(config.window), persistent=False)
         pool, spreader = band_matrices(config.window // 2 + 1 - config.fine_bins, config.bands)
@@ -359,12 +360,16 @@ class SpectralCodec(DescribedCodec):
         heard = self._heard(codes, loop)
         shift = None if balance is None else self._shift(balance.gains(self._levels(heard)))[:, None]
         frames, hop = codes.shape[-1] * c.frames, c.hop // c.frames
+        moved = None if c.movement == c.flutter == 1 else Movement(self.project_out.weight, c)
 
         @functools.lru_cache(maxsize=1)  # a clip of one piece is asked for more than once
         def features(start: int, stop: int) -> Tensor:
+            span = start // c.frames, stop // c.frames
             with self.arithmetic(codes.device):
-                made = self.project_out(heard[:, start // c.frames : stop // c.frames]).float()
-            return made if shift is None else made + shift
+                made = self.project_out(heard[:, slice(*span)]).float()
+                if moved is not None:
+                    made[..., : moved.rows] += moved(heard, *span, loop)
+            return made if shift is None else made.add_(shift)
 
         @functools.lru_cache(maxsize=1)
         def magnitudes(start: int, stop: int) -> Tensor:

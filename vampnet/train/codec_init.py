@@ -91,7 +91,8 @@ def initialise(codec: SpectralCodec, audio: Tensor, seed: int = 0) -> None:
     )
 
 
-DECODING = ("encoder_layers", "decoder_layers", "rounds", "wide_rounds", "momentum", "track", "sharpen", "short_slack")
+DECODING = ("encoder_layers", "decoder_layers", "rounds", "wide_rounds", "momentum", "track", "sharpen", "movement",
+            "flutter", "short_slack")  # fmt: skip
 """Fields of a codec's shape in which the one that it begins with may differ."""
 
 
