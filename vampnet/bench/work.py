@@ -198,9 +198,10 @@ def decode(codec: Any, steps: int, takes: int = 1) -> Demand:
     c, half = codec.config, codec.precision
     blocks = half if codec.tiles is None else "int8"
     rest, fourier = _spectral_decode(codec, steps)
+    rows = c.inputs + (0 if c.movement == c.flutter == 1 else c.frames * c.features)
     return (
         Work(takes * _blocks(c, c.decoder_layers, steps), 0, _weights(blocks, codec.decoder), blocks),
-        Work(takes * 2 * steps * c.dim * c.inputs, 0, _weights(half, codec.project_out), half),
+        Work(takes * 2 * steps * c.dim * rows, 0, _weights(half, codec.project_out), half),
         Work(takes * rest, takes * fourier, moved + _weights("float32", codec.quantizer)),
     )
 
