@@ -96,6 +96,19 @@ def test_long_clips_are_moved_in_pieces_as_at_once(monkeypatch, loop):
         assert min(float((place[:, :n] - part).abs().max()) for place in places if place.shape[1] >= n) < 1e-4
 
 
+def test_a_ring_has_no_ends(monkeypatch):
+    torch.manual_seed(0)
+    codec = SpectralCodec(dataclasses.replace(ONE_LONG, movement=1.5, flutter=0.0)).eval()
+    codes, seen = torch.randint(0, 1024, (1, 14, 30)), []
+    plain = codec.heard_magnitudes
+    monkeypatch.setattr(codec, "heard_magnitudes", lambda features: seen.append(features) or plain(features))
+    for loop in (True, False):
+        codec.decode(codes, loop)
+        codec.decode(codes.roll(11, 2), loop)
+        turned, straight = seen.pop(), seen.pop()
+        assert torch.allclose(turned, straight.roll(11, 1), atol=1e-5) == loop
+
+
 def test_the_bundled_codec_flutters_less_and_moves_more():
     codec = load_codec_of("mini").requires_grad_(False)
     c = codec.config
