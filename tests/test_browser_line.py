@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_browser import WAIT, bring, serve, vamp
+from test_browser import WAIT, bring, serve, vamp, visit
 from test_browser import clip as clip
 from tiny import tiny_vampnet
+
+from vampnet.studio.deck import Deck
+from vampnet.studio.session import Session
 
 pytestmark = pytest.mark.browser
 
@@ -153,6 +158,33 @@ def test_the_first_take_is_heard_while_the_others_are_made(page: Any, clip: Path
     page.wait_for_selector("#progress :text('what was ready is kept')")
     page.wait_for_selector(".vs-deck-head:not(:has-text('Still being made'))")
     assert page.get_by_role("button", name="Download all (zip)").is_visible() and 1 <= page.locator(".vs-take").count() < 4
+
+
+def test_an_answer_that_comes_late_takes_no_takes_away(browser: Any, clip: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    # What the beats of the source bring to the deck was read when there was one take, and is sent when there are three.
+    read, ready, plain = [], threading.Event(), Session.add_vamp
+
+    def add_vamp(session: Session, vamp: dict[str, Any], before: dict[str, Any] | None = None) -> None:
+        plain(session, vamp, before)
+        read.append(copy.deepcopy(session.vamps))
+
+    def late_beats(deck: Deck, session: Session) -> Any:
+        assert ready.wait(WAIT / 1000)
+        return read[0]
+
+    monkeypatch.setattr(Session, "add_vamp", add_vamp)
+    monkeypatch.setattr(Deck, "late_beats", late_beats)
+    with serve(tiny_vampnet("mini"), tmp_path / "none") as address, visit(browser, address) as page:
+        bring(page, clip)
+        vamp(page, takes=3)
+        page.wait_for_selector("#progress :text('3 takes are ready')")
+        page.wait_for_function("document.querySelectorAll('.vs-take').length === 3")
+        ready.set()
+        page.wait_for_timeout(1500)
+        assert len(read[0][0]["takes"]) < 3 and page.locator(".vs-take").count() == 3
+        # A star is newer than all of that.
+        page.locator(".vs-take .vs-star").last.click()
+        page.wait_for_selector(".vs-shelf-list:has-text('Take 3')")
 
 
 def test_the_picture_is_that_of_the_last_question(page: Any, clip: Path) -> None:

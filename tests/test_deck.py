@@ -65,7 +65,35 @@ def test_beats_that_are_found_after_the_takes_come_to_the_deck(
     run_vamp(handlers, session)
     assert session.vamps[0]["beats"] == [] and session.vamps[0]["tempo"] == 0 and is_skip(deck.late_beats(session))
     session.source.track()
+    turn = session.vamps[0]["turn"]
     assert deck.late_beats(session)[0]["beats"] == list(BEATS.beats) and is_skip(deck.late_beats(session))
+    assert session.vamps[0]["turn"] > turn
+
+
+def test_what_changes_last_bears_the_highest_turn(deck: Deck, session: Session, vamped: dict[str, Any]) -> None:
+    turns = [vamped["turn"]]
+    assert press(deck, session, "favourite", vamp=vamped["id"], take=1, on=True)[1][0]["turn"] > turns[-1]
+    turns.append(vamped["turn"])
+    session.add_vamp(after := {**vamped, "id": "after", "turn": 0}, None)
+    assert after["turn"] > turns[-1] and vamped["turn"] == turns[-1]
+    # With more takes it keeps its place, and is the one that changed last nevertheless.
+    session.add_vamp(more := {**vamped, "coming": 0}, before=vamped)
+    assert session.vamps == [after, more] and more["turn"] > after["turn"]
+
+
+def test_beats_that_are_found_while_takes_are_written_are_not_lost(
+    handlers: Handlers, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
+    plain = Session.add_vamp
+
+    def add_vamp(session: Session, *given: Any) -> None:
+        session.source.track()
+        plain(session, *given)
+
+    monkeypatch.setattr(Session, "add_vamp", add_vamp)
+    run_vamp(handlers, session)
+    assert session.vamps[0]["beats"] == list(BEATS.beats)
 
 
 def test_a_stored_vamp_shows_the_same_and_keeps_a_private_source_to_itself(vamped: dict[str, Any]) -> None:

@@ -238,7 +238,7 @@ def test_stop_keeps_the_takes_that_are_ready(handlers: Handlers, session: Sessio
             handlers.stop(session)
     assert "Stopped; what was ready is kept" in lines[-1] and told[0]["coming"] == 7
     (kept,) = session.vamps
-    assert told[-1] == kept and kept["coming"] == 0 and 1 <= len(kept["takes"]) < 8
+    assert told[-1] == kept and kept["turn"] > told[-2]["turn"] and kept["coming"] == 0 and 1 <= len(kept["takes"]) < 8
     assert len(read_bundle(kept["folder"]).takes) == len(kept["takes"]) == kept["settings"]["takes"]
 
 

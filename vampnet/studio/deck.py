@@ -78,6 +78,7 @@ class Deck:
             if alias and not vamp["beats"] and alias["sound"] == str(source.path):
                 start, end = (round(alias[edge] * source.rate) for edge in ("start", "end"))
                 vamp.update(told_beats(source.beats_between(start, end)))
+                session.changed(vamp)
                 found = True
         return list(session.vamps) if found else gr.skip()
 
@@ -85,10 +86,12 @@ class Deck:
         """Puts a star on a take or takes it off."""
         take = find_take(session, vamp, number)
         starred = [kept for kept in session.vamps if has_favourite(kept)]
+        shown = next(kept for kept in session.vamps if kept["id"] == vamp)
         if on and len(starred) >= MAX_FAVOURITES and all(kept["id"] != vamp for kept in starred):
             told = notice(say("deck.full", session.language, most=MAX_FAVOURITES), "error")
             # The page has put the star on already, and listens only to what is new.
             take["refused"] = take.get("refused", 0) + 1
         else:
             take["favourite"], told = on, gr.skip()
+        session.changed(shown)
         return [told, list(session.vamps), gr.skip(), gr.skip()]

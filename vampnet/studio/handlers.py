@@ -325,7 +325,7 @@ class Handlers:
         def ended(well: bool) -> None:
             session.request = None
             if not well and kept is not None:  # no more are coming; a session that is closed has none
-                session.vamps = [{**one, "coming": 0} if one is kept else one for one in session.vamps]
+                session.vamps = [session.changed({**one, "coming": 0}) if one is kept else one for one in session.vamps]
 
         done = say("work.done.one" if request.takes == 1 else "work.done", session.language, count=request.takes)
         yield from watched(Work(self, session, work, ended, prepare=prepare, done=done), session)

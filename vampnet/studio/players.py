@@ -50,6 +50,8 @@ def keep_vamp(
     # So that the picture of the source and the deck know that they play the same music.
     shown["source_track"]["alias"] = {"sound": str(source.path), "start": start / source.rate, "end": end / source.rate}
     session.add_vamp(shown, before)
+    if not shown["beats"]:  # which may have been found meanwhile, when the deck did not have this vamp yet
+        shown.update(told_beats(source.beats_between(start, end)))
     return shown
 
 

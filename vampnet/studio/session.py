@@ -6,6 +6,7 @@ import re
 import secrets
 import shutil
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,7 +129,7 @@ class Session:
 
     Attributes:
         source: what is vamped; None before the first. It is set by `use`.
-        vamps: newest first, as the page shows them (plain data).
+        vamps: newest first, as the page shows them (plain data), each with the `turn` in which it changed last (`changed`).
         request: what the vamp that waits or runs was asked for; None if there is none.
         room: where it was asked for: "vamp", "comp" or "journey".
         running: whether the vamp runs already.
@@ -152,6 +153,7 @@ class Session:
         self._tickets = self._used = 0
         self._sources: list[Source] = []
         self.vamps: list[dict[str, Any]] = []
+        self._turn = 0
         self.request: tuple[Request, Source] | None = None
         self.room = ""
         self.running = False
@@ -236,12 +238,23 @@ class Session:
         found = (vamp for vamp in self.vamps if Path(vamp["folder"]) == folder)
         return next((vamp.get("shared") or vamp.get("origin") or "" for vamp in found), "")
 
+    def changed(self, vamp: dict[str, Any]) -> dict[str, Any]:
+        """The vamp, marked as the one that changed last; to be called when it has.
+
+        Several answers may carry the vamps to the page at once, in another order than they were read here: it leaves alone
+        what is older than what it shows. Microseconds, so that a session that begins anew goes on from there.
+        """
+        with self._counting:
+            self._turn = vamp["turn"] = max(self._turn + 1, time.time_ns() // 1000)
+        return vamp
+
     def add_vamp(self, vamp: dict[str, Any], before: dict[str, Any] | None = None) -> None:
         """Puts a vamp before the others; the oldest without a favourite go, with their files, when there are too many.
 
         Args:
             before: what it was with fewer takes: it takes the place of that, and the stars stay.
         """
+        self.changed(vamp)
         if before is not None and any(old is before for old in self.vamps):
             starred = {take["number"] for take in before["takes"] if take.get("favourite")}
             for take in vamp["takes"]:

@@ -29,7 +29,7 @@
   class Deck {
     constructor(element, { vamp = null, address = null, readOnly = false, trigger = null } = {}) {
       if (address) studio.player.setAddress(address);
-      Object.assign(this, { vamps: [], readOnly, trigger });
+      Object.assign(this, { vamps: [], turn: 0, readOnly, trigger });
       this.shown = null; // the vamp on the deck
       this.chosen = 0; // the index of the row in front
       this.rows = []; // {take, wave, ...elements}
@@ -210,8 +210,11 @@
 
     // ---- what is shown ---------------------------------------------------------------------------------------------------
 
-    // The session's vamps, the newest first; a new one goes on the deck.
+    // The session's vamps, the newest first; a new one goes on the deck. What is older than what is shown comes too late.
     show(vamps) {
+      const turn = Math.max(0, ...vamps.map((one) => one.turn || 0));
+      if (turn < this.turn) return;
+      this.turn = turn;
       const known = new Set(this.vamps.map((one) => one.id));
       this.vamps = vamps;
       this.root.hidden = !vamps.length;
