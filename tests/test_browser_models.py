@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,7 +26,9 @@ pytestmark = pytest.mark.browser
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a studio with two bundled models, "mini" and "second", and a chooser."""
     for name in ("mini", "second"):
-        tiny_checkpoint(tmp_path / "bundled" / name)
+        folder = tiny_checkpoint(tmp_path / "bundled" / name)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "sampling": {"steps": 30}}))  # its own default
     monkeypatch.setenv(checkpoints.FOLDER_VARIABLE, str(tmp_path / "bundled"))
     shelf = ModelShelf(load=partial(VampNet.from_pretrained, device="cpu"), choice=True)
     with serve(shelf, tmp_path / "none") as url:
@@ -67,6 +70,7 @@ def test_models_are_exchanged_while_the_page_is_open(browser: Any, models: str, 
         page.wait_for_selector("#model-line :text('second on cpu is loaded')")
         page.wait_for_selector("#status :text('Model second on cpu')")
         page.wait_for_selector(".vs-models button[data-name=second]:has-text('in use')")
+        page.wait_for_function("document.querySelector('#control-steps input[type=range]').value === '30'")
         vamp(page)
         page.wait_for_selector("#progress :text('1 take is ready')")
         # A folder of somebody's own, with a codec of nine levels: controls and picture follow.
@@ -75,6 +79,7 @@ def test_models_are_exchanged_while_the_page_is_open(browser: Any, models: str, 
         page.wait_for_selector("#control-kept_codebooks input[type=range][max='9']")
         page.wait_for_selector("#control-periodic :text('12 ms')")
         page.wait_for_selector(".vs-sentence:has-text('of 7.8 kbps')")
+        assert page.input_value("#control-steps input[type=range]") == "2"  # which somebody has chosen
         vamp(page, takes=2)
         page.wait_for_selector("#progress :text('2 takes are ready')")
         load_model(page, "there/is no such")

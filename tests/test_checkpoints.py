@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_checkpoint, tiny_models
+from tiny import tiny_checkpoint, tiny_models, tiny_vampnet
 
 from vampnet import checkpoints
 from vampnet.codec import save_codec
+from vampnet.config import PUBLISHED, Sampling
+from vampnet.convert import FILES, to_folder
 from vampnet.model.files import save_transformer
+from vampnet.pipeline import VampNet
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -206,6 +209,33 @@ def test_a_published_folder_computes_what_the_original_does(published):
     for model in (models.coarse, models.fine):
         assert not model.training and not any(p.requires_grad for p in model.parameters())
     assert (models.coarse.config.layers, models.fine.config.layers) == (3, 2)
+
+
+def test_published_weights_are_sampled_as_the_paper_does_it(published, sealed, tmp_path):
+    assert checkpoints.load(sealed).sampling == Sampling() == VampNet.from_pretrained(sealed, "cpu").sampling
+    for name in (published, f"{published}:choir", to_folder(*(published / name for name in FILES.values()), tmp_path / "ours")):
+        assert VampNet.from_pretrained(name, "cpu", precision="float32").sampling == PUBLISHED
+    # It goes by the coarse model, whose steps they are.
+    assert checkpoints.load(published, coarse=published / "coarse.pth").sampling == PUBLISHED
+    path = tmp_path / "ours" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "sampling": {"steps": 5}}))
+    assert checkpoints.load(tmp_path / "ours").sampling == Sampling(steps=5)
+    for given in ({"steps": 0}, {"speed": 1}, 3):
+        path.write_text(json.dumps({**config, "sampling": given}))
+        with pytest.raises(ValueError, match="cannot be loaded"):
+            checkpoints.load(tmp_path / "ours")
+
+
+def test_a_take_is_drawn_as_its_model_says(music_file):
+    vampnet = tiny_vampnet()
+    vampnet.sampling = Sampling(steps=3, temperature=0.5)
+    assert vampnet.vamp(music_file, takes=1).sampling == vampnet.sampling
+    assert vampnet.vamp(music_file, sampling=Sampling(steps=1), takes=1).sampling == Sampling(steps=1)
+    tokens = vampnet.encode(music_file)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    same, other = (vampnet.generate(tokens, mask, sampling) for sampling in (vampnet.sampling, Sampling()))
+    assert torch.equal(vampnet.generate(tokens, mask), same) and not torch.equal(same, other)
 
 
 def test_a_fine_tune_takes_the_place_of_the_transformers(published):

@@ -70,7 +70,7 @@ def test_every_option_of_prompt_and_sampling_can_be_set():
     assert set(cli.PROMPT_HELP) == {field.name for field in dataclasses.fields(Prompt)}
     assert set(cli.SAMPLING_HELP) == {field.name for field in dataclasses.fields(Sampling)}
     parse = cli.build_parser().parse_args
-    assert cli._options(parse(["vamp", "in.wav"])) == (Prompt(), Sampling())
+    assert cli.settings(parse(["vamp", "in.wav"])) == (Prompt(), Sampling())
     prompt = Prompt(3, 2, 1, 4, 5, 0.5, 0.25, 75.0, 30.0, 0.1, (1.0, 2.5), 3, False)
     sampling = Sampling(12, 0.9, 7.0, 0.95, 50, 0.8, 64, 0.5, 2, 3)
     line = ["vamp", "in.wav"]
@@ -81,7 +81,16 @@ def test_every_option_of_prompt_and_sampling_can_be_set():
                 line.append(f"--no-{option}")
             else:
                 line += [f"--{option}", *map(str, value if isinstance(value, tuple) else (value,))]
-    assert cli._options(parse(line)) == (prompt, sampling)
+    assert cli.settings(parse(line)) == (prompt, sampling)
+
+
+def test_what_is_not_said_is_the_models_own_default(wav, model, tmp_path):
+    path = Path(model) / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "sampling": {"steps": 3, "guidance": 0.0}}))
+    assert run("vamp", wav, "-o", tmp_path / "o", "--model", model, "--takes", 1, "--guidance", 0.25) == 0
+    asked = json.loads((tmp_path / "o" / "in-vamp.json").read_text())["sampling"]
+    assert Sampling(**asked) == Sampling(steps=3, guidance=0.25)
 
 
 def test_python_dash_m_runs_it():

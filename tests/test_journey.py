@@ -80,6 +80,13 @@ def test_a_round_depends_on_its_way_alone(vn: VampNet, clip: object, there: Jour
     assert other.make(vn, 2, PROMPT, QUICK).number == 4, "numbers are not given twice"
 
 
+def test_rounds_are_drawn_as_their_model_says(clip: object, tmp_path: Path) -> None:
+    own = tiny_vampnet()
+    own.sampling = Sampling(steps=3, temperature=0.5)
+    made = Journey(tmp_path, clip).make(own)
+    assert made.sampling == own.sampling
+
+
 def test_seeds_and_prompts_of_rounds() -> None:
     paths = [(), (0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0), (10,), (1, 0, 0)]
     assert len({round_seed(seed, path) for path in paths for seed in (0, 1)}) == 2 * len(paths)

@@ -8,7 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,15 @@ from studio_tools import call
 from tiny import tiny_vampnet
 
 from vampnet import stages, tokens_file
-from vampnet.config import SAMPLE_RATE, Prompt, Sampling
+from vampnet.config import PUBLISHED, SAMPLE_RATE, TUNED, Prompt, Sampling
 from vampnet.gallery import Gallery
 from vampnet.studio import page
+from vampnet.studio.endpoints import read_options
 from vampnet.studio.lanes import AT_ONCE
 from vampnet.studio.programs import Programs
 from vampnet.studio.results import Results
 from vampnet.studio.session import Files
+from vampnet.studio.shelf import Shape
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -123,10 +125,21 @@ def test_every_parameter_is_described_and_has_its_default(client: Client) -> Non
     assert given["source"]["python_type"]["type"] == "filepath" and given["source"]["example_input"]["path"] == "loop.wav"
     for options in (Prompt(), Sampling()):
         for field in fields(options):
-            assert given[field.name]["parameter_default"] == getattr(options, field.name), field.name
+            own = isinstance(options, Sampling) and field.name in TUNED
+            default = None if own else getattr(options, field.name)
+            assert given[field.name]["parameter_default"] == default, field.name
+            said = f"null: the model's default; {getattr(options, field.name):g} for the bundled one." if own else ""
+            assert given[field.name]["python_type"]["description"].endswith(said), field.name
             assert given[field.name]["parameter_has_default"]
     masked = {part["parameter_name"] for part in found["/mask"]["parameters"]}
     assert masked >= {field.name for field in fields(Prompt)} and "steps" not in masked
+
+
+def test_what_is_not_given_is_the_models_own_default() -> None:
+    shape = Shape(sampling=PUBLISHED)
+    assert read_options({}, shape).sampling == PUBLISHED and read_options({}, Shape()).sampling == Sampling()
+    asked = read_options({"steps": 4, "guidance": None, "fine_steps": 3}, shape)
+    assert asked.sampling == replace(PUBLISHED, steps=4, fine_steps=3)
 
 
 def test_a_vamp_is_that_of_the_pipeline(client: Client, clip: Any, folder: Path) -> None:

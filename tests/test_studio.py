@@ -20,11 +20,11 @@ from tiny import tiny_vampnet
 
 from vampnet import beats
 from vampnet.beats import BeatGrid
-from vampnet.config import SAMPLE_RATE, Prompt, Sampling, TokenGrid
+from vampnet.config import PUBLISHED, SAMPLE_RATE, TUNED, Prompt, Sampling, TokenGrid
 from vampnet.pipeline import VampNet
 from vampnet.studio import handlers as studio_handlers
 from vampnet.studio import mask_picture, presets
-from vampnet.studio.controls import CONTROLS, DEFAULTS, LEVELS, MAX_TAKES, NAMES, follow, read_request
+from vampnet.studio.controls import CONTROLS, DEFAULTS, FOLLOWERS, MAX_TAKES, NAMES, READ, follow, read_request
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.notices import is_error
 from vampnet.studio.session import Session, envelope, plain_name, read_source, shrink
@@ -105,12 +105,29 @@ def test_presets_from_vary_on_keep_ever_less_and_dream_hardly_anything() -> None
 def test_presets_stay_within_the_sliders_of_a_model_with_fewer_levels(tmp_path: Path) -> None:
     page = Handlers(other_vampnet(), tmp_path)
     visitor = Session(page.files)
-    page.follow_model(visitor, *(DEFAULTS[name] for name in LEVELS))
+    page.follow_model(visitor, *(DEFAULTS[name] for name in READ))
     for preset in presets.PRESETS:
         given = dict(zip(presets.TOUCHED, page.use_preset(visitor, SimpleNamespace(name=preset.name)), strict=True))
         assert given["prompt_codebooks"] == 9 and given["kept_codebooks"] <= 9
         # All of nine levels is what is called all of fourteen elsewhere: the preset is still known by its name.
         assert page.draw(visitor, *values(**given))["preset"] == preset.name
+
+
+def test_sliders_that_nobody_has_moved_follow_the_defaults_of_a_model(tmp_path: Path) -> None:
+    page = Handlers(tiny_vampnet(), tmp_path)
+    visitor = Session(page.files)
+    mine, theirs = Shape(), Shape(sampling=PUBLISHED)
+    for name in TUNED:
+        own, other = (getattr(shape.sampling, name) for shape in (mine, theirs))
+        assert follow(name, theirs, mine, own) == {"value": other} and follow(name, mine, theirs, other) == {"value": own}
+        assert follow(name, theirs, mine, other) == follow(name, mine, mine, own) == follow(name, theirs, mine, 0.123) == {}
+    page.shelf.shape = theirs
+    read = {name: DEFAULTS[name] for name in READ} | {"guidance": 1.0}
+    changes = dict(zip(FOLLOWERS, page.follow_model(visitor, *read.values()), strict=True))
+    assert changes["steps"]["value"] == 24 and changes["palette"]["value"] == 0 and "value" not in changes["guidance"]
+    read.update(steps=24, palette=0.0)
+    changes = dict(zip(FOLLOWERS, page.follow_model(visitor, *read.values()), strict=True))
+    assert all("value" not in changes[name] for name in TUNED)
 
 
 def test_sliders_follow_the_levels_of_a_model() -> None:

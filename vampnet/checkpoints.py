@@ -1,8 +1,9 @@
 """A name -> files -> models: the one door to everything that can be loaded.
 
-A checkpoint is a folder in one of the two formats of `vampnet.layout`, on disk or in a repository of the Hugging Face Hub. Ours
-has `config.json` (sections "codec", "coarse", "fine", and "sha256": {file name: hex digest} where it was sealed with
-`write_checksums`). Loading is strict, checksums are verified where they are given, and no code in a file is ever run.
+A checkpoint is a folder in one of the two formats of `vampnet.layout`, on disk or in a repository of the Hugging Face Hub.
+Ours has `config.json` (sections "codec", "coarse", "fine"; "sha256": {file name: hex digest} where it was sealed with
+`write_checksums`; and "sampling" where the model has defaults of its own for fields of `Sampling`). Loading is strict,
+checksums are verified where they are given, and no code in a file is ever run.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from vampnet import hub, layout
 from vampnet.catalogue import Entry, catalogue
+from vampnet.config import PUBLISHED, Sampling
 from vampnet.hub_errors import Damaged, ModelUnavailable, not_cached
 from vampnet.layout import FOLDER_VARIABLE, PARTS, WEIGHTS, bundled_folder, bundled_models, is_checkpoint
 from vampnet.sentences import Sentence, sentence_of
@@ -50,6 +52,7 @@ class Models:
         coarse: transformer of the coarse levels.
         fine: transformer of the other levels, given the coarse ones.
         paths: as of `Located`, where they were read.
+        sampling: how takes are drawn where nobody says otherwise.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Models:
     coarse: TokenTransformer
     fine: TokenTransformer
     paths: dict[str, Path]
+    sampling: Sampling = Sampling()
 
 
 @dataclass(frozen=True)
@@ -222,6 +226,8 @@ def load(
     title = " + ".join(filter(None, (located.name, *(file.name for file in single.values()))))
     try:
         codec_model, coarse_model, fine_model = _read(paths)
+        with _named(paths["coarse"]):
+            sampling = _sampling_of(paths["coarse"])
     except ValueError as error:
         files = [path / file for path in paths.values() if path.is_dir() for file in ("config.json", *WEIGHTS)]
         files += [path for path in paths.values() if path.is_file()]
@@ -234,7 +240,7 @@ def load(
             )) from error  # fmt: skip
         raise
     coarse_model, fine_model = (model.requires_grad_(False).to(device) for model in (coarse_model, fine_model))
-    return Models(title, codec_model.to(device), coarse_model, fine_model, paths)
+    return Models(title, codec_model.to(device), coarse_model, fine_model, paths, sampling)
 
 
 def load_codec_of(name: str | Path = DEFAULT, device: str | torch.device = "cpu") -> Codec:
@@ -313,6 +319,14 @@ def _read_transformer(path: Path, which: str, codec: Codec) -> TokenTransformer:
 
         published = read_published(path)
         return transformer_from_published(published.state, published.kwargs, vectors, codec.grid)
+
+
+def _sampling_of(path: Path) -> Sampling:
+    """How takes of this coarse model are drawn where nobody says otherwise: by the section `sampling` of `config.json`."""
+    config = _config(path) if path.is_dir() else {"coarse": {"type": "published"}}
+    if "sampling" in config:
+        return Sampling(**config["sampling"])
+    return PUBLISHED if config["coarse"].get("type") == "published" else Sampling()
 
 
 # -------------------------------------------------------------------------------------------------------------- checksums

@@ -15,12 +15,15 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vampnet import compiling, convert, hub_cli
-from vampnet.config import PRECISIONS, CancelledError, Prompt, Sampling
+from vampnet.config import PRECISIONS, PUBLISHED, TUNED, CancelledError, Prompt, Sampling
 from vampnet.program import prepare
 from vampnet.progress import SENTENCES, told_by
+
+if TYPE_CHECKING:
+    from vampnet.pipeline import VampNet
 
 FORMATS = ("wav", "flac", "ogg")
 
@@ -119,6 +122,8 @@ def _add_fields(group: Any, defaults: Prompt | Sampling, texts: dict[str, tuple[
             continue
         more: dict[str, Any] = {"nargs": 2, "type": float} if isinstance(metavar, tuple) else {"type": type(value)}
         shown = "" if value is None else f" (default {value:g})"
+        if isinstance(defaults, Sampling) and field.name in TUNED:
+            shown, value = f" (default {value:g}; with published weights {getattr(PUBLISHED, field.name):g})", None
         group.add_argument(name, metavar=metavar, default=value, help=text + shown, **more)
 
 
@@ -129,9 +134,19 @@ def add_settings(parser: argparse.ArgumentParser, decoded: bool = False) -> None
     _add_fields(parser.add_argument_group("How it is filled"), Sampling(), SAMPLING_HELP)
 
 
-def settings(args: argparse.Namespace) -> tuple[Prompt, Sampling]:
-    """The prompt and the sampling of the command line; ValueError for values out of range."""
-    return _options(args)
+def settings(args: argparse.Namespace, model: VampNet | None = None) -> tuple[Prompt, Sampling]:
+    """The prompt and the sampling of the command line, with the model's defaults for what is not given there.
+
+    Args:
+        model: None = it is not loaded yet: what is given is checked, which should not wait for it.
+
+    Raises:
+        ValueError: values out of range.
+    """
+    values = {name: getattr(args, name) for name in PROMPT_HELP if name in args}
+    values["region"] = tuple(values["region"]) if values["region"] else None
+    given = {name: value for name in SAMPLING_HELP if (value := getattr(args, name)) is not None}
+    return Prompt(**values), dataclasses.replace(Sampling() if model is None else model.sampling, **given)
 
 
 def _add_common(group: Any) -> None:
@@ -244,13 +259,6 @@ def _say(args: argparse.Namespace, text: str) -> None:
         sys.stderr.write(text + "\n")
 
 
-def _options(args: argparse.Namespace) -> tuple[Prompt, Sampling]:
-    """The prompt and the sampling of the command line; ValueError for values out of range."""
-    values = {name: getattr(args, name) for name in PROMPT_HELP if name in args}
-    values["region"] = tuple(values["region"]) if values["region"] else None
-    return Prompt(**values), Sampling(**{name: getattr(args, name) for name in SAMPLING_HELP})
-
-
 def _load_model(args: argparse.Namespace) -> Any:
     from vampnet.pipeline import VampNet
 
@@ -263,17 +271,17 @@ def _load_model(args: argparse.Namespace) -> Any:
 
 
 def _vamp(args: argparse.Namespace) -> None:
-    prompt, sampling = _options(args)
+    settings(args)
     from vampnet import audio
 
-    # Bad audio is to be heard of before models are loaded, and a bad folder before anything is made.
+    # Bad options and audio are to be heard of before models are loaded, and a bad folder before anything is made.
     signal = audio.load(args.input)
     Path(args.out).mkdir(parents=True, exist_ok=True)
     model, progress = _load_model(args), _Progress(not args.quiet and sys.stderr.isatty())
     try:
         vamp = model.vamp(
             signal if signal.sample_rate == model.grid.sample_rate else args.input,
-            prompt, sampling, args.takes, args.seed, loop=args.loop, bars=args.bars, extend=tuple(args.extend),
+            *settings(args, model), args.takes, args.seed, loop=args.loop, bars=args.bars, extend=tuple(args.extend),
             on_step=progress,
         )  # fmt: skip
     finally:

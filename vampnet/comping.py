@@ -169,7 +169,7 @@ def comp(
         clip: their source, as `VampNet.listen` gives it.
         tokens: (takes, K, T) int64, of the takes.
         choice, bounds: as in `assemble`.
-        sampling: how the joins are made.
+        sampling: how the joins are made; None = the model's defaults.
         seed: of the joins.
         seconds: width of a join.
         takes: how each of them sounds, (1, C, N): then every part sounds as it does there. None = all is decoded, and the whole
@@ -202,7 +202,7 @@ def comp(
     if on_step is not None:
         on_step("decode", 0, 1)
     if takes is None:
-        return model.render(clip, laid, balance=(sampling or Sampling()).balance), laid, mask
+        return model.render(clip, laid, balance=(sampling or model.sampling).balance), laid, mask
     owners = _owners(choice, bounds, mask)
     found = original.stretches(owners, clip.loop)
     # Takes that have sound of the clip have its offset, too, and what is laid between them must not thump.

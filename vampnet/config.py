@@ -318,6 +318,13 @@ class Sampling:
         return self.top_k > 0 or self.top_p < 1 or self.typical_mass < 1
 
 
+PUBLISHED = Sampling(steps=24, typical_mass=1.0, guidance=0.0, palette=0.0, balance=0.0)
+"""How the published weights are sampled where nobody says otherwise: as the paper does it, in the steps that it calls a good
+trade. The defaults of `Sampling` were chosen with the bundled model, and nothing says that they suit others."""
+TUNED = tuple(one.name for one in dataclasses.fields(Sampling) if getattr(PUBLISHED, one.name) != one.default)
+"""The fields of `Sampling` that a model may have defaults of its own for."""
+
+
 @dataclass(frozen=True)
 class TransformerConfig:
     """Shape of a masked token transformer (paper section 3.2).

@@ -185,7 +185,7 @@ class Journey:
         Args:
             parent: number of a round, or `SOURCE`.
             prompt: what stays of the parent; see `drifted`.
-            sampling: how the rest is filled.
+            sampling: how the rest is filled; None = the model's defaults.
             mask: (1, K, T) bool, True = regenerate: instead of the prompt's.
             on_step, cancelled: as in `VampNet.vamp`.
 
@@ -193,7 +193,7 @@ class Journey:
             AudioError, ValueError: as `VampNet.vamp`, or there is no such parent.
             CancelledError: `cancelled()` was True; the journey is as it was.
         """
-        prompt, sampling, before = prompt or Prompt(), sampling or Sampling(), self.path(parent)
+        prompt, sampling, before = prompt or Prompt(), sampling or model.sampling, self.path(parent)
         clip = self._listen(model, prompt.needs_beats and mask is None, on_step, cancelled)
         given, tokens = self._parent(model, clip, parent)
         path = (*(before[-1].path if before else ()), 1 + max((r.path[-1] for r in self.children(parent)), default=-1))

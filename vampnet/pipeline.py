@@ -83,7 +83,7 @@ class VampNet(Stages):
         models = checkpoints.load(
             name, chosen, revision=revision, codec=codec, coarse=coarse, fine=fine, on_download=on_download
         )
-        made = cls(models.codec, models.coarse, models.fine, models.name, chosen, precision)
+        made = cls(models.codec, models.coarse, models.fine, models.name, chosen, precision, models.sampling)
         made.paths = models.paths
         return made
 
@@ -111,7 +111,7 @@ class VampNet(Stages):
             source: anything that `audio.load` takes: a path, an AudioSignal, (rate, array), (tensor, rate); or a `Clip` of
                 `listen`, for several vamps of one source: then `loop` and `bars` are the clip's, and its beats if it has any.
             prompt: what stays; None = the defaults. Its seconds count from the start of what is vamped.
-            sampling: how the rest is filled; None = the defaults.
+            sampling: how the rest is filled; None = the model's defaults, `self.sampling`.
             takes: how many, at least 1.
             seed: 0..2**31 - 1; take i depends on (seed, i), not on how many there are.
             loop: the clip is a ring: its end flows into its beginning, in what the models see and in what they make.
@@ -136,7 +136,7 @@ class VampNet(Stages):
                 shape than the clip's tokens.
             CancelledError: `cancelled()` was True.
         """
-        prompt, sampling, watch = prompt or Prompt(), sampling or Sampling(), Watch(on_step, cancelled)
+        prompt, sampling, watch = prompt or Prompt(), sampling or self.sampling, Watch(on_step, cancelled)
         if isinstance(takes, bool) or not isinstance(takes, int) or not 1 <= takes <= MOST_TAKES:
             raise ValueError(
                 Sentence("takes must be a whole number from 1 to {most}, not {takes!r}.", takes=takes, most=MOST_TAKES)

@@ -40,6 +40,7 @@ class Stages:
         name: of the checkpoint, for people.
         device: all three are moved there.
         precision: of the arithmetic: see `model.fast.in_precision` and `codec_in_precision`.
+        sampling: how takes are drawn where nobody says otherwise; None = the defaults of `Sampling`.
 
     Raises:
         ValueError: a precision that there is not, or not on this device.
@@ -47,12 +48,12 @@ class Stages:
 
     def __init__(
         self, codec: Codec, coarse: nn.Module, fine: nn.Module, name: str = "model", device: str | torch.device = "cpu",
-        precision: str = "float32",
+        precision: str = "float32", sampling: Sampling | None = None,
     ) -> None:  # fmt: skip
         self.coarse, self.fine = (in_precision(model, precision, device) for model in (coarse, fine))
         self.precision = getattr(self.coarse, "precision", "float32")
         self.codec = codec_in_precision(codec.to(device), self.precision, device)
-        self.name = name
+        self.name, self.sampling = name, sampling or Sampling()
         self.device = torch.device(device)
         self.paths: dict[str, Path] = {}
 
@@ -220,7 +221,7 @@ class Stages:
             given, todo = (x if x.shape[0] == 1 else x[rows] for x in (tokens, mask))
             who = seed, [pairs[row][1] for row in rows]
             rest = {"batch": batch, "loop": loop, "on_step": on_step, "cancelled": cancelled}
-            out.update(zip(rows, self._generate(given, todo, sampling or Sampling(), *who, **rest), strict=True))
+            out.update(zip(rows, self._generate(given, todo, sampling or self.sampling, *who, **rest), strict=True))
         return torch.stack([out[row] for row in range(len(pairs))])
 
     # ---- parts of these -----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import CODEBOOK_SIZE, Prompt, Sampling
+from ..config import CODEBOOK_SIZE, Prompt
 from .codec import evaluate_clip
 from .embeddings import log_mel
 from .extras import need
@@ -145,7 +145,7 @@ def _sound(model: Any, audio: Tensor, seed: int) -> dict[str, list[list[int]]]:
     grid = model.grid
     audio = audio[: min(len(audio), grid.seconds_to_samples(SHOWN_SECONDS))]
     tokens = model.codec.encode(audio[None, None].to(model.device)).cpu()
-    made = model.generate(tokens, model.mask(tokens, Prompt(periodic=PERIOD)), Sampling(), [(seed, 0)])
+    made = model.generate(tokens, model.mask(tokens, Prompt(periodic=PERIOD)), seeds=[(seed, 0)])
     waves = {"source": audio} | {
         name: model.decode(codes, length=len(audio)).audio_data[0, 0] for name, codes in (("codec", tokens), ("take", made))
     }

@@ -52,19 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_common(args)
         if args.takes < 1:
             raise ValueError(f"--takes must be at least 1, not {args.takes}.")
-        prompt, sampling = cli.settings(args)
-        prompt = dataclasses.replace(prompt, original_sound=False)  # what is measured is decoded
         # Now, and not after all the work.
+        cli.settings(args)
         for name in ("mir_eval.beat", "mir_eval.onset"):
             need(name)
         if args.reference is not None and not Path(args.reference).is_dir():
             raise ValueError(f"There is no folder '{args.reference}' for --reference: name one that holds audio.")
         if args.json and not Path(args.json).resolve().parent.is_dir():
             raise ValueError(f"There is no folder for '{args.json}': make it first, or give another --json.")
-        takes = Recipe("vamp", prompt, sampling, args.takes, args.loop)
-        codec = Recipe("codec", loop=True) if args.loop else CODEC
-        settings = (Setting("codec alone", codec), Setting("takes", takes))
-        _run(args, Experiment("model", "The codec alone, and takes", settings))
+        _run(args)
     except KeyboardInterrupt:
         sys.stderr.write("Stopped; nothing is kept of it, as 'evaluate paper' would.\n")
         return 130
@@ -74,8 +70,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(args: argparse.Namespace, experiment: Experiment) -> None:
+def _experiment(args: argparse.Namespace, model: VampNet) -> Experiment:
+    prompt, sampling = cli.settings(args, model)
+    prompt = dataclasses.replace(prompt, original_sound=False)  # what is measured is decoded
+    takes = Recipe("vamp", prompt, sampling, args.takes, args.loop)
+    codec = Recipe("codec", loop=True) if args.loop else CODEC
+    return Experiment("model", "The codec alone, and takes", (Setting("codec alone", codec), Setting("takes", takes)))
+
+
+def _run(args: argparse.Namespace) -> None:
     model = load_model(args)
+    experiment = _experiment(args, model)
     judge = make_judge(args, model)
     origin = judge.origin(model)
     clips, count = choose_clips(args.audio, args, model, args.loop, full=False)

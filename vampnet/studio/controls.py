@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from vampnet.config import BEFORE, CODEBOOK_SIZE, HOP, MOST, N_COARSE, N_CODEBOOKS, SAMPLE_RATE, Prompt, Sampling
+from vampnet.config import BEFORE, CODEBOOK_SIZE, HOP, MOST, N_COARSE, N_CODEBOOKS, SAMPLE_RATE, TUNED, Prompt, Sampling
 from vampnet.studio.paint import Paint, paint_of, read_paint
 from vampnet.studio.text import DEFAULT, say, worded
 
@@ -122,8 +122,10 @@ CONTROLS: tuple[Control, ...] = (
 NAMES = tuple(control.name for control in CONTROLS)
 LEVELS = ("kept_codebooks", "prompt_codebooks")
 """The controls that count codebook levels."""
-FOLLOWERS = ("periodic", "fine_steps", *LEVELS)
-"""The controls that say something about the model, and change with it."""
+FOLLOWERS = ("periodic", "fine_steps", *LEVELS, *TUNED)
+"""The controls that say something about the model, or have a default of its own, and change with it."""
+READ = (*LEVELS, *TUNED)
+"""Those of them that change by the value that they have."""
 
 
 def info_of(
@@ -138,6 +140,11 @@ def most_levels(shape: Shape) -> int:
     return max(2, min(shape.levels, N_CODEBOOKS))
 
 
+def capped(name: str, value: Any, shape: Shape) -> Any:
+    """The value of a control, no larger than a model of this shape has levels where it counts them: sliders refuse more."""
+    return min(value, most_levels(shape)) if name in LEVELS else value
+
+
 def follow(name: str, shape: Shape, before: Shape, value: Any = None, language: str = DEFAULT) -> dict[str, Any]:
     """What changes of a control in `FOLLOWERS` with a model: arguments of `gr.update`.
 
@@ -145,7 +152,7 @@ def follow(name: str, shape: Shape, before: Shape, value: Any = None, language: 
         name: of the control.
         shape: of the model.
         before: of the model that the page had before.
-        value: of a control in `LEVELS`.
+        value: of a control in `READ`.
         language: of the visitor.
     """
     if name in LEVELS:
@@ -153,6 +160,10 @@ def follow(name: str, shape: Shape, before: Shape, value: Any = None, language: 
         whole = name == "prompt_codebooks" and given and value >= most_levels(before)  # all levels stay all levels
         moved = most if whole or (given and value > most) else None
         return {"maximum": most} if moved is None else {"maximum": most, "value": moved}
+    if name in TUNED:
+        # Where it stood at the default it goes on doing so; what somebody has chosen stays.
+        left, wanted = getattr(before.sampling, name), getattr(shape.sampling, name)
+        return {"value": wanted} if value == left != wanted else {}
     return {"info": info_of(name, 1000 / shape.grid.tokens_per_second, shape.levels - shape.coarse, language)}
 
 

@@ -21,8 +21,9 @@ from gradio import FileData
 from gradio.context import get_blocks_context
 from gradio.utils import get_function_description, get_function_params, get_upload_folder
 
-from vampnet.config import CancelledError
+from vampnet.config import TUNED, CancelledError, Sampling
 from vampnet.studio.controls import DEFAULTS, NAMES, Control, Request, read_request, whole_depth
+from vampnet.studio.shelf import Shape
 from vampnet.studio.text import say
 from vampnet.vamp import FORMATS
 
@@ -48,20 +49,21 @@ def uploaded(given: Any) -> Path:
     return Path(path)
 
 
-def read_options(options: dict[str, Any], levels: int) -> Request:
+def read_options(options: dict[str, Any], shape: Shape) -> Request:
     """The fields of a prompt and of sampling, takes, seed, loop and bars -> what is asked for; what is missing is the default.
 
     Args:
         options: by name.
-        levels: K of the model.
+        shape: of the model, whose defaults are taken.
 
     Raises:
         ValueError: a value is out of its range; the sentence says which and what is allowed.
     """
-    plain = {**DEFAULTS, "loop": False, **{name: value for name, value in options.items() if value is not None}}
+    given = {name: value for name, value in options.items() if value is not None}
+    plain = {**DEFAULTS, **vars(shape.sampling), "loop": False, **given}
     if not isinstance(plain["loop"], bool):
         raise ValueError(say("programs.loop", given=repr(plain["loop"])))
-    request = read_request(whole_depth([plain[name] for name in NAMES], levels))
+    request = read_request(whole_depth([plain[name] for name in NAMES], shape.levels))
     prompt, sampling = (
         replace(known, **{field.name: _clean(field, plain[field.name]) for field in fields(known) if field.name not in NAMES})
         for known in (request.prompt, request.sampling)
@@ -173,7 +175,11 @@ def _written_out(method: Callable[..., Any], kinds: Sequence[type], controls: Se
         for field, hint in zip(fields(kind), get_type_hints(kind).values(), strict=True):
             # Gradio has no words for a pair.
             hint = list[float] | None if field.name == "region" else hint
-            parameters.append(inspect.Parameter(field.name, place, default=field.default, annotation=hint))
+            own = kind is Sampling and field.name in TUNED
+            hint, default = (hint | None, None) if own else (hint, field.default)
+            if own:
+                about[field.name] += f" null: the model's default; {field.default:g} for the bundled one."
+            parameters.append(inspect.Parameter(field.name, place, default=default, annotation=hint))
     for control in controls:
         value = DEFAULTS[control.name]
         parameters.append(inspect.Parameter(control.name, place, default=value, annotation=type(value)))

@@ -23,7 +23,7 @@ from vampnet.pipeline import VampNet
 from vampnet.sentences import Sentence
 from vampnet.serving import Turns, batch_for
 from vampnet.studio import presets, tempo
-from vampnet.studio.controls import FOLLOWERS, LEVELS, MAX_SEED, NAMES, Request, follow, most_levels, read_request, whole_depth
+from vampnet.studio.controls import FOLLOWERS, MAX_SEED, NAMES, READ, Request, capped, follow, read_request, whole_depth
 from vampnet.studio.ground import ground
 from vampnet.studio.heard import HeardClips
 from vampnet.studio.mask_picture import given_mask, mask_of, picture
@@ -97,10 +97,10 @@ class Handlers:
             await asyncio.sleep(POLL_SECONDS)
         yield self._model_line(session.language)
 
-    def follow_model(self, session: Session, *levels: Any) -> list[Any]:
-        """A change of each control in `FOLLOWERS` to fit the model; `levels` are the values of those in `LEVELS`."""
+    def follow_model(self, session: Session, *read: Any) -> list[Any]:
+        """A change of each control in `FOLLOWERS` to fit the model; `read` are the values of those in `READ`."""
         before, session.shape, session.model_version = session.shape, self.shelf.shape, self.shelf.version
-        values = dict(zip(LEVELS, levels, strict=True))
+        values = dict(zip(READ, read, strict=True))
         changes = (follow(name, session.shape, before, values.get(name), session.language) for name in FOLLOWERS)
         return [gr.update(**change) for change in changes]
 
@@ -108,8 +108,8 @@ class Handlers:
         """The line about the model, `follow_model` and the picture, if another page has exchanged the model meanwhile."""
         if session.model_version == self.shelf.version:
             return [gr.skip()] * (2 + len(FOLLOWERS))
-        levels = [values[NAMES.index(name)] for name in LEVELS]
-        return [self._model_line(session.language), *self.follow_model(session, *levels), self.draw(session, *values)]
+        read = [values[NAMES.index(name)] for name in READ]
+        return [self._model_line(session.language), *self.follow_model(session, *read), self.draw(session, *values)]
 
     def _model_line(self, language: str) -> str:
         # Where there is a chooser, it says what went wrong.
@@ -245,9 +245,7 @@ class Handlers:
 
     def use_preset(self, session: Session, event: gr.EventData) -> list[Any]:
         """The values of the controls in `presets.TOUCHED`."""
-        # A slider refuses what lies beyond its end.
-        most = most_levels(session.shape)
-        return [min(value, most) if name in LEVELS else value for name, value in presets.find(event.name).values.items()]
+        return [capped(name, value, session.shape) for name, value in presets.find(event.name).values.items()]
 
     def new_seed(self) -> int:
         return secrets.randbelow(min(MAX_SEED, 1_000_000))

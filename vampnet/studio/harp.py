@@ -76,7 +76,7 @@ class Harp:
         """
         who, programs = _sender(request), self.programs
         with plain_errors(source), programs.source(source) as (_, clip):
-            asked = read_options({**values, "takes": 1}, programs.levels)
+            asked = read_options({**values, "takes": 1}, programs.shape)
             check_work(asked, clip.seconds)
 
             def work(model: VampNet, on_step: Any, stopped: Any) -> Any:

@@ -15,7 +15,7 @@ from vampnet.gallery import Gallery
 from vampnet.pipeline import VampNet
 from vampnet.studio.chooser import Chooser
 from vampnet.studio.comp_room import Comping
-from vampnet.studio.controls import FOLLOWERS, LEVELS, NAMES
+from vampnet.studio.controls import FOLLOWERS, NAMES, READ
 from vampnet.studio.deck import Deck
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.harp import Harp
@@ -174,11 +174,11 @@ def _wire(
     everything = list(controls.values())
     drawing: dict[str, Any] = {"fn": handlers.draw, "inputs": [session, *everything], "outputs": picture, **at_once}
 
-    levels, followers = ([controls[name] for name in names] for names in (LEVELS, FOLLOWERS))
+    told, followers = ([controls[name] for name in names] for names in (READ, FOLLOWERS))
 
     def tell_of_model(on: Callable[..., Any]) -> None:
-        told = on(handlers.model_status, session, status, concurrency_limit=None, **quiet)
-        told.then(handlers.follow_model, [session, *levels], followers, **at_once).then(**drawing)
+        known = on(handlers.model_status, session, status, concurrency_limit=None, **quiet)
+        known.then(handlers.follow_model, [session, *told], followers, **at_once).then(**drawing)
 
     visit = gr.Textbox(visible="hidden", elem_id="visit")
     name_of_tab = "async (session, visit) => [session, await VampStudio.visit()]"

@@ -36,6 +36,7 @@ from vampnet.studio.running import Running
 from vampnet.studio.session import Session, Source, plain_name, read_source
 from vampnet.studio.share_data import publish
 from vampnet.studio.share_limit import ShareLimit
+from vampnet.studio.shelf import Shape
 from vampnet.studio.text import say
 
 Bars = Literal["off", "1", "2", "4", "8"]
@@ -103,7 +104,7 @@ class Programs:
         """
         with plain_errors(source), self.source(source) as (session, clip):
             given = {**options, "takes": takes, "seed": seed, "loop": loop, "bars": bars}
-            request = read_options({**given, "extend_before": extend_before, "extend_after": extend_after}, self.levels)
+            request = read_options({**given, "extend_before": extend_before, "extend_after": extend_after}, self.shape)
             check_format(format)
             check_work(request, clip.seconds)
 
@@ -147,13 +148,13 @@ class Programs:
                 row by row from the coarsest level, first bit first, 1 = made anew).
         """
         with plain_errors(source):
-            request = read_options({**options, "seed": seed, "loop": loop, "bars": bars}, self.levels)
+            request = read_options({**options, "seed": seed, "loop": loop, "bars": bars}, self.shape)
             if source is None:
-                return mask_facts(self._mask_of_length(request, seconds), self.handlers.shelf.shape.grid)
+                return mask_facts(self._mask_of_length(request, seconds), self.shape.grid)
             with self.source(source) as (_, clip):
                 if request.prompt.needs_beats or request.bars is not None:
                     clip.track()
-                return mask_facts(mask_of(request, clip, self.handlers.shelf.shape)[0], self.handlers.shelf.shape.grid)
+                return mask_facts(mask_of(request, clip, self.shape)[0], self.shape.grid)
 
     def encode(self, source: FileData, loop: bool = False) -> tuple[FileData, dict[str, Any]]:
         """Turns a sound into a small file of tokens, about 8 kilobits a second, that `/decode` turns back into sound.
@@ -220,9 +221,9 @@ class Programs:
     # ---- parts of these -----------------------------------------------------------------------------------------------
 
     @property
-    def levels(self) -> int:
-        """K of the model."""
-        return self.handlers.shelf.shape.levels
+    def shape(self) -> Shape:
+        """What there is to know of the model."""
+        return self.handlers.shelf.shape
 
     @contextmanager
     def source(self, given: Any) -> Iterator[tuple[Session, Source]]:
@@ -254,7 +255,7 @@ class Programs:
             raise ValueError(say("programs.seconds", low=audio.MIN_SECONDS, high=audio.MAX_SECONDS, given=repr(seconds)))
         if request.bars is not None:
             raise ValueError(say("programs.bars"))
-        shape = self.handlers.shelf.shape
+        shape = self.shape
         samples = shape.grid.seconds_to_samples(seconds)
         hop = shape.grid.hop
         steps = whole_steps(samples, hop) // hop if request.loop else shape.grid.samples_to_tokens(samples)

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, FOLLOWERS, LEVELS, MAX_SEED, Control, info_of
+from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, FOLLOWERS, MAX_SEED, READ, Control, info_of
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.presets import PRESETS, TOUCHED
 from vampnet.studio.text import label
@@ -105,7 +105,7 @@ def _widgets(group: str) -> dict[str, Any]:
     return {control.name: _widget(control) for control in CONTROLS if control.group == group}
 
 
-TOLD = tuple(name for name in FOLLOWERS if name not in LEVELS)
+TOLD = tuple(name for name in FOLLOWERS if name not in READ)
 """The controls whose line says something about the model."""
 
 

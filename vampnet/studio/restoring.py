@@ -13,7 +13,7 @@ from vampnet.beats import BeatGrid
 from vampnet.bundle import read_settings
 from vampnet.config import SAMPLE_RATE, TokenGrid
 from vampnet.extend import plan
-from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, LEVELS, MAX_TAKES, NAMES, most_levels, read_request, whole_depth
+from vampnet.studio.controls import BARS, CONTROLS, DEFAULTS, MAX_TAKES, NAMES, capped, read_request, whole_depth
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.mask_picture import lay_out
 from vampnet.studio.notices import is_error, notice
@@ -123,9 +123,7 @@ def control_values(origin: Origin, shape: Shape) -> tuple[list[Any] | None, list
     missing = [name for name, value in given.items() if name not in NAMES and value != _default(name)]
     values = []
     for control in CONTROLS:
-        value = given.get(control.name, DEFAULTS[control.name])
-        if control.name in LEVELS:
-            value = min(value, most_levels(shape))
+        value = capped(control.name, given.get(control.name, DEFAULTS[control.name]), shape)
         if control.name in ("region", "paint"):
             fits = True
         else:

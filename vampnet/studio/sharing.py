@@ -16,7 +16,7 @@ from torch import Tensor
 from vampnet.beats import BeatGrid
 from vampnet.bundle import read_bundle
 from vampnet.gallery import LONGEST_NOTE, LONGEST_TITLE, Gallery, GalleryError, NotShared, Shared
-from vampnet.studio.controls import CONTROLS, LEVELS, NAMES, Request, most_levels, restore
+from vampnet.studio.controls import CONTROLS, NAMES, Request, capped, restore
 from vampnet.studio.deck import Deck
 from vampnet.studio.handlers import Handlers
 from vampnet.studio.notices import notice
@@ -190,8 +190,7 @@ class Sharing:
         for control in CONTROLS:
             if control.step is not None:
                 values[control.name] = min(max(values[control.name], control.low), control.high)
-        most = most_levels(self.handlers.shelf.shape)
-        return [min(values[name], most) if name in LEVELS else values[name] for name in NAMES]
+        return [capped(name, values[name], self.handlers.shelf.shape) for name in NAMES]
 
     def _bring_all(self, session: Session, shared: Shared, settings: dict[str, Any]) -> Tensor:
         """Source and takes; returns the mask."""

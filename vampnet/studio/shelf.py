@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from vampnet import checkpoints
-from vampnet.config import N_COARSE, N_CODEBOOKS, CancelledError, TokenGrid
+from vampnet.config import N_COARSE, N_CODEBOOKS, CancelledError, Sampling, TokenGrid
 from vampnet.device import is_shortage
 from vampnet.fallback import release
 from vampnet.pipeline import OnDownload, VampNet
@@ -33,21 +33,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shape:
-    """What the page must know of a model to draw its masks.
+    """What the page must know of a model to draw its masks and to offer its defaults.
 
     Attributes:
         grid: seconds, samples and time steps of its codec.
         levels: K of its codec.
         coarse: how many of these its coarse model makes.
+        sampling: how its takes are drawn where nobody says otherwise.
     """
 
     grid: TokenGrid = TokenGrid()
     levels: int = N_CODEBOOKS
     coarse: int = N_COARSE
+    sampling: Sampling = Sampling()
 
     @classmethod
     def of(cls, model: VampNet) -> Shape:
-        return cls(model.grid, model.codec.n_codebooks, model.coarse.config.n_codebooks)
+        return cls(model.grid, model.codec.n_codebooks, model.coarse.config.n_codebooks, model.sampling)
 
 
 @dataclass(frozen=True)

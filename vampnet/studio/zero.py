@@ -203,7 +203,7 @@ class ZeroVampNet(VampNet):
             sample_rate=codec.sample_rate, hop=codec.hop, n_codebooks=codec.n_codebooks, codebook_size=codec.codebook_size
         )
         self.coarse, self.fine = (SimpleNamespace(config=part.config) for part in (model.coarse, model.fine))
-        self.name, self.device, self.precision = model.name, Device(), model.precision
+        self.name, self.device, self.precision, self.sampling = model.name, Device(), model.precision, model.sampling
         self._codec_id = model.codec_id
         named = model.coarse.named_parameters()  # of which the distilled ones are asked in place of the others
         self._size = sum(p.numel() for name, p in named if not name.startswith(distilled.PREFIX)) / PAPER_PARAMETERS
@@ -219,7 +219,7 @@ class ZeroVampNet(VampNet):
     def _seconds(self, name: str, given: dict[str, Any]) -> int:
         sampling, takes, tokens = None, 1, given.get("tokens", given.get("mask") if name == "hear_kept" else None)
         if name in ("vamp", "generate"):
-            sampling = given.get("sampling") or Sampling()
+            sampling = given.get("sampling") or self.sampling
             takes = given.get("takes", 4) if name == "vamp" else len(given.get("seeds", (0,)))
         if tokens is not None:
             return gpu_seconds(self.grid.tokens_to_seconds(tokens.shape[-1]), sampling, takes, self._size)
