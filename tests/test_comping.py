@@ -115,6 +115,15 @@ def test_only_the_joins_are_made_anew(vn, made):
     assert not torch.equal(comp(vn, clip, vamp.tokens, [0, 1, 1, 0], bounds, QUICK, 2)[1], tokens)
 
 
+def test_without_a_word_it_sounds_as_the_model_says(made, monkeypatch):
+    (vamp, clip), own, said = made, tiny_vampnet(), []
+    own.sampling = Sampling(balance=0.25)
+    monkeypatch.setattr(own, "render", lambda *given, balance: said.append(balance))
+    for given in (None, Sampling(balance=0.5)):
+        comp(own, clip, vamp.tokens[1:], [0], [0, vamp.tokens.shape[-1]], given)
+    assert said == [0.25, 0.5]
+
+
 def test_one_take_throughout_comes_out_as_it_was(vn, made):
     vamp, clip = made
     sound, tokens, mask = comp(vn, clip, vamp.tokens, [1, 1], [0, 50, vamp.tokens.shape[-1]], QUICK)

@@ -166,3 +166,9 @@ def test_the_time_asked_for_follows_the_request(shelf, spaces, clip):
     assert zero.gpu_seconds(30, Sampling(), 1) < zero.gpu_seconds(30, Sampling(feedback=4), 1)
     shelf.use(lambda model: model.encode(clip))
     assert spaces.calls[-1][1] == zero.gpu_seconds(1.0, None, 1, 0)
+
+    def asked(model):
+        model._size, model.sampling = 1.0, Sampling(steps=72)  # of its own
+        return model._seconds("generate", {"tokens": torch.zeros(1, 14, 1723, dtype=torch.int64)})
+
+    assert shelf.use(asked) == zero.gpu_seconds(1723 * 768 / 44_100, Sampling(steps=72), 1)
