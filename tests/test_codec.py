@@ -6,12 +6,14 @@ import copy
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from dac.nn.quantize import ResidualVectorQuantize
 from safetensors.torch import load_file, save_file
 
 from vampnet.codec import Codec, SpectralCodec, SpectralCodecConfig, load_codec, save_codec, search, spectral
+from vampnet.codec import griffin_lim as griffin_lim_module
 from vampnet.codec.bands import over_frequency
 from vampnet.codec.envelope import ShortView
 from vampnet.codec.griffin_lim import griffin_lim, griffin_lim_pieces, spectrum, synthesize
@@ -102,6 +104,22 @@ def test_items_of_a_batch_are_searched_on_their_own(window, loop):
     magnitudes = torch.rand(3, 10, 1025)
     together = griffin_lim(magnitudes, window, HOP, 3, loop=loop)
     assert torch.equal(together[1:2], griffin_lim(magnitudes[1:2], window, HOP, 3, loop=loop))
+
+
+@pytest.mark.parametrize("frames", [1, 16, 35])
+def test_white_phases_drawn_block_by_block_are_the_same(frames):
+    whole = griffin_lim_module._draw_phases(frames, 33, 8, 64).unbind(-1)
+    for part, want in zip(griffin_lim_module._draw_blocks(frames, 33, 8, 64), whole, strict=True):
+        assert np.array_equal(part, search.in_blocks(want))
+
+
+@pytest.mark.parametrize("track", [False, True])
+def test_phases_that_are_kept_are_not_written_over(window, track):
+    magnitudes = torch.rand(1, 40, 1025)
+    start = spectrum(torch.randn(1, 40 * HOP), window, HOP)[..., :500]
+    first = griffin_lim(magnitudes, window, HOP, 2, start=start, track=track)
+    griffin_lim(2 * magnitudes, window, HOP, 2, track=track)
+    assert torch.equal(griffin_lim(magnitudes, window, HOP, 2, start=start, track=track), first)
 
 
 @pytest.mark.parametrize("loop", [False, True])

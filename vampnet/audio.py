@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from vampnet import scratch
 from vampnet.config import SAMPLE_RATE
 from vampnet.limiter import limit_peaks, limiting_gain, true_peaks, with_gain
 from vampnet.loudness import Loudness
@@ -86,7 +87,7 @@ def load(source: Any, sample_rate: int = SAMPLE_RATE, max_seconds: float = MAX_S
     else:
         samples, rate = read_memory(source)
         _check_length(len(samples), rate, max_seconds)
-        kept = _Kept(rate, sample_rate, min(samples.shape[1], 2))
+        kept = _Kept(rate, sample_rate, min(samples.shape[1], 2), len(samples))
         for start in range(0, len(samples), _BLOCK_FRAMES):
             kept.add(samples[start : start + _BLOCK_FRAMES])
     _check_length(kept.frames, kept.rate, max_seconds, 0.0 if own else MIN_SECONDS)
@@ -94,7 +95,7 @@ def load(source: Any, sample_rate: int = SAMPLE_RATE, max_seconds: float = MAX_S
         raise AudioError(Sentence(
             "The audio is silent (its peak lies below {floor:.0f} dBFS): use a clip with sound in it.", floor=SILENCE_DBFS,
         ))  # fmt: skip
-    signal = make_signal(torch.from_numpy(kept.finish()).unsqueeze(0), sample_rate)
+    signal = make_signal(kept.finish().unsqueeze(0), sample_rate)
     signal.path_to_file = path
     return signal
 
@@ -151,7 +152,8 @@ def _check_size(file: Any, name: str, frames: int, max_seconds: float, least: fl
 
 def _decode(file: Any, name: str, max_seconds: float, sample_rate: int) -> _Kept:
     """Reads block by block, and believes no header: what there really is counts."""
-    kept = _Kept(file.samplerate, sample_rate, min(file.channels, 2))
+    told = file.frames if 0 < file.frames < UNKNOWN_FRAMES else 0
+    kept = _Kept(file.samplerate, sample_rate, min(file.channels, 2), told)
     if file.frames >= UNKNOWN_FRAMES:
         file.seekable = lambda: False  # else soundfile asks where it is, which libsndfile cannot say of such a file
     while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
@@ -166,12 +168,13 @@ class _Kept:
     Args:
         rate, target: Hz of what comes and of what is kept.
         channels: 1 or 2, that are kept.
+        frames: that are expected; there may be more or fewer.
     """
 
-    def __init__(self, rate: int, target: int, channels: int) -> None:
+    def __init__(self, rate: int, target: int, channels: int, frames: int) -> None:
         self.rate, self.target, self.channels = rate, target, channels
         self.frames, self.peak = 0, 0.0
-        self.blocks: list[np.ndarray] = []
+        self._out, self._at = scratch.empty(channels, self._wanted(frames or _BLOCK_FRAMES)), 0
         self.resampler = None
         if rate != target:
             import soxr
@@ -191,20 +194,34 @@ class _Kept:
                 Sentence("The audio holds samples far beyond full scale: export it again from the program that made it.")
             )
         self.frames, self.peak = self.frames + len(block), max(self.peak, peak)
-        self.blocks.append(block if self.resampler is None else self.resampler.resample_chunk(np.ascontiguousarray(block)))
+        block = block if self.resampler is None else self.resampler.resample_chunk(np.ascontiguousarray(block))
+        if self._at + len(block) > self._out.shape[1]:
+            self._resize(2 * (self._at + len(block)))
+        self._put(block)
 
-    def finish(self) -> np.ndarray:
+    def finish(self) -> torch.Tensor:
         """(C, round(frames * target / rate)) float32: all that came."""
-        wanted, at = self.frames, 0
+        wanted = self._wanted(self.frames)
+        if wanted != self._out.shape[1]:
+            self._resize(wanted)
         if self.resampler is not None:
-            wanted = max(1, round(self.frames * self.target / self.rate))
-            self.blocks.append(self.resampler.resample_chunk(np.zeros((0, self.channels), np.float32), last=True))
-        out = np.zeros((self.channels, wanted), np.float32)
-        for block in self.blocks:
-            part = block[: wanted - at]
-            out[:, at : at + len(part)] = part.T
-            at += len(part)
-        return out
+            rest = self.resampler.resample_chunk(np.zeros((0, self.channels), np.float32), last=True)
+            self._put(rest[: wanted - self._at])
+            self._out[:, self._at :] = 0
+        return self._out
+
+    def _wanted(self, frames: int) -> int:
+        return frames if self.rate == self.target else max(1, round(frames * self.target / self.rate))
+
+    def _resize(self, samples: int) -> None:
+        self._at = min(self._at, samples)
+        larger = scratch.empty(self.channels, samples)
+        scratch.write(larger[:, : self._at], self._out[:, : self._at])
+        self._out = larger
+
+    def _put(self, block: np.ndarray) -> None:
+        self._out.numpy()[:, self._at : self._at + len(block)] = block.T
+        self._at += len(block)
 
 
 def _check_length(samples: int, rate: int, max_seconds: float, least: float = MIN_SECONDS) -> None:
@@ -321,7 +338,9 @@ def to_codec_level(signal: AudioSignal, in_place: bool = False) -> tuple[AudioSi
     there (1 for silence)."""
     lufs = measure_loudness(signal)
     gain = 10 ** ((CODEC_LUFS - lufs) / 20) if math.isfinite(lufs) else 1.0
-    samples = signal.audio_data.mul_(gain) if in_place else signal.audio_data * gain
+    samples = signal.audio_data if in_place else scratch.copy(signal.audio_data)
+    for part in scratch.parts(samples):
+        part.mul_(gain)
     return make_signal(samples, signal.sample_rate), gain
 
 

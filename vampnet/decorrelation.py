@@ -7,6 +7,8 @@ from functools import lru_cache
 
 import torch
 
+from vampnet import scratch
+
 LENGTH = 4096
 """Samples of the response: half of it before the sound, half of it after."""
 
@@ -52,7 +54,7 @@ def decorrelate(x: torch.Tensor, rate: int, loop: bool) -> torch.Tensor:
         # The response goes round more than once.
         return torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(_placed(response, n)), n)
     size, step, ring = 4 * LENGTH, 3 * LENGTH, n if loop else n + LENGTH
-    there, out = torch.fft.rfft(_placed(response, size)), torch.empty_like(x)
+    there, out = torch.fft.rfft(_placed(response, size)), scratch.new_empty(x, n)
     # In pieces, of which what the response reaches around is left out: one transform of five minutes would take 300 MB.
     for start in range(0, n, 32 * step):
         count = -(-min(32 * step, n - start) // step)

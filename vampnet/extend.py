@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vampnet import stereo
+from vampnet import scratch, stereo
 from vampnet.audio import MAX_SECONDS, make_signal
 from vampnet.beats import EDGE_SECONDS, BeatGrid
 from vampnet.config import TokenGrid
@@ -154,7 +154,8 @@ def longer(clip: Clip, seconds: tuple[float, float], codec: Codec) -> Clip:
     added = plan(samples, seconds, TokenGrid(codec.sample_rate, codec.hop), clip.loop)
     silent = _silent_tokens(codec)
     tokens = torch.cat([silent.expand(-1, -1, added.before), clip.tokens, silent.expand(-1, -1, added.after)], dim=-1)
-    padded = F.pad(clip.signal.audio_data, (added.offset, added.length - added.offset - samples))
+    padded = scratch.zeros(*clip.signal.audio_data.shape[:2], added.length)
+    scratch.write(padded[..., added.offset : added.offset + samples], clip.signal.audio_data)
     signal = make_signal(padded, rate)
     signal.path_to_file = clip.signal.path_to_file
     return dataclasses.replace(

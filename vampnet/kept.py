@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vampnet import audio, stereo
+from vampnet import audio, scratch, stereo
 from vampnet.original import Stretch, lay
 from vampnet.ring import ring_resample
 from vampnet.sentences import Sentence
@@ -57,7 +57,7 @@ def kept_sound(codec: Codec, clip: Clip, mask: Tensor, parts: Sequence[Stretch] 
     if not bool(found.any()):
         raise ValueError(Sentence("Nothing that sounds is kept: keep some moments, from the coarsest level on."))
     steps, length = mask.shape[-1], clip.image.length
-    wave = torch.zeros(codec.hop * steps)
+    wave = scratch.zeros(codec.hop * steps)
     for start, end, _ in [(0, steps, 0)] if parts is None else parts:
         at = torch.arange(start, end) % steps
         lay(wave, _wave(codec, clip.tokens[..., at], found[at], clip.loop and end - start == steps), start * codec.hop)

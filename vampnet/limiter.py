@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from vampnet import scratch
 from vampnet.loudness import POINT
 
 ATTACK_SECONDS, RELEASE_SECONDS = 0.005, 0.06
@@ -72,13 +73,16 @@ def with_gain(
 ) -> np.ndarray:
     """(C, N) float32 times `scale` and the gain (points,) of `limiting_gain` -> (C, N) float32, no sample above `ceiling`: in
     `out`, which may be `samples`, or in new memory."""
-    out, n = np.multiply(samples, np.float32(scale), out=out, dtype=np.float32), samples.shape[-1]
-    if (gain == 1.0).all():
-        return out
+    n, unlimited = samples.shape[-1], bool((gain == 1.0).all())
+    out = scratch.empty(*samples.shape).numpy() if out is None else out
     edges = np.append(np.arange(len(gain)) * POINT, n)
     centres = (edges[:-1] + edges[1:] - 1) / 2
     for start in range(0, n, POINT * _PIECE):
         part = out[:, start : start + POINT * _PIECE]
+        np.multiply(samples[:, start : start + POINT * _PIECE], np.float32(scale), out=part, dtype=np.float32)
+        scratch.sweep()
+        if unlimited:
+            continue
         at = np.arange(start, start + part.shape[-1])
         part *= np.interp(at, centres, gain, period=n if loop else None).astype(np.float32)
         # The envelope already obeys the ceiling; the clamp only takes off what rounding to float32 left above it.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from vampnet import scratch
 from vampnet.audio import make_signal
 from vampnet.sentences import Sentence
 
@@ -53,7 +54,9 @@ def seam_step(signal: AudioSignal) -> tuple[float, float]:
     audio = signal.audio_data
     if audio.shape[-1] < 2:
         return 0.0, 0.0
-    return float((audio[..., 0] - audio[..., -1]).abs().max()), float(audio.diff(dim=-1).abs().max())
+    across = float((audio[..., 0] - audio[..., -1]).abs().max())
+    pairs = zip(scratch.parts(audio[..., 1:]), scratch.parts(audio[..., :-1]), strict=True)
+    return across, max(float((later - earlier).abs().max()) for later, earlier in pairs)
 
 
 def close_seam(

@@ -11,6 +11,9 @@ import warnings
 from functools import lru_cache
 
 import numpy as np
+import torch
+
+from vampnet import scratch
 
 BLOCK_SECONDS = 0.4
 """Gating block; a shorter clip is repeated until it fills two."""
@@ -80,7 +83,7 @@ def _energies(samples: np.ndarray, sections: np.ndarray) -> tuple[np.ndarray, np
     from vampnet import loudness_kernels, passes
 
     assert loudness_kernels.POINT == POINT
-    out = np.empty((len(samples), 2, -(-samples.shape[-1] // POINT)))
+    out = scratch.empty(len(samples), 2, -(-samples.shape[-1] // POINT), dtype=torch.float64).numpy()
     given = [(np.ascontiguousarray(channel, np.float32), sections, *made) for channel, made in zip(samples, out, strict=True)]
     passes.at_once(loudness_kernels.energies, given)
     plain, weighted = out.sum(axis=0)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vampnet import audio, checkpoints, loops, original, stereo
+from vampnet import audio, checkpoints, loops, original, scratch, stereo
 from vampnet.balance import Balance
 from vampnet.beats import BeatGrid
 from vampnet.config import MASK, Prompt, Sampling, whole_seed
@@ -265,7 +265,7 @@ class VampNet(Stages):
             return audio.restore_loudness(take, clip.lufs, loop=clip.loop, gain_db=gain_db, in_place=True)
         gain_db = self.kept_gain(clip, clip.tokens, mask, original_sound=True) if gain_db is None else gain_db
         # Without the clip's offset there would be a thump where it ends.
-        out, offset = clip.signal.audio_data.clone(), offset_of(clip.signal)
+        out, offset = scratch.copy(clip.signal.audio_data), offset_of(clip.signal)
         for first, sound in self.decode_around(clip, tokens, found):
             around = clip.loop and sound.audio_data.shape[-1] == out.shape[-1]
             sound = audio.restore_loudness(sound, clip.lufs, loop=around, gain_db=gain_db, in_place=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vampnet import audio, beats, checkpoints, fingerprint, stereo
+from vampnet import audio, beats, checkpoints, fingerprint, scratch, stereo
 from vampnet.balance import Balance
 from vampnet.beats import BeatGrid
 from vampnet.config import Prompt, Sampling, TokenGrid
@@ -135,8 +135,9 @@ class Stages:
         if length < 1 or (length > made and not loop):
             raise ValueError(f"{tokens.shape[-1]} time steps are {made} samples: ask for 1 to {made}, not {length}.")
         how = {} if balance is None else {"balance": balance}  # which codecs of waveforms do not take
-        wave = self._code(lambda codec, device: codec.decode(tokens.to(device), loop=loop, **how).float().cpu())
-        if not bool(wave.isfinite().all()):
+        with scratch.tidy(4 * made):
+            wave = self._code(lambda codec, device: codec.decode(tokens.to(device), loop=loop, **how).float().cpu())
+        if not all(bool(part.isfinite().all()) for part in scratch.parts(wave)):
             raise ValueError(Sentence("The codec's samples are not finite: its weights are damaged, get them again."))
         return audio.make_signal(ring_resample(wave, length) if loop else wave[..., :length], self.grid.sample_rate)
 

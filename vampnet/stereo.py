@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from vampnet import passes
+from vampnet import passes, scratch
 from vampnet.audio import make_signal
 from vampnet.decorrelation import decorrelate, span
 
@@ -45,6 +45,8 @@ MID_WEIGHT = 0.5
 """How strongly the axis is drawn to mid, as a share of the band's energy: two independent, equally loud channels have no
 principal axis, and mid is then the downmix to take. Below 1, a band in pure antiphase still gets the side axis."""
 _BATCH = 256
+_FRAMES = 4096
+"""Frames whose energies are worked on at a time."""
 _KEPT = 1024
 """Frames (24 s) up to which the spectra of a clip are kept while it is worked on: two signals take 34 MB then."""
 
@@ -91,25 +93,35 @@ def split(signal: AudioSignal, loop: bool = False) -> tuple[AudioSignal, StereoI
         raise ValueError(f"One mono or stereo clip (1, C, N) is needed, not the shape {shape}: mix it to stereo first.")
     rate, length = int(signal.sample_rate), audio.shape[-1]
     if audio.shape[1] == 1:
-        return make_signal(audio.clone(), rate), StereoImage(1, length, rate, loop)
+        return make_signal(scratch.copy(audio), rate), StereoImage(1, length, rate, loop)
     left, right = audio[0].detach().float().cpu()
     heard = _Spectra([left, right], length, loop)
     axis = _principal_axis(*_band_energies(heard, rate), rate)
     a, b = _twice(axis)
     if bool((axis == axis[:, :1]).all()):
-        mid, side = a[0] * left + b[0] * right, a[0] * right - b[0] * left
+        mid, side = scratch.empty(2, length)
+        for m, s, x, y in zip(*(of.split(_BATCH * HOP) for of in (mid, side, left, right)), strict=True):
+            m.copy_(a[0] * x + b[0] * y)
+            s.copy_(a[0] * y - b[0] * x)
     else:
         mid, side = _filter(heard, lambda _, x, y: torch.stack((a * x + b * y, a * y - b * x))).unbind()
     del heard
-    mm, ms, ss = (_smooth(e, length, rate, loop) for e in _band_energies(_Spectra([mid, side], length, loop), rate))
-    floor = 1e-10 * float(mm.sum(0).mean() + ss.sum(0).mean()) + 1e-20
-    predicted = (ms / (mm + floor)).clamp(-MAX_RATIO, MAX_RATIO)
-    rest = (ss - ms.square() / (mm + floor)).clamp_min(0.0)
-    # Rounding leaves some -70 dB of remainder in a signal that has none; below -60 dB there is nothing to hear.
-    rest = torch.where(rest < 1e-6 * (mm + ss), torch.zeros_like(rest), rest)
-    remainder = (rest / (mm + floor)).sqrt().clamp_max(MAX_RATIO)
-    image = StereoImage(2, length, rate, loop, axis, predicted.float(), remainder.float())
+    energies = _smooth(_band_energies(_Spectra([mid, side], length, loop), rate), length, rate, loop)
+    image = StereoImage(2, length, rate, loop, axis, *_of_side(energies))
     return make_signal(mid[None, None].to(audio.device), rate), image
+
+
+def _of_side(energies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of (3, BANDS, frames) energies of M and S: p and w of the image, (BANDS, frames) float32 each."""
+    floor = 1e-10 * float(energies[0].sum(0).mean() + energies[2].sum(0).mean()) + 1e-20
+    predicted, remainder = torch.empty(2, *energies.shape[1:])
+    for p, w, (mm, ms, ss) in zip(*(x.split(_FRAMES, dim=-1) for x in (predicted, remainder, energies)), strict=True):
+        p.copy_((ms / (mm + floor)).clamp(-MAX_RATIO, MAX_RATIO))
+        rest = (ss - ms.square() / (mm + floor)).clamp_min(0.0)
+        # Rounding leaves some -70 dB of remainder in a signal that has none; below -60 dB there is nothing to hear.
+        rest = torch.where(rest < 1e-6 * (mm + ss), torch.zeros_like(rest), rest)
+        w.copy_((rest / (mm + floor)).sqrt().clamp_max(MAX_RATIO))
+    return predicted, remainder
 
 
 def apply(take: AudioSignal, image: StereoImage, loop: bool = False) -> AudioSignal:
@@ -132,7 +144,7 @@ def apply(take: AudioSignal, image: StereoImage, loop: bool = False) -> AudioSig
     if int(take.sample_rate) != image.sample_rate:
         raise ValueError(f"The take has {take.sample_rate} Hz and the image {image.sample_rate} Hz: resample the take first.")
     if image.channels == 1:
-        return make_signal(audio.clone(), image.sample_rate)
+        return make_signal(scratch.copy(audio), image.sample_rate)
     from vampnet import stereo_kernels
 
     mid, rate, length = audio[0, 0].detach().float().cpu(), image.sample_rate, audio.shape[-1]
@@ -161,13 +173,17 @@ def _matched(heard: _Spectra, rate: int, predicted: torch.Tensor, remainder: tor
     In a narrow band the copy can by chance resemble M' (a single partial is only shifted in phase): that share is taken out,
     and what is left is brought to the energy of M'.
     """
-    mm, md, dd = (_smooth(e, heard.length, rate, heard.loop) for e in _band_energies(heard, rate))
-    floor = 1e-10 * float(mm.sum(0).mean()) + 1e-20
-    alike = md / (mm + floor)
-    apart = (dd - md * alike).clamp_min(0.0)
-    scale = (mm / (apart + floor)).sqrt().clamp_max(MAX_RATIO)
-    on_far = remainder * scale.float()
-    return predicted - on_far * alike.float(), on_far
+    energies = _smooth(_band_energies(heard, rate), heard.length, rate, heard.loop)
+    floor = 1e-10 * float(energies[0].sum(0).mean()) + 1e-20
+    on_mid, on_far = torch.empty(2, *energies.shape[1:])
+    given = (on_mid, on_far, energies, predicted, remainder)
+    for m, d, (mm, md, dd), p, w in zip(*(x.split(_FRAMES, dim=-1) for x in given), strict=True):
+        alike = md / (mm + floor)
+        apart = (dd - md * alike).clamp_min(0.0)
+        scale = (mm / (apart + floor)).sqrt().clamp_max(MAX_RATIO)
+        torch.mul(w, scale.float(), out=d)
+        m.copy_(p - d * alike.float())
+    return on_mid, on_far
 
 
 def _principal_axis(ll: torch.Tensor, lr: torch.Tensor, rr: torch.Tensor, rate: int) -> torch.Tensor:
@@ -298,16 +314,16 @@ def _window() -> torch.Tensor:
     return torch.hann_window(WINDOW)
 
 
-def _band_energies(heard: _Spectra, rate: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of two signals |X|^2, Re(X conj Y), |Y|^2 summed over each band, (BANDS, frames) float64 each."""
+def _band_energies(heard: _Spectra, rate: int) -> torch.Tensor:
+    """Of two signals |X|^2, Re(X conj Y), |Y|^2 summed over each band, (3, BANDS, frames) float64."""
     from vampnet import stereo_kernels
 
-    out = torch.empty(3, BANDS, len(heard.starts), dtype=torch.float64)
+    out = scratch.empty(3, BANDS, len(heard.starts), dtype=torch.float64)
     for batch, _, (x, y) in heard:
         made = torch.empty(3, BANDS, len(x), dtype=torch.float64)
         passes.by_rows(stereo_kernels.energies, x.numel(), len(x), x, y, *_places(rate), made)
         out[..., batch] = made
-    return out[0], out[1], out[2]
+    return out
 
 
 def _filter(heard: _Spectra, process: Callable[..., torch.Tensor]) -> torch.Tensor:
@@ -318,7 +334,7 @@ def _filter(heard: _Spectra, process: Callable[..., torch.Tensor]) -> torch.Tens
     ring, starts, window = heard.ring, heard.starts, _window()
     # In the last row the sum of squared windows, unless frames lie as regularly as hops: then it is the same in each of them.
     even, square = ring == HOP * len(starts) and _regular(starts.tolist()), window.square()
-    out = torch.zeros(2 if even else 3, ring + WINDOW)
+    out = scratch.zeros(2 if even else 3, ring + WINDOW)
     for batch, where, spectra in heard:
         made = process(batch, *spectra)
         _add(out[:2], torch.fft.irfft(torch.view_as_complex(made.unflatten(2, (-1, 2))), WINDOW) * window, where)
@@ -326,19 +342,25 @@ def _filter(heard: _Spectra, process: Callable[..., torch.Tensor]) -> torch.Tens
             _add(out[2:], square.expand(1, len(where), -1), where)
     out = _roll_up(out, ring)
     if even:
-        out.unflatten(1, (-1, HOP)).div_(square.view(-1, HOP).sum(dim=0).clamp_min_(1e-8))
-        return out[:, : heard.length]
-    return out[:2].div_(out[2].clamp_min_(1e-8))[:, : heard.length]
+        weight = square.view(-1, HOP).sum(dim=0).clamp_min_(1e-8)
+        for some in scratch.parts(out.unflatten(1, (-1, HOP)).movedim(1, 2)):
+            some.div_(weight[:, None])
+    else:
+        for some in scratch.parts(out):
+            some[:2].div_(some[2].clamp_min_(1e-8))
+    return out[:2, : heard.length]
 
 
 def _smooth(energy: torch.Tensor, length: int, rate: int, loop: bool) -> torch.Tensor:
-    """(BANDS, frames) -> the same, averaged over SMOOTHING_SECONDS to either side with a Hann window."""
+    """(3, BANDS, frames), written over by what it is averaged over SMOOTHING_SECONDS to either side with a Hann window."""
     from scipy.ndimage import convolve1d
 
     ring, starts = _ring(length, loop)
     reach = max(1, round(SMOOTHING_SECONDS * rate * len(starts) / ring))
     kernel = np.hanning(2 * reach + 3)[1:-1]
-    return torch.from_numpy(convolve1d(energy.numpy(), kernel / kernel.sum(), axis=1, mode="wrap" if loop else "nearest"))
+    for band in energy.flatten(0, 1).numpy():
+        convolve1d(band, kernel / kernel.sum(), output=band, mode="wrap" if loop else "nearest")
+    return energy
 
 
 def longer(image: StereoImage, before: int, length: int) -> StereoImage:

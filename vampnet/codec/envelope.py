@@ -80,7 +80,7 @@ class ShortView(nn.Module):
         slow = F.avg_pool1d(padded, 2 * side + 1, stride=1).mT
         fast = gain - slow
         gain = slow + fast.sign() * (fast.abs() - self.slack * self.tonal).clamp_min(0)
-        return synthesize(now * torch.exp(gain @ self.spread), self.window, self.hop, loop)
+        return synthesize(now.mul_(torch.exp(gain @ self.spread)), self.window, self.hop, loop)
 
 
 def broad_bands(sample_rate: int, window: int, bands: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vampnet import scratch
+from vampnet.kept_memory import give_back
+
 from . import phases, search
 
 KEPT_PHASES = 1 << 21
@@ -121,11 +124,19 @@ def white_blocks(frames: int, bins: int, hop: int, size: int) -> tuple[np.ndarra
 
 
 def _draw_blocks(frames: int, bins: int, hop: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    return _blocks(*_draw_phases(frames, bins, hop, size).unbind(-1))
+    """Drawn block by block, which gives the same numbers, so that they are there once."""
+    generator = torch.Generator().manual_seed(hop * 31 + size)
+    real, imaginary = np.zeros((2, -(-frames // search.LANES), bins, search.LANES), np.float32)
+    for start in range(0, frames, search.LANES):
+        count, block = min(search.LANES, frames - start), start // search.LANES
+        angle = torch.rand(count, bins, generator=generator) * (2 * math.pi)
+        real[block, :, :count], imaginary[block, :, :count] = angle.cos().numpy().T, angle.sin().numpy().T
+    return real.reshape(-1), imaginary.reshape(-1)
 
 
 def _blocks(real: Tensor, imaginary: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    return search.in_blocks(real), search.in_blocks(imaginary)
+    """(1, J, F) each -> as `search.run` takes them."""
+    return search.in_blocks(real[0]), search.in_blocks(imaginary[0])
 
 
 _kept_blocks = lru_cache(maxsize=2)(_draw_blocks)
@@ -165,16 +176,24 @@ def griffin_lim(
     frames, bins = magnitudes.shape[1:]
     weight = _overlap_weight(window, hop, frames, loop)
     ends = [head, tail, start]
-    tracked = phases.track(magnitudes, hop, _known_spectra(head, window, hop, frames)) if track else None
+    known = _known_spectra(head, window, hop, frames) if track else None
     if magnitudes.device.type == "cpu" and magnitudes.dtype == torch.float32 and search.fits(window, hop, frames):
         parts = []
         for i, one in enumerate(magnitudes):
-            given = white_blocks(frames, bins, hop, window.shape[0]) if tracked is None else _blocks(*(x[i] for x in tracked))
+            if track:
+                given = _blocks(*phases.track(one[None], hop, None if known is None else known[i, None]))
+            else:
+                given = white_blocks(frames, bins, hop, window.shape[0])
             mine = (None if x is None else x[i] for x in ends)
-            parts.append(search.run(one, window, hop, given, weight[0], rounds, momentum, loop, *mine))
+            own = track or frames * bins > KEPT_PHASES
+            parts.append(search.run(one, window, hop, given, weight[0], rounds, momentum, loop, *mine, own=own))
         audio = torch.stack(parts)
+        del given  # as large as the magnitudes, twice
     else:
-        white = white_phases(frames, bins, hop, window.shape[0]) if tracked is None else torch.stack(tracked, dim=-1)
+        if track:
+            white = torch.stack(phases.track(magnitudes, hop, known), dim=-1)
+        else:
+            white = white_phases(frames, bins, hop, window.shape[0])
         audio = _Search(magnitudes, window, hop, loop, weight, head, tail).run(
             white.to(magnitudes.device), start, rounds, momentum
         )
@@ -300,7 +319,10 @@ def griffin_lim_pieces(
         head = out[:, max(0, first * hop - known) : first * hop] if left else None
         tail = out[:, :known] if wraps else None
         given = None if start is None else start(spans, False)
-        audio = find(torch.cat(levels, dim=1), head=head, tail=tail, correct=part, start=given)
-        out = audio.new_empty(len(audio), frames * hop) if out is None else out
+        audio = find(torch.cat(levels, dim=1) if wraps else levels[0], head=head, tail=tail, correct=part, start=given)
+        out = scratch.new_empty(audio, len(audio), frames * hop) if out is None else out
         out[:, first * hop : stop * hop] = audio[:, left * hop : (left + stop - first) * hop]
+        del audio, levels, given, part  # before the next ones are made
+        if not first:
+            give_back()  # those of the next are larger, and would find no room between what is left of these
     return out

@@ -32,6 +32,7 @@ def run(
     head: Tensor | None = None,
     tail: Tensor | None = None,
     known: Tensor | None = None,
+    own: bool = False,
 ) -> Tensor:
     """Samples for magnitudes, as of `griffin_lim`.
 
@@ -43,6 +44,7 @@ def run(
         rounds, momentum, loop: as of `griffin_lim`.
         head, tail: (n,) samples that are known, or None.
         known: (J, f) complex, whose phases are known, or None.
+        own: `phases` may be written over.
 
     Returns:
         (J * hop,) float32.
@@ -51,11 +53,13 @@ def run(
     blocks, side, n = -(-frames // LANES), (size - hop) // 2, frames * hop
     rows = blocks * LANES + -(-size // hop) - 1
     aims = in_blocks(sizes)
-    real, imaginary = (part * aims for part in phases)
+    real, imaginary = (np.multiply(part, aims, out=part if own else None) for part in phases)
     if known is not None:
-        units = torch.view_as_real(torch.sgn(known)) * sizes[:, : known.shape[1], None]
-        for part, given in zip((real, imaginary), units.unbind(-1), strict=True):
-            part.reshape(blocks, bins, LANES)[:, : known.shape[1]] = in_blocks(given).reshape(blocks, -1, LANES)
+        laid = [part.reshape(blocks, bins, LANES)[:, : known.shape[1]] for part in (real, imaginary)]
+        for block, some in enumerate(known.split(LANES)):  # not all at once, which would take more than the search does
+            units = torch.view_as_real(torch.sgn(some)) * sizes[block * LANES :][: len(some), : known.shape[1], None]
+            for part, given in zip(laid, units.unbind(-1), strict=True):
+                part[block, :, : len(some)], part[block, :, len(some) :] = given.numpy().T, 0
     threads = min(torch.get_num_threads(), blocks)
     bounds = np.array([blocks * part // threads * LANES for part in range(threads + 1)])
     inverse = np.zeros(rows * hop, np.float32)

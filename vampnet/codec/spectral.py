@@ -9,21 +9,18 @@ A waveform codec of the published kind needs days of a GPU; this one trains on t
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from dac.nn.quantize import ResidualVectorQuantize
 from torch import Tensor, nn
 
-from vampnet import passes
+from vampnet import passes, scratch
 from vampnet.balance import Balance
 
-from ..config import CODEBOOK_SIZE, HOP, N_CODEBOOKS, SAMPLE_RATE
 from .bands import band_matrices, over_frequency
 from .convnext import Block, ring_pad
 from .described import DescribedCodec
@@ -31,103 +28,14 @@ from .envelope import ShortView, broad_bands
 from .griffin_lim import frames_between, griffin_lim_pieces, spectrum
 from .movement import Movement
 from .quantize import residual_codes, weight_of
+from .spectral_config import SpectralCodecConfig
 from .tiled import TiledBlocks, can_be_tiled
 
 PIECE = 1024
 """Time steps that are worked on at a time: what a clip takes beside its own samples does not grow with its length."""
 
-
-@dataclass(frozen=True)
-class SpectralCodecConfig:
-    """Shape of a spectral codec.
-
-    Attributes:
-        sample_rate: Hz.
-        hop: samples a time step.
-        window: samples of the analysis window (Hann).
-        frames: spectra a time step.
-        fine_hz: below it every bin is coded, above it `bands` bands.
-        bands: bands above `fine_hz`.
-        floor: added to a magnitude before its logarithm (the audio is at -24 LUFS, a full-scale sine has window / 4).
-        dim: width of the latent and of the blocks.
-        encoder_layers, decoder_layers: ConvNeXt blocks.
-        kernel: time steps of a block's depthwise convolution (odd).
-        expansion: hidden width of a block, in units of `dim`.
-        n_codebooks, codebook_size, codebook_dim: of the quantizer.
-        rounds: of Griffin-Lim when decoding.
-        wide_rounds: so many rounds after these on the whole band, and the former on its lower half alone, at half the sample
-            rate and half the price; 0 = all on the whole band.
-        momentum: of Griffin-Lim.
-        track: it begins with phases that go on from frame to frame; see `phases.track`.
-        sharpen: factor on the depth of valleys between partials when decoding; see `SpectralCodec.sharpened`.
-        movement, flutter: factors on how much the fine structure of spectra moves, and flutters, when decoding; see `movement`.
-        short_frames: levels of broad bands are coded so many times a time step beside the spectra (see `envelope.ShortView`);
-            0 = not at all.
-        short_bands, short_window: of these.
-        short_weight: how much they weigh beside the spectra, as a factor on their features.
-        short_slack: see `envelope.ShortView`.
-    """
-
-    sample_rate: int = SAMPLE_RATE
-    hop: int = HOP
-    window: int = 2048
-    frames: int = 2
-    fine_hz: float = 11_025.0
-    bands: int = 64
-    floor: float = 1e-3
-    dim: int = 320
-    encoder_layers: int = 2
-    decoder_layers: int = 4
-    kernel: int = 9
-    expansion: int = 3
-    n_codebooks: int = N_CODEBOOKS
-    codebook_size: int = CODEBOOK_SIZE
-    codebook_dim: int = 8
-    rounds: int = 32
-    wide_rounds: int = 0
-    momentum: float = 0.99
-    track: bool = False
-    sharpen: float = 1.0
-    movement: float = 1.0
-    flutter: float = 1.0
-    short_frames: int = 0
-    short_bands: int = 32
-    short_window: int = 768
-    short_weight: float = 1.5
-    short_slack: float = 0.4
-
-    def __post_init__(self) -> None:
-        if self.hop % self.frames:
-            raise ValueError(f"hop {self.hop} must be a multiple of frames {self.frames}.")
-        if self.short_frames and self.hop % self.short_frames:
-            raise ValueError(f"hop {self.hop} must be a multiple of short_frames {self.short_frames}.")
-        if self.kernel % 2 == 0:
-            raise ValueError(f"kernel must be odd, not {self.kernel}.")
-        if not 0 < self.sharpen <= 4:
-            raise ValueError(f"sharpen must lie between 0 and 4, not {self.sharpen}.")
-        if not (0 <= self.movement <= 4 and 0 <= self.flutter <= 4):
-            raise ValueError(f"movement and flutter must lie between 0 and 4, not {self.movement} and {self.flutter}.")
-        if not 0 < self.fine_hz < self.sample_rate / 2:
-            raise ValueError(f"fine_hz must lie between 0 and {self.sample_rate / 2:.0f}, not {self.fine_hz}.")
-
-    @property
-    def fine_bins(self) -> int:
-        """Bins from 0 Hz that are coded one by one."""
-        return round(self.fine_hz * self.window / self.sample_rate)
-
-    @property
-    def features(self) -> int:
-        """Log magnitudes of one spectrum."""
-        return self.fine_bins + self.bands
-
-    @property
-    def inputs(self) -> int:
-        """Features of a time step: those of its spectra, then the levels of its short frames."""
-        return self.frames * self.features + self.short_frames * self.short_bands
-
-    def to_dict(self) -> dict:
-        """Plain fields, for config.json."""
-        return dataclasses.asdict(self)
+FRAMES = 256
+"""Spectra that are made at a time: beside each its samples, complex numbers and power are there."""
 
 
 class SpectralCodec(DescribedCodec):
@@ -186,7 +94,8 @@ class SpectralCodec(DescribedCodec):
         for start in range(0, steps, PIECE):
             stop = min(start + PIECE, steps)
             frames = frames_between(audio, c.window, c.hop // c.frames, loop, start * c.frames, stop * c.frames)
-            made = self._log_magnitudes(frames).unflatten(1, (-1, c.frames)).flatten(2)
+            made = torch.cat([self._log_magnitudes(some) for some in frames.split(FRAMES, dim=1)], dim=1)
+            made = made.unflatten(1, (-1, c.frames)).flatten(2)
             if self.short is not None:
                 levels = self.short.levels(self.short.frames(audio, loop, start * c.short_frames, stop * c.short_frames))
                 levels = (levels - self.short_mean) * (c.short_weight / self.spread)
@@ -260,7 +169,7 @@ class SpectralCodec(DescribedCodec):
             for block in blocks:
                 x = block(x, loop)
             return x
-        around, out = ring_pad(x, reach) if loop else x, torch.empty_like(x)
+        around, out = ring_pad(x, reach) if loop else x, scratch.new_empty(x, *x.shape)
         for start in range(0, steps, PIECE):
             stop = min(start + PIECE, steps)
             # Beyond the ends of a clip every block hears zeros, not what the one before makes of them: no piece holds these.
@@ -280,9 +189,12 @@ class SpectralCodec(DescribedCodec):
         levels = self.quantizer.quantizers[: codes.shape[1]]
         weight = torch.cat([weight_of(level.out_proj) for level in levels], dim=1)
         bias = sum(level.out_proj.bias for level in levels)
-        parts = codes.split(PIECE, dim=2)
-        vectors = ([level.codebook(part[:, i]) for i, level in enumerate(levels)] for part in parts)
-        return torch.cat([F.linear(torch.cat(some, dim=2), weight, bias) for some in vectors], dim=1)
+        out = scratch.new_empty(weight, len(codes), codes.shape[-1], len(weight))
+        for start in range(0, codes.shape[-1], PIECE):
+            piece = slice(start, start + PIECE)
+            vectors = [level.codebook(codes[:, i, piece]) for i, level in enumerate(levels)]
+            out[:, piece] = F.linear(torch.cat(vectors, dim=2), weight, bias)
+        return out
 
     def with_tiles(self) -> None:
         """From now on the decoder's blocks are computed in int8 where the CPU has tiles for that (`TiledBlocks`)."""
@@ -310,8 +222,11 @@ class SpectralCodec(DescribedCodec):
         if audio.ndim != 3 or audio.shape[1] != 1 or audio.shape[2] == 0:
             raise ValueError(f"The codec takes audio of shape (batch, 1, samples), not {tuple(audio.shape)}.")
         audio, missing = audio[:, 0], -audio.shape[-1] % self.hop
-        audio = F.pad(audio, (0, missing)) if missing else audio
-        x = audio.new_empty(len(audio), audio.shape[-1] // self.hop, self.config.dim)
+        if missing:
+            given, audio = audio, scratch.new_empty(audio, len(audio), audio.shape[-1] + missing)
+            audio[:, given.shape[-1] :] = 0
+            scratch.write(audio[:, : given.shape[-1]], given)
+        x = scratch.new_empty(audio, len(audio), audio.shape[-1] // self.hop, self.config.dim)
         for piece, made in zip(x.split(PIECE, dim=1), self._features(audio, loop), strict=True):
             piece.copy_(self.project_in(made))
         del audio
@@ -393,7 +308,8 @@ class SpectralCodec(DescribedCodec):
             # Half the samples, half the sum over a window. The bin at the new limit belongs to the other half.
             return F.pad(magnitudes(start, stop)[..., :bins] / 2, (0, 1))
 
-        audio = search(lower, window=half, hop=hop // 2, rounds=c.rounds, track=c.track)
+        with scratch.tidy(4 * frames * hop):
+            audio = search(lower, window=half, hop=hop // 2, rounds=c.rounds, track=c.track)
 
         def phases(spans: list[tuple[int, int]], loop: bool) -> Tensor:
             parts = [audio[:, a * hop // 2 : b * hop // 2] for a, b in spans]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vampnet import scratch
 from vampnet.passes import in_turns
 from vampnet.tile_passes import COLUMNS, TileMatrix, has_tiles
 
@@ -30,11 +31,11 @@ class TiledBlocks:
         from vampnet import block_kernels
 
         given, steps = x.flatten(0, 1).float().contiguous(), x.shape[1]
-        other, mine = torch.empty_like(given), given.data_ptr() != x.data_ptr()
+        other, mine = scratch.new_empty(given, *given.shape), given.data_ptr() != x.data_ptr()
         for block in self.blocks:
             in_turns(block_kernels.blocked, given.numel(), given, other, steps, loop, *block, BLOCK)
             # What was given stays as it is.
-            given, other, mine = other, given if mine else torch.empty_like(given), True
+            given, other, mine = other, given if mine else scratch.new_empty(given, *given.shape), True
         return given.view(x.shape)
 
 
