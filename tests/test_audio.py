@@ -9,11 +9,13 @@ import tracemalloc
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import torch
 from conftest import unspeakable, without_length
 
 from vampnet import audio, loops
 from vampnet.audio import AudioError, load, make_signal, measure_loudness, restore_loudness, save
+from vampnet.config import SAMPLE_RATE
 from vampnet.offset import without_offset
 
 RATE = 44_100
@@ -321,3 +323,26 @@ def test_what_is_read_is_written_as_it_was(tmp_path):
         assert torch.equal(signal.audio_data, before.audio_data.clamp(-1, 1 - 2**-23)), "a little softer with every file"
     save(make_signal(torch.full((1, 1, 5000), 1.5), RATE), tmp_path / "loud.wav")
     assert load(tmp_path / "loud.wav").audio_data.max() == 1 - 2**-23
+
+
+@pytest.mark.parametrize("told", [0, 1000, 150_000, 150_001, 400_000])
+@pytest.mark.parametrize("rate", [44100, 48000, 22050])
+def test_all_that_comes_is_kept_whatever_was_told(told, rate):
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (150_000, 2)).astype(np.float32)
+    kept = audio._Kept(rate, 44100, 2, told)
+    for start in range(0, len(samples), 1 << 16):
+        kept.add(samples[start : start + (1 << 16)])
+    want = samples.T if rate == 44100 else soxr.resample(samples, rate, 44100).T
+    found = kept.finish().numpy()
+    assert found.shape == (2, round(150_000 * 44100 / rate)) and found.flags.c_contiguous
+    assert np.allclose(found, want[:, : found.shape[1]], atol=1e-5)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_the_codec_hears_all_clips_equally_loud(music, in_place):
+    given = audio.make_signal(torch.from_numpy(0.3 * music)[None], SAMPLE_RATE)
+    before = given.audio_data.clone()
+    found, gain = audio.to_codec_level(given, in_place)
+    assert audio.measure_loudness(found) == pytest.approx(audio.CODEC_LUFS, abs=0.01) and gain != 1
+    assert torch.allclose(found.audio_data, before * gain)
+    assert torch.equal(given.audio_data, before) != in_place

@@ -59,7 +59,7 @@ def run(
         for block, some in enumerate(known.split(LANES)):  # not all at once, which would take more than the search does
             units = torch.view_as_real(torch.sgn(some)) * sizes[block * LANES :][: len(some), : known.shape[1], None]
             for part, given in zip(laid, units.unbind(-1), strict=True):
-                part[block, :, : len(some)], part[block, :, len(some) :] = given.numpy().T, 0
+                part[block, :, : len(some)] = given.numpy().T
     threads = min(torch.get_num_threads(), blocks)
     bounds = np.array([blocks * part // threads * LANES for part in range(threads + 1)])
     inverse = np.zeros(rows * hop, np.float32)
