@@ -32,6 +32,8 @@ from vampnet.kept_memory import give_back
 
 LEAST = 4 << 20
 """Bytes from which on an array has a file: 24 seconds of one channel."""
+LONG = 16 << 20
+"""Bytes from which on free memory is given back, which costs some 40 ms each time: 95 seconds of one channel."""
 PART = 1 << 20
 """Bytes that `parts` are of, more or less."""
 SPARE = 1 << 30
@@ -83,15 +85,11 @@ def parts(x: Tensor) -> Iterator[Tensor]:
             sweep()
 
 
-@contextlib.contextmanager
-def tidy(size: int) -> Iterator[None]:
-    """Gives free memory back to the system before and after what makes an array of `size` bytes, if that is a large one: what
-    has lain between pieces of other work fits none of this, and so memory would grow by each."""
-    for turn in range(2):
-        if size >= LEAST:
-            give_back()
-        if not turn:
-            yield
+def tidy(size: int) -> None:
+    """Gives free memory back to the system where an array of `size` bytes, a long clip, is being made: what has lain between
+    pieces of other work fits none of the next, and so memory would grow by each."""
+    if size >= LONG:
+        give_back()
 
 
 def sweep() -> None:

@@ -135,8 +135,9 @@ class Stages:
         if length < 1 or (length > made and not loop):
             raise ValueError(f"{tokens.shape[-1]} time steps are {made} samples: ask for 1 to {made}, not {length}.")
         how = {} if balance is None else {"balance": balance}  # which codecs of waveforms do not take
-        with scratch.tidy(4 * made):
-            wave = self._code(lambda codec, device: codec.decode(tokens.to(device), loop=loop, **how).float().cpu())
+        scratch.tidy(4 * made)
+        wave = self._code(lambda codec, device: codec.decode(tokens.to(device), loop=loop, **how).float().cpu())
+        scratch.tidy(4 * made)
         if not all(bool(part.isfinite().all()) for part in scratch.parts(wave)):
             raise ValueError(Sentence("The codec's samples are not finite: its weights are damaged, get them again."))
         return audio.make_signal(ring_resample(wave, length) if loop else wave[..., :length], self.grid.sample_rate)

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vampnet import scratch
-from vampnet.kept_memory import give_back
 
 from . import phases, search
 
@@ -323,6 +322,6 @@ def griffin_lim_pieces(
         out = scratch.new_empty(audio, len(audio), frames * hop) if out is None else out
         out[:, first * hop : stop * hop] = audio[:, left * hop : (left + stop - first) * hop]
         del audio, levels, given, part  # before the next ones are made
-        if not first:
-            give_back()  # those of the next are larger, and would find no room between what is left of these
+        if not first:  # those of the next are larger, and would find no room between what is left of these
+            scratch.tidy(4 * frames * hop)
     return out

@@ -308,8 +308,8 @@ class SpectralCodec(DescribedCodec):
             # Half the samples, half the sum over a window. The bin at the new limit belongs to the other half.
             return F.pad(magnitudes(start, stop)[..., :bins] / 2, (0, 1))
 
-        with scratch.tidy(4 * frames * hop):
-            audio = search(lower, window=half, hop=hop // 2, rounds=c.rounds, track=c.track)
+        audio = search(lower, window=half, hop=hop // 2, rounds=c.rounds, track=c.track)
+        scratch.tidy(4 * frames * hop)
 
         def phases(spans: list[tuple[int, int]], loop: bool) -> Tensor:
             parts = [audio[:, a * hop // 2 : b * hop // 2] for a, b in spans]
