@@ -10,7 +10,8 @@ from tiny import tiny_checkpoint, tiny_models, tiny_vampnet
 from vampnet import checkpoints
 from vampnet.codec import save_codec
 from vampnet.config import PUBLISHED, Sampling
-from vampnet.convert import FILES, to_folder
+from vampnet.convert import to_folder
+from vampnet.layout import PUBLISHED_FILES
 from vampnet.model.files import save_transformer
 from vampnet.pipeline import VampNet
 
@@ -213,7 +214,8 @@ def test_a_published_folder_computes_what_the_original_does(published):
 
 def test_published_weights_are_sampled_as_the_paper_does_it(published, sealed, tmp_path):
     assert checkpoints.load(sealed).sampling == Sampling() == VampNet.from_pretrained(sealed, "cpu").sampling
-    for name in (published, f"{published}:choir", to_folder(*(published / name for name in FILES.values()), tmp_path / "ours")):
+    ours = to_folder(*(published / name for name in PUBLISHED_FILES.values()), tmp_path / "ours")
+    for name in (published, f"{published}:choir", ours):
         assert VampNet.from_pretrained(name, "cpu", precision="float32").sampling == PUBLISHED
     # It goes by the coarse model, whose steps they are.
     assert checkpoints.load(published, coarse=published / "coarse.pth").sampling == PUBLISHED

@@ -15,7 +15,7 @@ import torch
 from conftest import unspeakable
 from tiny import tiny_checkpoint, tiny_vampnet
 
-from vampnet import audio, cli, tokens_file
+from vampnet import audio, cli, cli_settings, tokens_file
 from vampnet.config import Prompt, Sampling
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,10 +67,10 @@ def test_every_command_has_help(command, capsys):
 
 
 def test_every_option_of_prompt_and_sampling_can_be_set():
-    assert set(cli.PROMPT_HELP) == {field.name for field in dataclasses.fields(Prompt)}
-    assert set(cli.SAMPLING_HELP) == {field.name for field in dataclasses.fields(Sampling)}
+    assert set(cli_settings.PROMPT_HELP) == {field.name for field in dataclasses.fields(Prompt)}
+    assert set(cli_settings.SAMPLING_HELP) == {field.name for field in dataclasses.fields(Sampling)}
     parse = cli.build_parser().parse_args
-    assert cli.settings(parse(["vamp", "in.wav"])) == (Prompt(), Sampling())
+    assert cli_settings.settings(parse(["vamp", "in.wav"])) == (Prompt(), Sampling())
     prompt = Prompt(3, 2, 1, 4, 5, 0.5, 0.25, 75.0, 30.0, 0.1, (1.0, 2.5), 3, False)
     sampling = Sampling(12, 0.9, 7.0, 0.95, 50, 0.8, 64, 0.5, 2, 3)
     line = ["vamp", "in.wav"]
@@ -81,7 +81,7 @@ def test_every_option_of_prompt_and_sampling_can_be_set():
                 line.append(f"--no-{option}")
             else:
                 line += [f"--{option}", *map(str, value if isinstance(value, tuple) else (value,))]
-    assert cli.settings(parse(line)) == (prompt, sampling)
+    assert cli_settings.settings(parse(line)) == (prompt, sampling)
 
 
 def test_what_is_not_said_is_the_models_own_default(wav, model, tmp_path):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vampnet import passes, stereo, stereo_kernels
+from vampnet import overlapping, passes, stereo, stereo_kernels
 from vampnet.audio import make_signal
 from vampnet.loops import seam_step
 
@@ -61,7 +61,7 @@ def correlation(x):
 
 @pytest.mark.parametrize("rate", [RATE, 22_050])
 def test_one_pass_a_frame_is_the_plain_formulas(rate):
-    bands, (share, starts) = stereo._twice(stereo._band_matrix(rate)), stereo._places(rate)
+    bands, (share, starts) = overlapping.twice(stereo._band_matrix(rate)), stereo._places(rate)
     near = torch.zeros_like(bands)
     for band in range(stereo.BANDS - 1):
         inside = slice(int(starts[band]), int(starts[band + 1]))
@@ -69,7 +69,7 @@ def test_one_pass_a_frame_is_the_plain_formulas(rate):
     assert int(starts[-1]) == bands.shape[1] and torch.allclose(near, bands, atol=1e-5)
 
     a, b, x, y = torch.randn(4, 9, bands.shape[1])
-    heard = stereo._Spectra([], 9 * stereo.HOP - stereo.WINDOW, False)
+    heard = overlapping.Spectra([], 9 * overlapping.HOP - overlapping.WINDOW, False)
     heard._kept = [(slice(0, 9), [], [x, y])]
     for found, product in zip(stereo._band_energies(heard, rate), (x * x, x * y, y * y), strict=True):
         assert torch.allclose(found, (product.double() @ bands.double().T).T, rtol=1e-4, atol=1e-3)

@@ -9,8 +9,6 @@ checksums are verified where they are given, and no code in a file is ever run.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -20,11 +18,11 @@ from typing import TYPE_CHECKING
 
 from vampnet import hub, layout
 from vampnet.catalogue import Entry, catalogue
+from vampnet.checksums import checkpoint_config, verify_checksums, weights_id, write_checksums
 from vampnet.config import PUBLISHED, Sampling
 from vampnet.hub_errors import Damaged, ModelUnavailable, not_cached
 from vampnet.layout import FOLDER_VARIABLE, PARTS, WEIGHTS, bundled_folder, bundled_models, is_checkpoint
 from vampnet.sentences import Sentence, sentence_of
-from vampnet.whole_file import write_json
 
 if TYPE_CHECKING:
     import torch
@@ -219,7 +217,7 @@ def load(
     single = {part: Path(os.path.expanduser(file)) for part, file in files if file is not None}
     for part, file in single.items():
         if not file.is_file():
-            raise FileNotFoundError(f"There is no file {file}: name the {layout.PUBLISHED[part]} that is to be loaded.")
+            raise FileNotFoundError(f"There is no file {file}: name the {layout.PUBLISHED_FILES[part]} that is to be loaded.")
     needed = [part for part in PARTS if part not in single]
     located = locate(name, revision, needed, on_download) if needed else Located("", {})
     paths = located.paths | single
@@ -253,7 +251,7 @@ def load_codec_of(name: str | Path = DEFAULT, device: str | torch.device = "cpu"
 
     path = locate(name, needed=("codec",)).paths["codec"]
     if path.is_dir():
-        verify_checksums(path, [layout.OURS["codec"]])
+        verify_checksums(path, [layout.OUR_FILES["codec"]])
     device = usable_device(device)
     with _named(path):
         codec = _read_codec(path)
@@ -263,7 +261,7 @@ def load_codec_of(name: str | Path = DEFAULT, device: str | torch.device = "cpu"
 def _read(paths: dict[str, Path]) -> tuple[Codec, TokenTransformer, TokenTransformer]:
     """The three models on the CPU, which fit together; ValueError for everything that a file can be wrong in."""
     for folder in {path for path in paths.values() if path.is_dir()}:
-        verify_checksums(folder, [file for part, file in layout.OURS.items() if paths[part] == folder])
+        verify_checksums(folder, [file for part, file in layout.OUR_FILES.items() if paths[part] == folder])
     with _named(paths["codec"]):
         codec = _read_codec(paths["codec"])
     coarse, fine = (_read_transformer(paths[which], which, codec) for which in ("coarse", "fine"))
@@ -323,87 +321,7 @@ def _read_transformer(path: Path, which: str, codec: Codec) -> TokenTransformer:
 
 def _sampling_of(path: Path) -> Sampling:
     """How takes of this coarse model are drawn where nobody says otherwise: by the section `sampling` of `config.json`."""
-    config = _config(path) if path.is_dir() else {"coarse": {"type": "published"}}
+    config = checkpoint_config(path) if path.is_dir() else {"coarse": {"type": "published"}}
     if "sampling" in config:
         return Sampling(**config["sampling"])
     return PUBLISHED if config["coarse"].get("type") == "published" else Sampling()
-
-
-# -------------------------------------------------------------------------------------------------------------- checksums
-
-
-def _config(folder: Path) -> dict:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(Sentence("{file} is not readable JSON: get the file again.", file=folder / "config.json")) from error
-    if not isinstance(config, dict):
-        raise ValueError(Sentence("{file} does not describe a checkpoint: get the file again.", file=folder / "config.json"))
-    return config
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def write_checksums(folder: str | Path) -> dict[str, str]:
-    """Writes the SHA-256 of the weight files that are there into `config.json`; returns {file name: hex digest}.
-
-    Raises:
-        FileNotFoundError: the folder has no `config.json`.
-        ValueError: `config.json` is not readable.
-    """
-    folder = Path(folder)
-    config = _config(folder)
-    config["sha256"] = {name: _sha256(folder / name) for name in WEIGHTS if (folder / name).is_file()}
-    write_json(config, folder / "config.json")
-    return config["sha256"]
-
-
-def verify_checksums(folder: str | Path, weights: Sequence[str] = WEIGHTS) -> None:
-    """Compares the files of a checkpoint with the checksums in its `config.json`; one without checksums passes.
-
-    Args:
-        folder: in our format.
-        weights: the files to look at.
-
-    Raises:
-        ValueError: a file is not the one that was sealed, or the checksums are not of weight files.
-    """
-    folder = Path(folder)
-    sums = _config(folder).get("sha256", {})
-    if not isinstance(sums, dict) or not set(sums) <= set(WEIGHTS):
-        raise ValueError(
-            Sentence("The section 'sha256' of {file} must name weight files: get the file again.", file=folder / "config.json")
-        )
-    for name, expected in sums.items():
-        if name in weights and _sha256(folder / name) != expected:
-            raise ValueError(
-                Sentence("{file} does not have the checksum in config.json: get the file again.", file=folder / name)
-            )
-
-
-def weights_id(paths: dict[str, Path]) -> str:
-    """16 hex digits that name the weights of a model: the same on every machine and in every precision.
-
-    Of the SHA-256 of the files and, in our format, what `config.json` says of the models' shapes.
-
-    Args:
-        paths: of `Models`. Checksums in `config.json` are taken from there, since loading has verified them.
-
-    Raises:
-        OSError, ValueError: a file is gone or not readable any more.
-    """
-    said = []
-    for part in PARTS:
-        path, shape, digest = paths[part], None, None
-        if path.is_dir():
-            config = _config(path)
-            shape, digest = config.get(part), config.get("sha256", {}).get(layout.OURS[part])
-            path = path / layout.OURS[part]
-        said.append([part, shape, digest or _sha256(path)])
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]

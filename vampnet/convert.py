@@ -14,11 +14,9 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+from vampnet.layout import PARTS, PUBLISHED_FILES
 from vampnet.published import Published, read_published, write_published
 from vampnet.whole_file import write_json
-
-FILES = {"codec": "codec.pth", "coarse": "coarse.pth", "fine": "c2f.pth"}
-"""Section of `config.json` -> name of the published file."""
 
 
 def to_folder(codec: str | os.PathLike, coarse: str | os.PathLike, fine: str | os.PathLike, out: str | os.PathLike) -> Path:
@@ -40,14 +38,14 @@ def to_folder(codec: str | os.PathLike, coarse: str | os.PathLike, fine: str | o
     from vampnet import checkpoints
 
     out = Path(out)
-    parts = {section: read_published(path) for section, path in zip(FILES, (codec, coarse, fine), strict=True)}
+    parts = {section: read_published(path) for section, path in zip(PARTS, (codec, coarse, fine), strict=True)}
     sections = _sections(parts)
     for section, part in parts.items():
         if not _is_json(part.metadata):
             raise ValueError(f"The metadata of the {section} file cannot be written as JSON without loss.")
-    _refuse_existing(out, ["config.json", *(f"{section}.safetensors" for section in FILES)])
+    _refuse_existing(out, ["config.json", *(f"{section}.safetensors" for section in PARTS)])
     out.mkdir(parents=True, exist_ok=True)
-    for section in FILES:
+    for section in PARTS:
         _write_tensors(out / f"{section}.safetensors", parts.pop(section).state)
     # last, so that a folder whose weights are not all there is no checkpoint
     write_json(sections, out / "config.json")
@@ -80,10 +78,10 @@ def to_published(folder: str | os.PathLike, out: str | os.PathLike) -> list[Path
         raise FileNotFoundError(f"{folder} is not a checkpoint: {', '.join(missing)} missing.")
     checkpoints.verify_checksums(folder)
     sections = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    metadata = {section: _metadata(folder, section, sections.get(section)) for section in FILES}
-    _refuse_existing(out, FILES.values())
+    metadata = {section: _metadata(folder, section, sections.get(section)) for section in PARTS}
+    _refuse_existing(out, PUBLISHED_FILES.values())
     written = []
-    for section, name in FILES.items():
+    for section, name in PUBLISHED_FILES.items():
         path = folder / f"{section}.safetensors"
         try:
             state = _read_tensors(path)
@@ -193,7 +191,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("source", type=Path, help="folder of the published files, or a model's folder that was made from such")
     parser.add_argument("out", type=Path, help="folder to write, made if missing")
-    for section, name in FILES.items():
+    for section, name in PUBLISHED_FILES.items():
         parser.add_argument(f"--{section}", type=Path, metavar="FILE", help=f"instead of {name} of SOURCE: a fine-tune's, say")
     return parser
 
@@ -205,7 +203,7 @@ def run(options: argparse.Namespace) -> int:
         FileNotFoundError, FileExistsError, ValueError: as `to_folder` and `to_published`.
     """
     source: Path = options.source
-    given = {section: getattr(options, section) for section in FILES}
+    given = {section: getattr(options, section) for section in PARTS}
     if not source.is_dir():
         raise FileNotFoundError(f"There is no folder {source}.")
     if (source / "config.json").is_file():
@@ -213,6 +211,6 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError("--codec, --coarse and --fine are for published files, and SOURCE is a folder with config.json.")
         made = to_published(source, options.out)
     else:
-        made = [to_folder(*(given[section] or source / name for section, name in FILES.items()), options.out)]
+        made = [to_folder(*(given[section] or source / name for section, name in PUBLISHED_FILES.items()), options.out)]
     sys.stdout.write("".join(f"{path}\n" for path in made))
     return 0

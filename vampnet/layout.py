@@ -16,8 +16,8 @@ from vampnet.sentences import Sentence
 
 PARTS = ("codec", "coarse", "fine")
 WEIGHTS = ("codec.safetensors", "coarse.safetensors", "fine.safetensors")
-OURS = dict(zip(PARTS, WEIGHTS, strict=True))
-PUBLISHED = {"codec": "codec.pth", "coarse": "coarse.pth", "fine": "c2f.pth"}
+OUR_FILES = dict(zip(PARTS, WEIGHTS, strict=True))
+PUBLISHED_FILES = {"codec": "codec.pth", "coarse": "coarse.pth", "fine": "c2f.pth"}
 FOLDER_VARIABLE = "VAMPNET_CHECKPOINTS"
 """Environment variable that names another folder of bundled checkpoints."""
 
@@ -69,7 +69,7 @@ def styles_of(files: Collection[str]) -> list[str]:
 
 
 def _style_files(style: str) -> dict[str, str]:
-    return {part: f"loras/{style}/{PUBLISHED[part]}" for part in ("coarse", "fine")}
+    return {part: f"loras/{style}/{PUBLISHED_FILES[part]}" for part in ("coarse", "fine")}
 
 
 def choose(files: Collection[str], where: str, needed: Collection[str] = PARTS, style: str | None = None) -> dict[str, str]:
@@ -90,7 +90,7 @@ def choose(files: Collection[str], where: str, needed: Collection[str] = PARTS, 
     """
     # A config.json alone says nothing: repositories of the published format may have one for other programs.
     published = not any(name in files for name in WEIGHTS) and any(name.endswith(".pth") for name in files)
-    chosen = dict(PUBLISHED if published else OURS)
+    chosen = dict(PUBLISHED_FILES if published else OUR_FILES)
     if style is not None:
         own = _style_files(check_style(style))
         if not any(name in files for name in own.values()):

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,20 +42,18 @@ SECONDS = 0.004
 """Pages are taken out so often while the program works: what is touched meanwhile is in memory."""
 IDLE_SECONDS = 0.25
 """At most, while it does not."""
-FOLDERS = ("/var/tmp",)
-"""Looked for before the system's own folder for temporary files, which on many systems lies in memory itself."""
+FOLDER = "/var/tmp"
+"""Looked at before the system's own folder for temporary files, which on many systems lies in memory itself."""
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """A tensor on the CPU of any content, its memory in a file if it is large."""
-    found = _mapped(math.prod(shape) * dtype.itemsize)
-    return torch.empty(shape, dtype=dtype) if found is None else found.view(dtype).view(shape)
+    return _tensor(torch.empty, shape, dtype)
 
 
 def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """A tensor of zeros on the CPU, its memory in a file if it is large."""
-    found = _mapped(math.prod(shape) * dtype.itemsize)  # a new file is zeros
-    return torch.zeros(shape, dtype=dtype) if found is None else found.view(dtype).view(shape)
+    return _tensor(torch.zeros, shape, dtype)
 
 
 def new_empty(like: Tensor, *shape: int) -> Tensor:
@@ -76,8 +74,8 @@ def write(out: Tensor, x: Tensor) -> Tensor:
 
 
 def parts(x: Tensor) -> Iterator[Tensor]:
-    """The tensor (..., N) in parts along its last axis, for what goes over it faster than pages are taken
-    out: when the next one is asked for, the last one's are."""
+    """The tensor (..., N) in parts along its last axis, for what goes over it faster than pages are taken out: when the next
+    one is asked for, the last one's are."""
     size = max(1, PART // max(1, 4 * x[..., :1].numel()))
     for part in x.split(size, dim=-1):
         yield part
@@ -95,6 +93,12 @@ def tidy(size: int) -> None:
 def sweep() -> None:
     """Takes pages out now, and not within `SECONDS`."""
     _sweeper.sweep()
+
+
+def _tensor(plain: Callable[..., Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros in a file of their own; what `plain` makes where there is none."""
+    found = _mapped(math.prod(shape) * dtype.itemsize)
+    return plain(shape, dtype=dtype) if found is None else found.view(dtype).view(shape)
 
 
 def _mapped(size: int) -> Tensor | None:
@@ -119,7 +123,7 @@ def _mapped(size: int) -> Tensor | None:
 def _folders() -> list[str]:
     """Where files may lie, the best first."""
     chosen = os.environ.get("TMPDIR")
-    return [folder for folder in ((chosen,) if chosen else (*FOLDERS, tempfile.gettempdir())) if Path(folder).is_dir()]
+    return [folder for folder in ((chosen,) if chosen else (FOLDER, tempfile.gettempdir())) if Path(folder).is_dir()]
 
 
 class _Sweeper:

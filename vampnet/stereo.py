@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -28,13 +27,12 @@ import torch
 
 from vampnet import passes, scratch
 from vampnet.audio import make_signal
-from vampnet.decorrelation import decorrelate, span
+from vampnet.decorrelation import decorrelate
+from vampnet.overlapping import BATCH, HOP, WINDOW, Spectra, filtered, ring_of, twice
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
 
-WINDOW = 4096
-HOP = 1024
 BANDS = 24
 SMOOTHING_SECONDS = 0.08
 """Half-width of the window over which band energies are averaged in time, so that the image of the source does not chop what a
@@ -44,11 +42,8 @@ MAX_RATIO = 4.0
 MID_WEIGHT = 0.5
 """How strongly the axis is drawn to mid, as a share of the band's energy: two independent, equally loud channels have no
 principal axis, and mid is then the downmix to take. Below 1, a band in pure antiphase still gets the side axis."""
-_BATCH = 256
 _FRAMES = 4096
 """Frames whose energies are worked on at a time."""
-_KEPT = 1024
-"""Frames (24 s) up to which the spectra of a clip are kept while it is worked on: two signals take 34 MB then."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +90,18 @@ def split(signal: AudioSignal, loop: bool = False) -> tuple[AudioSignal, StereoI
     if audio.shape[1] == 1:
         return make_signal(scratch.copy(audio), rate), StereoImage(1, length, rate, loop)
     left, right = audio[0].detach().float().cpu()
-    heard = _Spectra([left, right], length, loop)
+    heard = Spectra([left, right], length, loop)
     axis = _principal_axis(*_band_energies(heard, rate), rate)
-    a, b = _twice(axis)
+    a, b = twice(axis)
     if bool((axis == axis[:, :1]).all()):
         mid, side = scratch.empty(2, length)
-        for m, s, x, y in zip(*(of.split(_BATCH * HOP) for of in (mid, side, left, right)), strict=True):
+        for m, s, x, y in zip(*(of.split(BATCH * HOP) for of in (mid, side, left, right)), strict=True):
             m.copy_(a[0] * x + b[0] * y)
             s.copy_(a[0] * y - b[0] * x)
     else:
-        mid, side = _filter(heard, lambda _, x, y: torch.stack((a * x + b * y, a * y - b * x))).unbind()
+        mid, side = filtered(heard, lambda _, x, y: torch.stack((a * x + b * y, a * y - b * x))).unbind()
     del heard
-    energies = _smooth(_band_energies(_Spectra([mid, side], length, loop), rate), length, rate, loop)
+    energies = _smooth(_band_energies(Spectra([mid, side], length, loop), rate), length, rate, loop)
     image = StereoImage(2, length, rate, loop, axis, *_of_side(energies))
     return make_signal(mid[None, None].to(audio.device), rate), image
 
@@ -150,11 +145,11 @@ def apply(take: AudioSignal, image: StereoImage, loop: bool = False) -> AudioSig
     mid, rate, length = audio[0, 0].detach().float().cpu(), image.sample_rate, audio.shape[-1]
     predicted, remainder = _at_frames(image, length, loop)
     if remainder.any():
-        heard = _Spectra([mid, decorrelate(mid, rate, loop)], length, loop)
+        heard = Spectra([mid, decorrelate(mid, rate, loop)], length, loop)
         on_mid, on_far = _matched(heard, rate, predicted, remainder)
     else:
-        heard, on_mid, on_far = _Spectra([mid], length, loop), predicted, torch.zeros_like(predicted)
-    a, b = _twice(image.axis)
+        heard, on_mid, on_far = Spectra([mid], length, loop), predicted, torch.zeros_like(predicted)
+    a, b = twice(image.axis)
 
     def paint(frames: slice, m: torch.Tensor, d: torch.Tensor | None = None) -> torch.Tensor:
         out = torch.empty(2, *m.shape)
@@ -163,11 +158,11 @@ def apply(take: AudioSignal, image: StereoImage, loop: bool = False) -> AudioSig
         passes.by_rows(stereo_kernels.painted, out.numel(), len(m), *given)
         return out
 
-    channels = _filter(heard, paint)
+    channels = filtered(heard, paint)
     return make_signal(channels[None].to(audio.device), rate)
 
 
-def _matched(heard: _Spectra, rate: int, predicted: torch.Tensor, remainder: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _matched(heard: Spectra, rate: int, predicted: torch.Tensor, remainder: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Gains (BANDS, frames) on M' and on its decorrelated copy, so that the part w D is uncorrelated with M' and as loud.
 
     In a narrow band the copy can by chance resemble M' (a single partial is only shifted in phase): that share is taken out,
@@ -222,99 +217,14 @@ def _band_matrix(rate: int) -> torch.Tensor:
 @lru_cache(maxsize=4)
 def _places(rate: int) -> tuple[torch.Tensor, torch.Tensor]:
     """`share` (2 F,) float32 and `starts` (BANDS,) int64 of `_band_matrix`, as `stereo_kernels` takes them."""
-    matrix = _twice(_band_matrix(rate))
+    matrix = twice(_band_matrix(rate))
     position = torch.arange(BANDS, dtype=torch.float32) @ matrix
     low = position.floor().long().clamp_max(BANDS - 2)
     starts = torch.searchsorted(low, torch.arange(BANDS))
     return position - low, starts
 
 
-def _ring(length: int, loop: bool) -> tuple[int, torch.Tensor]:
-    """Length of the ring that is analysed and the first sample of each frame, about HOP apart and evenly spread over the ring.
-
-    A clip that is no ring becomes one by a window of silence after its end, and some more to whole hops. Even spacing makes the
-    frames of a ring meet at its seam whatever its length.
-    """
-    ring = max(length, 1) if loop else -(-(length + WINDOW) // HOP) * HOP
-    frames = max(1, -(-ring // HOP))
-    return ring, torch.round(torch.arange(frames, dtype=torch.float64) * (ring / frames)).long() - WINDOW // 2
-
-
-class _Spectra:
-    """Spectra of one or two signals (N,) frame by frame, as often as they are asked for.
-
-    Iterating gives batches: which frames, where on the ring each begins, and of each signal the spectra (n, 2 F). Those of a
-    short clip are kept, since a look at the bands comes before anything is done with them.
-    """
-
-    def __init__(self, signals: list[torch.Tensor], length: int, loop: bool) -> None:
-        self.length, self.loop = length, loop
-        self.ring, self.starts = _ring(length, loop)
-        self._signals, self._kept = signals, None
-        if len(self.starts) <= _KEPT:
-            self._kept = list(self._made())
-
-    def __iter__(self) -> Iterator[tuple[slice, list[int], list[torch.Tensor]]]:
-        return self._made() if self._kept is None else iter(self._kept)
-
-    def _made(self) -> Iterator[tuple[slice, list[int], list[torch.Tensor]]]:
-        for first in range(0, len(self.starts), _BATCH):
-            batch = slice(first, min(first + _BATCH, len(self.starts)))
-            where = self.starts[batch].tolist()
-            yield batch, where, [_spectra(x, self.ring, where) for x in self._signals]
-
-
-def _roll_up(x: torch.Tensor, ring: int) -> torch.Tensor:
-    """(C, ring + WINDOW) as `_add` leaves it -> (C, ring), in the same memory: what reaches over either end is added there."""
-    half = WINDOW // 2
-    if ring < half:
-        return torch.zeros(len(x), ring).index_add_(1, (torch.arange(ring + WINDOW) - half) % ring, x)
-    out = x[:, half : half + ring]
-    out[:, ring - half :] += x[:, :half]
-    out[:, :half] += x[:, half + ring :]
-    return out
-
-
-def _regular(where: list[int]) -> bool:
-    """Whether frames lie exactly HOP apart: then they are views of the signal, and added up hop by hop."""
-    return where == list(range(where[0], where[0] + HOP * len(where), HOP))
-
-
-def _spectra(x: torch.Tensor, ring: int, where: list[int]) -> torch.Tensor:
-    """(N,) on its ring -> (n, 2 F) spectra of the frames that begin at `where`, real and imaginary parts in turn.
-
-    Torch turns a real factor of complex numbers into a complex one first.
-    """
-    if _regular(where):
-        frames = span(x, ring, where[0], where[-1] + WINDOW).unfold(0, WINDOW, HOP)
-    else:
-        frames = torch.stack([span(x, ring, start, start + WINDOW) for start in where])
-    return torch.view_as_real(torch.fft.rfft(frames * _window())).flatten(1)
-
-
-def _twice(x: torch.Tensor) -> torch.Tensor:
-    """(..., F) -> (..., 2 F), each number for the real and the imaginary part of a frequency."""
-    return x.repeat_interleave(2, dim=-1)
-
-
-def _add(out: torch.Tensor, pieces: torch.Tensor, where: list[int]) -> None:
-    """Adds (C, n, WINDOW) onto (C, ring + WINDOW), which begins half a window before the ring."""
-    half = WINDOW // 2
-    if not _regular(where):
-        for i, start in enumerate(where):
-            out[:, start + half : start + half + WINDOW] += pieces[:, i]
-        return
-    for first in range(half, half + WINDOW, HOP):
-        part = out[:, where[0] + first : where[0] + first + HOP * len(where)]
-        part.unflatten(1, (-1, HOP)).add_(pieces[:, :, first - half : first - half + HOP])
-
-
-@lru_cache(maxsize=1)
-def _window() -> torch.Tensor:
-    return torch.hann_window(WINDOW)
-
-
-def _band_energies(heard: _Spectra, rate: int) -> torch.Tensor:
+def _band_energies(heard: Spectra, rate: int) -> torch.Tensor:
     """Of two signals |X|^2, Re(X conj Y), |Y|^2 summed over each band, (3, BANDS, frames) float64."""
     from vampnet import stereo_kernels
 
@@ -326,36 +236,11 @@ def _band_energies(heard: _Spectra, rate: int) -> torch.Tensor:
     return out
 
 
-def _filter(heard: _Spectra, process: Callable[..., torch.Tensor]) -> torch.Tensor:
-    """Overlap-add: spectra (n, 2 F) of each signal -> process(frames, *spectra) -> two of them (2, n, 2 F) -> (2, N) samples.
-
-    Divides by the sum of squared windows that really fell on each sample, so that doing nothing gives the signal back.
-    """
-    ring, starts, window = heard.ring, heard.starts, _window()
-    # In the last row the sum of squared windows, unless frames lie as regularly as hops: then it is the same in each of them.
-    even, square = ring == HOP * len(starts) and _regular(starts.tolist()), window.square()
-    out = scratch.zeros(2 if even else 3, ring + WINDOW)
-    for batch, where, spectra in heard:
-        made = process(batch, *spectra)
-        _add(out[:2], torch.fft.irfft(torch.view_as_complex(made.unflatten(2, (-1, 2))), WINDOW) * window, where)
-        if not even:
-            _add(out[2:], square.expand(1, len(where), -1), where)
-    out = _roll_up(out, ring)
-    if even:
-        weight = square.view(-1, HOP).sum(dim=0).clamp_min_(1e-8)
-        for some in scratch.parts(out.unflatten(1, (-1, HOP)).movedim(1, 2)):
-            some.div_(weight[:, None])
-    else:
-        for some in scratch.parts(out):
-            some[:2].div_(some[2].clamp_min_(1e-8))
-    return out[:2, : heard.length]
-
-
 def _smooth(energy: torch.Tensor, length: int, rate: int, loop: bool) -> torch.Tensor:
     """(3, BANDS, frames), written over by what it is averaged over SMOOTHING_SECONDS to either side with a Hann window."""
     from scipy.ndimage import convolve1d
 
-    ring, starts = _ring(length, loop)
+    ring, starts = ring_of(length, loop)
     reach = max(1, round(SMOOTHING_SECONDS * rate * len(starts) / ring))
     kernel = np.hanning(2 * reach + 3)[1:-1]
     for band in energy.flatten(0, 1).numpy():
@@ -367,7 +252,7 @@ def longer(image: StereoImage, before: int, length: int) -> StereoImage:
     """The image of a clip that begins `before` samples into a whole of `length` samples; its ends are held to both sides."""
     if image.channels == 1:
         return dataclasses.replace(image, length=length)
-    _, starts = _ring(length, image.loop)
+    _, starts = ring_of(length, image.loop)
     position = (starts + WINDOW // 2).double() - before
     predicted, remainder = _image_at(image, position.clamp(0, max(0, image.length - WINDOW // 4)))
     return dataclasses.replace(image, length=length, predicted=predicted, remainder=remainder)
@@ -377,7 +262,7 @@ def part(image: StereoImage, first: int, length: int) -> StereoImage:
     """The image of the `length` samples from `first` on, which on a ring may go on behind its end; no ring itself."""
     if image.channels == 1:
         return StereoImage(1, length, image.sample_rate)
-    _, starts = _ring(length, False)
+    _, starts = ring_of(length, False)
     position = (starts + WINDOW // 2).double() + first
     most = max(0, image.length - WINDOW // 4)
     position = position % max(1, image.length) if image.loop else position.clamp(0, most)
@@ -387,8 +272,8 @@ def part(image: StereoImage, first: int, length: int) -> StereoImage:
 
 def _at_frames(image: StereoImage, length: int, loop: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """The image's p and w (BANDS, frames) at the frames of a take of `length` samples."""
-    ring, starts = _ring(length, loop)
-    source_ring, source_starts = _ring(image.length, image.loop)
+    ring, starts = ring_of(length, loop)
+    source_ring, source_starts = ring_of(image.length, image.loop)
     if (ring, len(starts), loop) == (source_ring, len(source_starts), image.loop):
         return image.predicted, image.remainder
     position = (starts + WINDOW // 2).double()
@@ -402,7 +287,7 @@ def _at_frames(image: StereoImage, length: int, loop: bool) -> tuple[torch.Tenso
 
 def _image_at(image: StereoImage, position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The image's p and w (BANDS, n) at n positions (float64) in samples of its source, between its frames by a line."""
-    ring, starts = _ring(image.length, image.loop)
+    ring, starts = ring_of(image.length, image.loop)
     values = torch.stack([image.predicted, image.remainder])
     position = position * (len(starts) / ring)
     last = len(starts) - 1

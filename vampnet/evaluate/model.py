@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .. import cli
+from .. import cli_settings
 from ..config import Prompt
 from ..pipeline import VampNet
 from . import report
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: vampnet evaluate music/ --model mini --periodic 7 --takes 2 --clips 20",
     )
     made.add_argument("audio", help="a folder of audio, or 'composed' for music that no training has heard")
-    cli.add_settings(made, decoded=True)
+    cli_settings.add_settings(made, decoded=True)
     made.add_argument("--takes", type=int, default=2, metavar="N", help="of each clip (default 2)")
     made.add_argument("--loop", action="store_true", help="every file is a loop and used whole, up to --seconds")
     made.add_argument("--reference", metavar="FOLDER", help="measure the Fréchet distance from this music (default: the clips)")
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.takes < 1:
             raise ValueError(f"--takes must be at least 1, not {args.takes}.")
         # Now, and not after all the work.
-        cli.settings(args)
+        cli_settings.settings(args)
         for name in ("mir_eval.beat", "mir_eval.onset"):
             need(name)
         if args.reference is not None and not Path(args.reference).is_dir():
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _experiment(args: argparse.Namespace, model: VampNet) -> Experiment:
-    prompt, sampling = cli.settings(args, model)
+    prompt, sampling = cli_settings.settings(args, model)
     prompt = dataclasses.replace(prompt, original_sound=False)  # what is measured is decoded
     takes = Recipe("vamp", prompt, sampling, args.takes, args.loop)
     codec = Recipe("codec", loop=True) if args.loop else CODEC

@@ -297,14 +297,7 @@
     }
 
     tell(at, seconds) {
-      const { beats, downbeats, tempo } = this.shown;
-      // A beat counts a little before it sounds: at the very start of a loop it is already the first one.
-      const passed = (times, from = -1) => times.filter((time) => time <= at + 0.06 && time >= from - 1e-3).length;
-      const parts = [say("clock", { at: at.toFixed(1), seconds: seconds.toFixed(1) })];
-      const bar = passed(downbeats);
-      if (beats.length) parts.push(say("bar", { bar, beat: passed(beats, bar ? downbeats[bar - 1] : -1) }));
-      if (tempo) parts.push(say("tempo", { tempo: Math.round(tempo) }));
-      const text = parts.join(" · ");
+      const text = studio.placeIn(this.shown, at, seconds);
       if (this.clock.textContent !== text) this.clock.textContent = text;
     }
 

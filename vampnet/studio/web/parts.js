@@ -187,6 +187,18 @@
     return studio.say("deck.story", { share: share.toFixed(digits), kbps: kept_kbps.toFixed(1), steps: sampling.steps, seed, model });
   };
 
+  // In words, where in a vamp it is `at` seconds into a track.
+  studio.placeIn = ({ beats, downbeats, tempo }, at, seconds) => {
+    const { say } = studio;
+    // A beat counts a little before it sounds: at the very start of a loop it is already the first one.
+    const passed = (times, from = -1) => times.filter((time) => time <= at + 0.06 && time >= from - 1e-3).length;
+    const parts = [say("deck.clock", { at: at.toFixed(1), seconds: seconds.toFixed(1) })];
+    const bar = passed(downbeats);
+    if (beats.length) parts.push(say("deck.bar", { bar, beat: passed(beats, bar ? downbeats[bar - 1] : -1) }));
+    if (tempo) parts.push(say("deck.tempo", { tempo: Math.round(tempo) }));
+    return parts.join(" · ");
+  };
+
   // Gives a Blob to the visitor as a file.
   studio.save = (blob, name) => {
     const link = studio.make("a", "", "", { download: name });
