@@ -1,9 +1,11 @@
 """Which models there are, and how the command and the bar show them."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 from hub_server import FILES, STOCK, Repo
+from huggingface_hub import constants
 from tiny import tiny_checkpoint
 
 from vampnet import checkpoints
@@ -27,6 +29,8 @@ def test_the_catalogue(server, published, unreachable, tmp_path):
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     server.repos["someone/tiny"] = Repo(files, refs=("main", "v2"))
     checkpoints.locate("someone/tiny@v2")
+    for storage in Path(constants.HF_HUB_CACHE).glob("models--*"):
+        (storage / "snapshots" / ".DS_Store").write_bytes(b"")  # of somebody who had a look
     for plugged in (True, False):
         if not plugged:
             unreachable()

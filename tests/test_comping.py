@@ -150,6 +150,19 @@ def test_every_part_is_as_loud_as_in_its_take(vn, make_music):
     assert abs(level(mixed, 0.1, 0.7) - level(vamp.takes[0], 0.1, 0.7)) < 0.3
 
 
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("choice", [[0, 1] * 4, [0] * 4 + [1] * 4])
+def test_parts_too_short_to_be_faded_are_heard_all_the_same(vn, make_music, choice, loop):
+    """A clip of a fifth of a second in as many parts as a page offers: nothing of it is silent."""
+    vamp = vn.vamp((torch.from_numpy(make_music(1.0))[:, :8_820], RATE), Prompt(periodic=0), QUICK, 2, 5, loop=loop)
+    clip, steps = vn.listen(vamp.source, loop=loop), vamp.tokens.shape[-1]
+    bounds = [round(part * steps / 8) for part in range(9)]
+    sound = comp(vn, clip, vamp.tokens, choice, bounds, QUICK, takes=vamp.takes)[0].audio_data
+    power = sound.square().unfold(-1, 441, 441).mean(dim=(1, 3))
+    least = min(float(take.audio_data.square().unfold(-1, 441, 441).mean(dim=(1, 3)).min()) for take in vamp.takes)
+    assert float(power.min()) > 0.1 * least > 0
+
+
 @pytest.mark.parametrize("samples", [44_100, 61_234, 100_000])
 def test_takes_of_a_ring_that_was_made_longer(vn, make_music, samples, tmp_path):
     """It keeps the stretch of what it was made of, and so lies in another number of time steps than the nearest one."""

@@ -213,3 +213,12 @@ def test_a_width_without_end_costs_no_more_than_the_clip(loop):
     start = time.monotonic()
     mask = masks.around_times((14, 575), [0.5 * beat for beat in range(20)], 2e9, TokenGrid(), lead=10**9, loop=loop)
     assert not mask.any() and time.monotonic() - start < 5, "all of it stays"
+
+
+def test_a_period_without_end_costs_no_more_than_the_clip():
+    """Kept stretches of two thousand million time steps, of which the clip sees the beginning of one and the end of another."""
+    mask = masks.periodic((14, 575), 2**31 - 1, 2**31 - 100, jitter=2)
+    assert not mask.any()
+    kept = indices(masks.periodic((14, 575), 2**31 - 1, 2**31 - 100, 300, jitter=2))
+    end = kept.index(300)
+    assert kept == [*range(end), *range(300, 575)] and abs(end - 201) <= 2

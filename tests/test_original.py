@@ -235,6 +235,13 @@ def test_an_offset_makes_no_step(vn: VampNet, make_music, seconds: float) -> Non
     assert torch.allclose(made.mean(dim=-1), torch.tensor([[0.2, -0.1]]), atol=0.03)
 
 
+def test_an_offset_makes_no_step_where_a_clip_was_made_longer(vn: VampNet, make_music) -> None:
+    """The silence that was added is longer than the clip, and has no offset."""
+    sound = soft(make_music, 2.0)[0] + torch.tensor([[0.2], [-0.1]])
+    take = vn.vamp((sound, RATE), Prompt(periodic=1), QUICK, 1, extend=(0.0, 3.0)).takes[0].audio_data
+    assert torch.allclose(take[..., part(2.2, 4.8)].mean(dim=-1), torch.tensor([[0.2, -0.1]]), atol=0.03)
+
+
 def test_an_offset_makes_no_step_where_a_comp_is_joined(vn: VampNet, make_music) -> None:
     sound, offset = soft(make_music, 3.0)[0], torch.tensor([[0.2], [-0.1]])
     vamp = vn.vamp((sound + offset, RATE), Prompt(periodic=0, region=(0.1, 0.6)), QUICK, 2)

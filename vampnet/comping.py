@@ -204,14 +204,16 @@ def comp(
     if takes is None:
         return model.render(clip, laid, balance=(sampling or model.sampling).balance), laid, mask
     owners = _owners(choice, bounds, mask)
-    found = original.stretches(owners, clip.loop)
+    whole, hop, rate = clip.signal.audio_data.shape[-1], model.grid.hop, model.grid.sample_rate
+    # Parts that are too short to be faded in and out are decoded, like joins.
+    found = original.lasting(original.stretches(owners, clip.loop), whole, bounds[-1], hop, rate, clip.loop)
     # Takes that have sound of the clip have its offset, too, and what is laid between them must not thump.
-    made, offset = torch.zeros_like(clip.signal.audio_data), offset_of(takes[choice[0]])
+    made, offset = torch.zeros_like(clip.signal.audio_data), offset_of(takes[choice[0]].audio_data)
     for first, sound in model.decode_around(clip, laid, found):
-        gain = _gain(sound.audio_data, first, takes, offset, owners, model.grid.hop, clip)
+        gain = _gain(sound.audio_data, first, takes, offset, owners, hop, clip)
         original.lay(made, sound.audio_data * gain + offset, first)
     made = audio.make_signal(made, clip.signal.sample_rate)
-    return original.put_back(made, takes, found, bounds[-1], model.grid.hop, clip.loop), laid, mask
+    return original.put_back(made, takes, found, bounds[-1], hop, clip.loop), laid, mask
 
 
 def _owners(choice: Sequence[int], bounds: Sequence[int], mask: Tensor) -> list[int]:

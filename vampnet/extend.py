@@ -58,6 +58,11 @@ class Extension:
         """Time steps of the whole."""
         return self.before + self.steps + self.after
 
+    @property
+    def own(self) -> slice:
+        """The samples of the whole that are the clip's own."""
+        return slice(self.offset, self.offset + self.samples)
+
     def made(self) -> Tensor:
         """(total,) bool, True = made anew whatever a prompt says: all that was added, and where it joins the clip."""
         join = min(JOIN_STEPS, self.steps // 4)

@@ -119,7 +119,8 @@ def cached_snapshots() -> list[tuple[str, Path]]:
             continue
         revisions = [path.relative_to(refs).as_posix() for path in refs.rglob("*") if path.is_file()] if refs.is_dir() else []
         named = {revision: snapshot(repo, revision) for revision in revisions}
-        named |= {path.name: path for path in folders.iterdir() if path not in named.values()}
+        commits = (path for path in folders.iterdir() if path.is_dir())  # a Finder leaves files there
+        named |= {path.name: path for path in commits if path not in named.values()}
         for revision, folder in named.items():
             if folder is not None:
                 found[repo if revision == "main" else f"{repo}@{revision}"] = folder

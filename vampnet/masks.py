@@ -91,10 +91,10 @@ def periodic(shape: Shape, period: int, width: int = 1, offset: int = 0, device:
     starts = torch.arange(offset % period - period, shape[-1] + period, period)
     moves = _moves(len(starts), most)
     moves[1] = 0
-    kept = (starts + moves)[:, None] + torch.arange(width)
-    steps = torch.zeros(shape[-1], dtype=torch.bool)
-    steps[kept[(kept >= 0) & (kept < shape[-1])]] = True
-    return keep_steps(shape, steps.to(device))
+    begins, changes = starts + moves, torch.zeros(shape[-1] + 1, dtype=torch.int64)
+    for edges, change in ((begins, 1), (begins + width, -1)):  # what this takes does not grow with `width`
+        changes.index_add_(0, edges.clamp(0, shape[-1]), torch.full_like(edges, change))
+    return keep_steps(shape, (changes.cumsum(0)[:-1] > 0).to(device))
 
 
 def _moves(count: int, most: int) -> Tensor:

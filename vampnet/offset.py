@@ -16,17 +16,16 @@ if TYPE_CHECKING:
 
 def without_offset(signal: AudioSignal) -> AudioSignal:
     """The clip (1, C, N) without a constant offset, which a codec would make rumble of; the same object where there is none."""
-    offset = offset_of(signal)
+    offset = offset_of(signal.audio_data)
     return make_signal(signal.audio_data - offset, signal.sample_rate) if bool(offset.any()) else signal
 
 
-def offset_of(signal: AudioSignal) -> Tensor:
-    """(1, C, 1) float: the constant offset of a clip (1, C, N), 0 where there is none.
+def offset_of(audio: Tensor) -> Tensor:
+    """(1, C, 1) float: the constant offset of the samples of a clip (1, C, N), 0 where there is none.
 
     There is one where the mean of all samples and the middle one of them say the same: a drum that swings to one side and then
     rests has no such middle, and a reed that swings farther to one side than to the other no such mean.
     """
-    audio = signal.audio_data
     mean, least = audio.mean(dim=-1, keepdim=True), 0.02 / math.sqrt(audio.shape[-1]) * audio.norm(dim=-1, keepdim=True)
     if not bool((mean.abs() > least).any()):
         return torch.zeros_like(mean)  # whatever the middle is: to find it takes longer than all else here

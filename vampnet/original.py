@@ -87,6 +87,24 @@ def around(found: Sequence[Stretch], steps: int, loop: bool = False) -> list[Str
     return [(0, steps, 0)] if heard.mean() > MOST else stretches((heard.long() - 1).tolist(), loop)
 
 
+def lasting(found: Sequence[Stretch], length: int, steps: int, hop: int, rate: int, loop: bool = False) -> list[Stretch]:
+    """The stretches of a take of `length` samples in T `steps` that have room for a fade at either end, or are all of it."""
+
+    def samples(start: int, end: int) -> int:
+        first, last = _samples(start, end, length, steps, hop, loop)
+        return last - first
+
+    least = 2 * (round(FADE_SECONDS * rate) + hop)
+    return [one for one in found if one[1] - one[0] == steps or samples(*one[:2]) >= least]
+
+
+def _samples(start: int, end: int, length: int, steps: int, hop: int, loop: bool) -> tuple[int, int]:
+    """The samples (first, last) of the time steps of a stretch."""
+    if loop:
+        return round(start * length / steps), round(end * length / steps)
+    return start * hop, min(length, end * hop)
+
+
 def put_back(
     take: AudioSignal, sounds: Sequence[AudioSignal], found: Sequence[Stretch], steps: int, hop: int, loop: bool = False
 ) -> AudioSignal:
@@ -95,7 +113,7 @@ def put_back(
     Args:
         take: (1, C, N) float32 on the CPU, which is written over.
         sounds: each (1, C, N); a stretch is owned by one of them, by its place here.
-        found: stretches. Those too short for two fades are left as they are.
+        found: stretches, of which those of `lasting` are laid.
         steps: T of the take.
         hop: samples a time step, N <= T * hop; in a ring all T steps are N samples.
         loop: the take is a ring.
@@ -106,13 +124,11 @@ def put_back(
     """
     x, rate = take.audio_data[0], int(take.sample_rate)
     length, used = x.shape[-1], set()
-    fade, stride = round(FADE_SECONDS * rate), length / steps if loop else hop
-    for start, end, owner in found:
+    fade = round(FADE_SECONDS * rate)
+    for start, end, owner in lasting(found, length, steps, hop, rate, loop):
         own = sounds[owner].audio_data[0].to(x)
-        first, last = round(start * stride), round(end * stride) if loop else min(length, end * hop)
+        first, last = _samples(start, end, length, steps, hop, loop)
         whole = end - start == steps
-        if last - first < 2 * (fade + hop) and not whole:
-            continue
         used.add(owner)
         if not whole and (loop or start > 0):
             first = _join(x, own, (first - fade // 2, first + hop // 2), fade, loop, into=True)
