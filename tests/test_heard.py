@@ -111,17 +111,17 @@ def test_what_is_kept_has_an_end(vn: VampNet, handlers: Handlers, session: Sessi
     size = vn.listen(sources[0].path, loop=True).signal.audio_data.numel() * 4
     heard = HeardClips(2 * size)
     listens.clear()
-    clips = [heard.listen(vn, source, request) for source in sources[:2]]
-    assert heard.listen(vn, sources[0], request).tokens is clips[0].tokens and len(listens) == 2
-    heard.listen(vn, sources[2], request)
-    assert heard.listen(vn, sources[0], request).tokens is clips[0].tokens and len(listens) == 3
-    assert heard.listen(vn, sources[1], request).tokens is not clips[1].tokens and len(listens) == 4, "it was the oldest"
+    clips = [heard.listen(vn, source, request, None) for source in sources[:2]]
+    assert heard.listen(vn, sources[0], request, None).tokens is clips[0].tokens and len(listens) == 2
+    heard.listen(vn, sources[2], request, None)
+    assert heard.listen(vn, sources[0], request, None).tokens is clips[0].tokens and len(listens) == 3
+    assert heard.listen(vn, sources[1], request, None).tokens is not clips[1].tokens and len(listens) == 4, "it was the oldest"
     small = HeardClips(size - 1)
-    small.listen(vn, sources[0], request)
-    small.listen(vn, sources[0], request)
+    small.listen(vn, sources[0], request, None)
+    small.listen(vn, sources[0], request, None)
     assert len(listens) == 6 and len(small._kept) == 0
     with pytest.raises(CancelledError):
-        HeardClips().listen(vn, sources[0], request, cancelled=lambda: True)
+        HeardClips().listen(vn, sources[0], request, None, cancelled=lambda: True)
     del clips, sources
     gc.collect()
     assert len(heard._kept) == 0, "a source that is gone takes its sound along"

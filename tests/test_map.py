@@ -258,8 +258,15 @@ def test_a_long_source_has_a_small_ground(session: Session, tmp_path: Path) -> N
     assert found["columns"] <= 1200 and len(found["image"]) < 110_000
 
 
-def test_what_is_kept_is_heard(handlers: Handlers, session: Session, tmp_path: Path) -> None:
+def test_what_is_kept_is_heard(handlers: Handlers, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no clip yet" in handlers.hear(session, *values())["problem"]
+    with monkeypatch.context() as loading:
+        loading.setattr(type(handlers.shelf), "loaded", False)
+        loading.setattr(handlers.shelf, "task", SimpleNamespace(words="Loading"))
+        assert "no clip yet" in handlers.hear(session, *values())["problem"]
+        session.source = SimpleNamespace()
+        assert "being loaded" in handlers.hear(session, *values())["problem"]
+        session.source = None
     handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
     heard = handlers.hear(session, *values(extend_after=0.5))
     sound, _ = soundfile.read(heard["sound"])

@@ -109,6 +109,50 @@ def test_stop_ends_a_round_and_keeps_those_before(room: JourneyRoom, source: Ses
     assert "Stopped after 2" in travel(room, source, 1)[0]
 
 
+def test_bars_that_the_clip_has_not_are_said_and_leave_nothing(room: JourneyRoom, source: Session, tmp_path: Path) -> None:
+    """Whether its beats are known when Vamp on is pressed or found by the first round."""
+    asked = {"bars": "8", "loop": True}
+    ask = room.begin(source, *values(**asked))[4]["ask"]
+    told = list(room.round(source, event(ask=ask), *values(**asked)))[-1]
+    assert "and 8 were wanted" in told[0] and told[4]["running"] is False and source.request is None
+    room.handlers.choose(source, str(short_clip(tmp_path / "again.wav")))
+    source.source.track()
+    told = room.begin(source, *values(**asked))
+    assert "and 8 were wanted" in told[0] and told[1]["interactive"] and source.request is None
+    assert "Stopped after one round" in travel(room, source, 1)[0]
+
+
+def test_a_journey_keeps_the_beats_that_it_began_with(room: JourneyRoom, session: Session, tmp_path: Path) -> None:
+    """Half the tempo, set between two rounds, would leave the clip fewer bars than they have."""
+    room.handlers.choose(session, str(short_clip(tmp_path / "long.wav", 4.0)))
+    session.source.track()
+    asked = {"bars": "2", "loop": True}
+    before = travel(room, session, 1, **asked)[4]["journeys"][0]
+    room.handlers.set_tempo(session, event(act="half"))
+    after = travel(room, session, 1, **asked)[4]["journeys"][0]
+    assert len(after["rounds"]) == 2 and (after["seconds"], after["most"]) == (before["seconds"], before["most"]) == (4.0, 64)
+    assert room.resume(session)["journeys"][0]["source"] == before["source"]
+
+
+def test_a_page_that_comes_back_amid_a_round_can_go_on(room: JourneyRoom, source: Session) -> None:
+    ask = room.begin(source, *values(steps=60))[4]["ask"]
+    steps = room.round(source, event(ask=ask), *values(steps=60))
+    next(steps)
+    assert source.running and room.resume(source)["running"] is False
+    told = list(steps)[-1]
+    assert source.request is None and not travels_of(source).running and told[4]["running"] is False
+    assert "Stopped after one round" in travel(room, source, 1)[0]
+
+
+def test_a_round_comes_from_where_its_source_came_from(room: JourneyRoom, source: Session) -> None:
+    source.source.origin = "0123456789abcdef"
+    travel(room, source, 1)
+    journey = travels_of(source).all[0].journey.folder.name
+    room.use(source, event(journey=journey, round=1))
+    assert source.source.name.endswith("round1") or source.source.path.name != "noise.wav"
+    assert source.source.origin == "0123456789abcdef"
+
+
 def test_going_back_branching_and_taking_away(room: JourneyRoom, source: Session) -> None:
     name = travel(room, source, 2)[4]["journeys"][0]["id"]
     (shown,) = room.act(source, event(do="back", journey=name, round=1), *values())[4]["journeys"]
@@ -245,6 +289,23 @@ def test_a_comp_is_made_of_the_chosen_takes(handlers: Handlers, source: Session)
     told = metadata.read(source.vamps[0]["takes"][0]["sound"])
     assert (told.kind, told.seed, told.takes) == ("comp", 4, 2)
     assert told.source_hash == metadata.hash_of(audio.load(source.source.path))
+
+
+def test_a_comp_is_made_of_what_was_seen(handlers: Handlers, source: Session) -> None:
+    """Beats that are found while it is open would count other parts."""
+    comping = Comping(handlers)
+    source.source.origin = "0123456789abcdef"
+    run_vamp(handlers, source, takes=2, periodic=0)
+    shown = source.vamps[0]
+    parts = len(comping.open(source, event(vamp=shown["id"]))["times"]) - 1
+    shown.update(beats=[0.0, 0.1, 0.2, 0.3, 0.4], downbeats=[0.0, 0.4], tempo=600.0)
+    choice = [1] * (parts // 2) + [2] * (parts - parts // 2)
+    assert "Choose" not in comping.begin(source, event(vamp=shown["id"], choice=choice))[0]
+    assert "on the deck" in list(comping.make(source))[-1][0]
+    made = read_bundle(source.vamps[0]["folder"]).mask[0, 0].nonzero()[:, 0].float().mean()
+    assert abs(float(made) - shown["settings"]["seconds"] * 44_100 / 768 / 2) < 2, "the one join lies amid the eight parts"
+    assert source.vamps[0]["origin"] == "0123456789abcdef"
+    assert len(comping.open(source, event(vamp=shown["id"]))["times"]) - 1 != parts, "who opens it again sees the beats"
 
 
 def test_what_cannot_be_comped_gets_a_sentence(handlers: Handlers, source: Session) -> None:

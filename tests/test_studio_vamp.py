@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
@@ -48,6 +49,15 @@ def test_two_sessions_share_nothing_and_leave_nothing(handlers: Handlers, tmp_pa
     assert not first.source and len(list(second.folder.parent.glob(second.folder.name))) == 1
     second.close()
     assert not second.folder.parent.joinpath("mine.wav").exists()
+
+
+def test_a_session_that_is_forgotten_leaves_no_files(handlers: Handlers) -> None:
+    """Gradio lets the oldest of too many go without saying so."""
+    session = Session(handlers.files)
+    folder = session.folder
+    del session
+    gc.collect()
+    assert not folder.exists()
 
 
 def test_old_vamps_go_with_their_files_but_not_the_source(session: Session) -> None:
@@ -225,6 +235,26 @@ def test_a_take_can_be_heard_while_the_others_are_made(
     run_vamp(handlers, session, takes=3, seed=7)
     sounds = [[soundfile.read(take["sound"])[0] for take in vamp["takes"]] for vamp in session.vamps]
     assert all(np.array_equal(a, b) for a, b in zip(*sounds, strict=True))
+
+
+def test_beats_that_are_set_while_takes_are_made_are_for_the_next_vamp(
+    handlers: Handlers, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At half the tempo the clip has one bar, and two are being vamped."""
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav", 4.0)))
+    session.source.track()
+    before, listen = session.source.grid, handlers.heard.listen
+
+    def and_meanwhile(*given: Any, **options: Any) -> Any:
+        handlers.set_tempo(session, SimpleNamespace(act="half"))
+        return listen(*given, **options)
+
+    monkeypatch.setattr(handlers.heard, "listen", and_meanwhile)
+    told = run_vamp(handlers, session, bars="2", loop=True, takes=2)
+    assert "2 takes are ready" in told[-1][0] and session.source.grid.tempo == before.tempo / 2
+    (made,) = session.vamps
+    assert made["tempo"] == before.tempo and made["source_track"]["alias"]["end"] == 4.0
+    assert "2 were wanted" in run_vamp(handlers, session, bars="2", loop=True)[-1][0] and session.vamps == [made]
 
 
 def test_stop_keeps_the_takes_that_are_ready(handlers: Handlers, session: Session, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from vampnet.studio.handlers import Handlers, buttons_of, watched
 from vampnet.studio.lanes import MODEL_LANE
 from vampnet.studio.notices import notice, progress
 from vampnet.studio.players import keep_vamp
-from vampnet.studio.session import Session, Source, envelope
+from vampnet.studio.session import Session, Source, envelope, shared_origin
 from vampnet.studio.text import say
 from vampnet.studio.titles import NAMED, comp_title
 from vampnet.studio.work import Work
@@ -62,8 +62,12 @@ class Comping:
         shown = _vamp_of(session, getattr(event, "vamp", None))
         if shown is None:
             return None
-        grid, seconds = _beats_of(shown), shown["seconds"]
-        rate = shown["settings"]["sample_rate"]
+        # Beats that are found while it is open change neither what is seen of it nor what is made.
+        session.kept["comp_beats"] = shown["id"], _beats_of(shown)
+        return self._grid(shown, _beats_of(shown))
+
+    def _grid(self, shown: dict[str, Any], grid: BeatGrid | None) -> dict[str, Any]:
+        rate, seconds = shown["settings"]["sample_rate"], shown["seconds"]
         times = part_times(round(seconds * rate), rate, grid)
         kind = "parts" if grid is None else "bars"
         if grid is not None and len(times) > 2 and (times[2] - times[1]) < 0.75 * grid.beats_per_bar * 60 / grid.tempo:
@@ -82,7 +86,9 @@ class Comping:
         shown, choice = _vamp_of(session, getattr(event, "vamp", None)), getattr(event, "choice", None)
         if shown is None:
             return [notice(say("comp.gone", language), "error"), *nothing[1:]]
-        opened = self.open(session, event)
+        name, beats = session.kept.get("comp_beats", ("", None))
+        beats = beats if name == shown["id"] else _beats_of(shown)
+        opened = self._grid(shown, beats)
         fits = isinstance(choice, list) and len(choice) == len(opened["times"]) - 1
         if not fits or any(isinstance(number, bool) or number not in opened["rows"] for number in choice):
             return [notice(say("comp.choose", language), "error"), *nothing[1:]]
@@ -91,7 +97,7 @@ class Comping:
             return [notice(problem, "error"), *nothing[1:]]
         session.stop.clear()
         session.request, session.room = (_request_of(shown), session.source), ROOM
-        session.kept["comp"] = shown, [int(number) for number in choice]
+        session.kept["comp"] = shown, [int(number) for number in choice], beats
         return [progress(say("comp.waiting", language)), *buttons_of(True)]
 
     def make(self, session: Session) -> Iterator[list[Any]]:
@@ -99,13 +105,13 @@ class Comping:
         if session.request is None or session.running or session.room != ROOM or "comp" not in session.kept:
             yield [gr.skip()] * 4  # Gradio empties what a generator that yields nothing should have filled
             return
-        shown, choice = session.kept.pop("comp")
+        shown, choice, beats = session.kept.pop("comp")
         request = session.request[0]
 
         def work(model: VampNet, on_step: OnStep, cancelled: Cancelled) -> None:
             if shown["settings"]["model"] != model.name:
                 raise ValueError(say("comp.model", session.language, model=shown["settings"]["model"]))
-            self._comp(session, model, shown, request, choice, on_step, cancelled)
+            self._comp(session, model, shown, request, choice, beats, on_step, cancelled)
 
         def ended(well: bool) -> None:
             session.request = None
@@ -115,8 +121,8 @@ class Comping:
             yield [line, *buttons, takes]
 
     def _comp(
-        self, session: Session, model: VampNet, shown: dict[str, Any], request: Request, choice: list[int], on_step: OnStep,
-        cancelled: Cancelled,
+        self, session: Session, model: VampNet, shown: dict[str, Any], request: Request, choice: list[int],
+        beats: BeatGrid | None, on_step: OnStep, cancelled: Cancelled,
     ) -> None:  # fmt: skip
         folder = Path(shown["folder"])
         vamp, settings = read_bundle(folder), read_settings(folder)
@@ -124,7 +130,7 @@ class Comping:
         on_step("encode", 0, 1)
         clip = model.listen(vamp.source, loop=vamp.loop, beats=_beats_of(shown))
         tokens = torch.cat([vamp.source_tokens, vamp.tokens])
-        times = part_times(samples, rate, _beats_of(shown))
+        times = part_times(samples, rate, beats)
         bounds = part_steps(times, samples, model.grid, rate, vamp.loop, tokens.shape[-1])
         sound, made, mask = comp(
             model, clip, tokens, choice, bounds, request.sampling, request.seed, takes=[vamp.source, *vamp.takes],
@@ -138,7 +144,7 @@ class Comping:
         origin = metadata.origin_of(result, 1, shown["source"], None if told is None else told.source_hash)
         comment = metadata.write(dataclasses.replace(origin, kind="comp", takes=len(vamp.takes)))
         path = folder / settings["source_file"]
-        source = Source(path, shown["source"], samples, rate, envelope(vamp.source), _beats_of(shown))
+        source = Source(path, shown["source"], samples, rate, envelope(vamp.source), _beats_of(shown), shared_origin(shown))
         title = comp_title(shown.get(NAMED) or shown["title"])
         kept = keep_vamp(session, result, request, source, title, "comp", [comment])
         kept["source_track"]["alias"] = shown["source_track"].get("alias")

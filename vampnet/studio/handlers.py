@@ -134,15 +134,15 @@ class Handlers:
 
     # ---- source -------------------------------------------------------------------------------------------------------
 
-    def choose(self, session: Session, given: str | None, name: str | None = None) -> Any:
-        """A new source from a file; a bad one leaves everything as it was.
+    def choose(self, session: Session, given: str | None, name: str | None = None, origin: str | None = None) -> Any:
+        """A new source from a file; a bad one leaves everything as it was. `origin` as in `read_source`.
 
         Returns:
             The message to show, or `gr.skip()` if another file, chosen later, is the source already.
         """
         ticket = session.ticket()
         try:
-            source = read_source(session, given, name)
+            source = read_source(session, given, name, origin)
         except AudioError as error:
             return notice(_with_name(tell(error, session.language), given), "error")
         return about_source(session) if session.use(source, ticket) else gr.skip()
@@ -215,7 +215,8 @@ class Handlers:
         """The kept tokens as sound: what to play, or the sentence why there is nothing."""
         source = session.source
         if source is None or not self.shelf.loaded:
-            problem = self.model_problem(session.language) or say("map.hear.source", session.language)
+            wanted = "map.hear.source" if source is None else "map.hear.model"
+            problem = self.model_problem(session.language) or say(wanted, session.language)
             return {"problem": problem, "at": secrets.token_hex(4)}
         try:
             request = read_request(whole_depth(values, self.shelf.shape.levels))
@@ -235,9 +236,10 @@ class Handlers:
 
     def _kept(self, model: VampNet, request: Request, source: Source) -> AudioSignal:
         """What `VampNet.hear_kept` makes of a request's mask."""
-        mask, clip = mask_of(request, source, Shape.of(model))[0], self.heard.listen(model, source, request)
+        still = source.with_beats(source.grid)
+        mask, clip = mask_of(request, still, Shape.of(model))[0], self.heard.listen(model, source, request, still.grid)
         if not isinstance(clip, Clip):
-            options = {"loop": request.loop, "bars": request.bars, "beats": source.grid, "extend": request.extend}
+            options = {"loop": request.loop, "bars": request.bars, "beats": still.grid, "extend": request.extend}
             clip = model.listen(clip, **options)
         elif any(request.extend):
             clip = longer(clip, request.extend, model.codec)
@@ -300,25 +302,26 @@ class Handlers:
                 source.track()
 
         def work(model: VampNet, on_step: OnStep, cancelled: Cancelled) -> None:
-            # Beats that are known go along, needed or not: players show them.
-            heard = self.heard.listen(model, source, request, on_step=on_step, cancelled=cancelled)
+            # Beats that are known go along, needed or not: players show them. Others set meanwhile are for the next vamp.
+            clip = source.with_beats(source.grid)
+            heard = self.heard.listen(model, source, request, clip.grid, on_step=on_step, cancelled=cancelled)
 
             def ready(vamp: Vamp) -> None:
-                keep(vamp)
+                keep(vamp, clip)
                 on_step("decode", len(vamp.takes), request.takes)  # the page looks for takes where it is told of steps
 
             # On a GPU all takes are made as soon as one.
             one_first = {"on_take": ready} if model.device.type == "cpu" else {}
             vamp = model.vamp(
                 heard, request.prompt, request.sampling, request.takes, request.seed, loop=request.loop,
-                bars=request.bars, beats=source.grid, mask=given_mask(request, source, Shape.of(model)), extend=request.extend,
+                bars=request.bars, beats=clip.grid, mask=given_mask(request, clip, Shape.of(model)), extend=request.extend,
                 batch=batch_for(model), on_step=on_step, cancelled=cancelled, **one_first,
             )  # fmt: skip
-            keep(vamp)
+            keep(vamp, clip)
 
-        def keep(vamp: Vamp) -> None:
+        def keep(vamp: Vamp, clip: Source) -> None:
             nonlocal kept
-            kept = keep_vamp(session, vamp, request, source, before=kept, coming=request.takes - len(vamp.takes))
+            kept = keep_vamp(session, vamp, request, clip, before=kept, coming=request.takes - len(vamp.takes))
 
         def ended(well: bool) -> None:
             session.request = None

@@ -8,6 +8,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vampnet.beats import BeatGrid
     from vampnet.pipeline import VampNet
     from vampnet.studio.controls import Request
     from vampnet.studio.session import Source
@@ -29,10 +30,11 @@ class HeardClips:
         self._lock = threading.Lock()
         self._kept: weakref.WeakKeyDictionary[Source, tuple[Any, Clip]] = weakref.WeakKeyDictionary()
 
-    def listen(self, model: VampNet, source: Source, request: Request, **watch: Any) -> Any:
+    def listen(self, model: VampNet, source: Source, request: Request, beats: BeatGrid | None, **watch: Any) -> Any:
         """What `model.vamp` takes as the source of a request: its clip, or where a device elsewhere hears it, its file.
 
         Args:
+            beats: of the source.
             watch: `on_step` and `cancelled`, as in `VampNet.listen`.
 
         Raises:
@@ -40,15 +42,15 @@ class HeardClips:
         """
         if getattr(model, "elsewhere", False):
             return source.path
-        options = {"loop": request.loop, "bars": request.bars, "beats": source.grid}
+        options = {"loop": request.loop, "bars": request.bars, "beats": beats}
         # Beats say where bars are cut; else they only go along.
-        cut = None if request.bars is None else (request.bars, source.grid)
+        cut = None if request.bars is None else (request.bars, beats)
         key = source.path, model.codec_id, model.precision, str(model.device), request.loop, cut
         with self._lock:
             found = self._kept.pop(source, None)
             if found is not None and found[0] == key:
                 self._kept[source] = found  # behind all others
-                return found[1] if cut else dataclasses.replace(found[1], beats=source.grid)
+                return found[1] if cut else dataclasses.replace(found[1], beats=beats)
         clip = model.listen(source.path, **options, **watch)
         with self._lock:
             self._kept.pop(source, None)

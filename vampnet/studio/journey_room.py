@@ -92,6 +92,11 @@ class JourneyRoom:
         travels = travels_of(session)
         travel = self._find(session, at[0]) if at is not None else self._same(travels, request, source)
         if travel is None:
+            try:
+                source.bounds(request.bars)
+            except ValueError as error:
+                session.request = None
+                return [notice(tell(error, session.language), "error"), *buttons_of(False), *_off(session)]
             travel = self._new(session, request, source)
         if at is not None:
             travel.current = at[1]
@@ -134,8 +139,12 @@ class JourneyRoom:
         travels = travels_of(session)
         if not travels.all:
             return gr.skip()
-        if travels.running and not session.running:
-            travels.running, session.request = False, None
+        if travels.running:
+            travels.running = False
+            if session.running:
+                session.stop.set()  # a round, which nobody will tell this page of: it ends the rest itself
+            else:
+                session.request = None
         return strip_value(session)
 
     def stop(self, session: Session) -> list[Any]:
@@ -230,7 +239,7 @@ class JourneyRoom:
                 on_step("beats", 0, 1)
                 journey.beats = travel.source.track()
             made = journey.make(
-                model, parent, request.prompt, request.sampling, mask=given_mask(request, travel.source, Shape.of(model)),
+                model, parent, request.prompt, request.sampling, mask=given_mask(request, travel.clip, Shape.of(model)),
                 on_step=on_step, cancelled=cancelled,
             )  # fmt: skip
             travel.waves[made.number] = pack_wave(envelope(audio.load(made.sound, model.grid.sample_rate)), WAVE_COLUMNS)
@@ -253,7 +262,7 @@ class JourneyRoom:
         try:
             # Seed, loop and bars are those that it began with, whatever has been touched.
             asked = on_ground(read_request(whole_depth(values, shape.levels)), travel, session)
-            given_mask(asked, travel.source, shape)
+            given_mask(asked, travel.clip, shape)
         except ValueError:
             return travel.request
         return travel.request if sum(asked.extend) > 0 else asked
@@ -296,7 +305,7 @@ class JourneyRoom:
             found = known_round(travel.journey, getattr(event, "round", None), source=False)
         except ValueError as error:
             return notice(tell(error, session.language), "error")
-        return self.handlers.choose(session, str(found.sound), found.sound.stem)
+        return self.handlers.choose(session, str(found.sound), found.sound.stem, travel.source.origin)
 
     def _find(self, session: Session, name: Any) -> Travel:
         for travel in travels_of(session).all:

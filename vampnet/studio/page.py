@@ -37,6 +37,8 @@ from vampnet.studio.token_map import TokenMap
 TITLE = say("page.title")
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "assets"
 MAX_UPLOAD = "500mb"
+MOST_SESSIONS = 2000
+"""That Gradio remembers, some 0.2 MB each whatever was done in it; an open page is among those used last."""
 HOUR = 3600
 AGAIN_SECONDS = 600
 
@@ -102,7 +104,7 @@ def launch_options(handlers: Handlers) -> dict[str, Any]:
     return {
         "theme": make_theme(), "css": "\n".join(_web(".css")), "head": scripts, "i18n": translations(),
         "allowed_paths": [str(handlers.files.root)], "max_file_size": MAX_UPLOAD, "footer_links": ["api"], "run_history": False,
-        "ssr_mode": False,
+        "ssr_mode": False, "state_session_capacity": MOST_SESSIONS,
     }  # fmt: skip
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import secrets
 import shutil
 import threading
 import time
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +24,7 @@ from vampnet.sentences import Sentence, sentence_of
 from vampnet.studio import text
 from vampnet.studio.controls import Request
 from vampnet.studio.shelf import Shape
+from vampnet.whole_file import fitting
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -98,6 +101,10 @@ class Source:
                     self.grid = found
         return self.grid
 
+    def with_beats(self, grid: BeatGrid | None) -> Source:
+        """The same clip with these beats, whatever becomes of its own: for work that others may set them under."""
+        return self if grid is None else dataclasses.replace(self, grid=grid)
+
     def bounds(self, bars: int | None) -> tuple[int, int]:
         """(start, end) in samples of what is vamped: the clip, or whole bars of it.
 
@@ -149,6 +156,8 @@ class Session:
     def __init__(self, files: Files) -> None:
         self._files, self._folder = files, None
         self._folders: list[Path] = []
+        # Gradio forgets the oldest of too many sessions without a word.
+        weakref.finalize(self, _remove, self._folders)
         self.source: Source | None = None
         self._tickets = self._used = 0
         self._sources: list[Source] = []
@@ -235,8 +244,7 @@ class Session:
     def origin_of(self, path: Any) -> str:
         """Id of the shared vamp that a file came from: that of its vamp, or of the source of this; "" if it came from none."""
         folder = Path(str(path)).parent
-        found = (vamp for vamp in self.vamps if Path(vamp["folder"]) == folder)
-        return next((vamp.get("shared") or vamp.get("origin") or "" for vamp in found), "")
+        return next((shared_origin(vamp) for vamp in self.vamps if Path(vamp["folder"]) == folder), "")
 
     def changed(self, vamp: dict[str, Any]) -> dict[str, Any]:
         """The vamp, marked as the one that changed last; to be called when it has.
@@ -274,14 +282,23 @@ class Session:
         """Stops what runs and deletes all files; what is written after that, where work ends (`clear_if_closed`)."""
         self.closed = True
         self.stop.set()
-        for folder in self._folders:
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove(self._folders)
         self._folder, self.source, self.vamps, self.kept, self._sources = None, None, [], {}, []
 
     def clear_if_closed(self) -> None:
         """Deletes what was written after the session was closed: a take may just have been ready."""
         if self.closed:
             self.close()
+
+
+def _remove(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def shared_origin(vamp: dict[str, Any]) -> str:
+    """Id of the shared vamp that one of a session is, or came from; "" if neither."""
+    return vamp.get("shared") or vamp.get("origin") or ""
 
 
 def has_favourite(vamp: dict[str, Any]) -> bool:
@@ -309,8 +326,8 @@ def read_source(session: Session, given: Any, name: str | None = None, origin: s
 
 
 def plain_name(name: str) -> str:
-    """A name that every file system takes and nobody stumbles over, at most 60 characters long."""
-    return re.sub(r"[^\w\- ]+", "_", name).strip("_ ")[:60] or "clip"
+    """A name that every file system takes and nobody stumbles over, at most 60 characters and 180 bytes long."""
+    return fitting(re.sub(r"[^\w\- ]+", "_", name).strip("_ ")[:60], 180) or "clip"
 
 
 def envelope(signal: AudioSignal, hop: int = ENVELOPE_HOP) -> np.ndarray:

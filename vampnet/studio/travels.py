@@ -35,9 +35,17 @@ class Travel:
     file: dict[str, Any] | None = None
 
     @property
+    def clip(self) -> Source:
+        """The source with the journey's own beats, as soon as it has some: those of its first round, whatever is set later."""
+        return self.source.with_beats(self.journey.beats)
+
+    @property
     def bounds(self) -> tuple[float, float]:
-        """(start, end) in seconds of what of the source is vamped."""
-        start, end = self.source.bounds(self.request.bars)
+        """(start, end) in seconds of what of the source is vamped; all of it where it has too few bars, as a round will say."""
+        try:
+            start, end = self.clip.bounds(self.request.bars)
+        except ValueError:
+            start, end = 0, self.source.samples
         return start / self.source.rate, end / self.source.rate
 
     @property

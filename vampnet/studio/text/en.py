@@ -396,6 +396,7 @@ TEXT: dict[str, str] = {
     "map.hear.title": "Plays only the tokens that stay: a moment without any is silent, and one sounds as deep as its levels stay from the coarsest down.",
     "map.hear.nothing": "Nothing that sounds is kept: keep some moments, from the coarsest level on.",
     "map.hear.source": "There is no clip yet: upload, record or choose one first.",
+    "map.hear.model": "The model is being loaded: listen once it is there.",
     "map.hear.failed": "What is kept could not be played: try again or change a setting.",
     "map.tools": "Paint on the map",
     "map.tool.look": "Look",
