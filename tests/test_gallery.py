@@ -310,3 +310,39 @@ def test_a_disk_that_is_full_for_the_index_is_a_sentence_or_nothing(
     monkeypatch.undo()
     assert gallery.index.totals()[0] == 1, "the index finds the folder later"
     gallery.delete(shared.id, secret=secret)
+
+
+@pytest.mark.parametrize("trouble", ["index", "file"])
+def test_a_full_disk_keeps_nobody_from_deleting(gallery: Gallery, monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
+    gone: list[str] = []
+    gallery.on_delete = gone.append
+    (first, secret), (second, _) = (gallery.add(make_vamp(1, 0.1), owner="me") for _ in range(2))
+
+    def full(*given: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    real = sqlite3.connect
+    if trouble == "index":
+        monkeypatch.setattr(gallery.index, "remove", full)
+    else:  # nothing that is opened on the disk can be written to
+        gallery.index.close()
+        monkeypatch.setattr(sqlite3, "connect", lambda path, **more: real(path, **more) if path == ":memory:" else full())
+    gallery.delete(first.id, secret=secret)
+    assert gone == [first.id] and not list((gallery.root / ".gone").iterdir())
+    assert gallery.of_owner("me") == [second] and gallery.index.totals() == (1, second.bytes)
+    # What comes and goes is noticed there too, and the next start has an index on the disk again.
+    third = gallery.add(make_vamp(1, 0.1), parent=second.id)[0]
+    assert gallery.children(second.id) == [third]
+    gallery.delete(second.id, owner="me")
+    assert gallery.of_owner("me") == [] and gallery.index.totals() == (1, third.bytes)
+    monkeypatch.undo()
+    again = Gallery(gallery.root)
+    assert again.index.totals() == (1, third.bytes) and (gallery.root / "index.sqlite").exists()
+
+
+def test_a_full_disk_has_room_as_soon_as_something_is_deleted(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, secret = gallery.add(make_vamp(1, 0.1))
+    left: list[list[Path]] = []
+    monkeypatch.setattr(gallery.index, "remove", lambda id: left.append(list((gallery.root / ".gone").iterdir())))
+    gallery.delete(shared.id, secret=secret)
+    assert left == [[]], "the sounds go before the index is written to"

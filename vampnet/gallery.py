@@ -304,11 +304,12 @@ class Gallery:
     def _remove(self, id: str) -> None:
         """Out of sight at once, then off the disk."""
         gone = self._gone / f"{id}-{secrets.token_hex(4)}"
-        with self._lock:
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(self.vamps / id, gone)
-            self.index.remove(id)
+        with self._lock, contextlib.suppress(FileNotFoundError):
+            os.rename(self.vamps / id, gone)
         shutil.rmtree(gone, ignore_errors=True)
+        # On a full disk the index may have to wait: it looks at the folders before its next answer.
+        with contextlib.suppress(sqlite3.Error):
+            self.index.remove(id)
         self.on_delete(id)
 
     def _is_old(self, created: float) -> bool:

@@ -1,6 +1,7 @@
 """The gallery's index: what lies in which folder, as a table that can be asked. The folders are the truth, the index a copy.
 
 It is made anew whenever it is lost or corrupt, and brought up to date whenever the folders have changed without it.
+Where its file cannot be written it lies in memory.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Row(NamedTuple):
 
 
 class Index:
-    """A table of vamps in an SQLite file. Safe in several threads.
+    """A table of vamps in an SQLite file, or in memory where the disk is full. Safe in several threads.
 
     Args:
         path: of the file; its folder exists.
@@ -77,6 +78,7 @@ class Index:
         self._path, self._folder, self._stamps, self._read = path, folder, stamps, read
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._in_memory = False
         self._seen: int | None = None
 
     # ---- questions ----------------------------------------------------------------------------------------------------
@@ -117,15 +119,18 @@ class Index:
 
     def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         with self._lock:
-            try:
-                return self._answer(question)
-            except sqlite3.DatabaseError:
-                # Corrupt, of another version, or deleted under our hands: the folders know all that it knew.
-                self._discard()
-                return self._answer(question)
+            for _ in range(2):
+                try:
+                    return self._answer(question)
+                except sqlite3.DatabaseError:
+                    # Corrupt, of another version, or deleted under our hands: the folders know all that it knew.
+                    self._discard()
+            # A new one cannot be written either, as on a full disk: until the next start no file is tried again.
+            self._in_memory = True
+            return self._answer(question)
 
     def _answer(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        if self._connection is None or not self._path.exists():
+        if self._connection is None or not (self._in_memory or self._path.exists()):
             self._open()
         assert self._connection is not None
         self._sync(self._connection)
@@ -134,7 +139,9 @@ class Index:
 
     def _open(self) -> None:
         self.close()
-        db = self._connection = sqlite3.connect(self._path, timeout=10, check_same_thread=False)
+        db = self._connection = sqlite3.connect(
+            ":memory:" if self._in_memory else self._path, timeout=10, check_same_thread=False
+        )
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, VERSION):
             raise sqlite3.DatabaseError("an index of another version")
