@@ -126,7 +126,7 @@ def test_a_kill_at_any_time_leaves_it_whole_or_not_at_all(gallery: Gallery, one_
     first = next(gallery.vamps.iterdir()).name
     again.index.close()
     for left in range(2):
-        killed(left, lambda: Gallery(gallery.root)._remove(first))
+        killed(left, lambda: Gallery(gallery.root).remove(first))
     third = Gallery(gallery.root)
     assert list((gallery.root / ".gone").iterdir()) == []
     assert third.index.totals()[0] == len(list(gallery.vamps.iterdir())) == seen[-1][1] - 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -119,6 +121,32 @@ def test_what_was_deleted_never_comes_back_from_the_copy(tmp_path: Path, monkeyp
     assert {path.name for path in later.vamps.iterdir()} == {ids[2]}
     assert {path.name for path in (hub.folder / "vamps").iterdir()} == {ids[2]}
     assert not list(unstarted.forgotten.iterdir()), "both were confirmed"
+
+
+@pytest.mark.parametrize("name", ["rename", "rmtree"])
+def test_a_kill_while_it_is_deleted_brings_nothing_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    hub, gallery = Hub(tmp_path / "hub"), Gallery(tmp_path / "one")
+    copy = started(gallery, hub)
+    gone, kept = (gallery.add(make_vamp(1, 0.1), owner="me")[0].id for _ in range(2))
+    copy.scheduler.push()
+    with monkeypatch.context() as patch:
+        patch.setattr(os if name == "rename" else shutil, name, lambda *_, **more: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            gallery.delete(gone, owner="me")
+    again = Gallery(tmp_path / "one")
+    copy = started(again, hub)
+    assert [path.name for path in again.vamps.iterdir()] == [path.name for path in (hub.folder / "vamps").iterdir()] == [kept]
+    assert not list(copy.forgotten.iterdir()) and not list((again.root / ".gone").iterdir())
+
+
+def test_the_copy_forgets_what_is_gone_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, gallery = Hub(tmp_path / "hub"), Gallery(tmp_path / "one")
+    copy = started(gallery, hub)
+    id = gallery.add(make_vamp(1, 0.1), owner="me")[0].id
+    # A commit between the two would bring it back.
+    monkeypatch.setattr(hub, "run_as_future", lambda work, *given: (copy.scheduler.push(), work(*given)))
+    gallery.delete(id, owner="me")
+    assert not (hub.folder / "vamps" / id).exists()
 
 
 def read(*arguments: str) -> argparse.Namespace:

@@ -189,5 +189,5 @@ def test_opening_links_leaves_room_on_the_disk(
     names = [one["sound"] for one in session.vamps[0]["takes"]]
     # Another name of the gallery's file, which stays when that is deleted.
     before = [Path(name).read_bytes() for name in names]
-    sharing.gallery._remove(shared.id)
+    sharing.gallery.remove(shared.id)
     assert names and [Path(name).read_bytes() for name in names] == before

@@ -95,6 +95,9 @@ class Gallery:
         clock: seconds since 1970.
         on_delete: told the id of every vamp that was deleted, for a copy elsewhere.
 
+    Attributes:
+        before_delete: told it while the vamp is still there, so that a kill in between leaves a trace.
+
     Raises:
         OSError: the folder cannot be made or written to.
     """
@@ -105,6 +108,7 @@ class Gallery:
     ) -> None:  # fmt: skip
         self.root = Path(folder).expanduser().resolve()
         self.limits, self.on_delete, self._clock = limits or Limits(), on_delete, clock
+        self.before_delete: Callable[[str], None] = lambda id: None
         self.vamps, self._new, self._gone = (self.root / name for name in ("vamps", ".new", ".gone"))
         self.root.parent.mkdir(parents=True, exist_ok=True)
         for path in (self.root, self.vamps, self._new, self._gone):
@@ -204,7 +208,7 @@ class Gallery:
             count, held = self.index.totals()
             if count == 0 or (count < self.limits.vamps and held + size <= self.limits.bytes):
                 return
-            self._remove(self.index.oldest()[0][0])
+            self.remove(self.index.oldest()[0][0])
 
     # ---- reading ------------------------------------------------------------------------------------------------------
 
@@ -282,7 +286,19 @@ class Gallery:
         knows = bool(secret) and hmac.compare_digest(shared.secret, _hash(secret))
         if not (knows or self.is_owner(shared, owner)):
             raise GalleryError("not_yours", "Only who shared this vamp can delete it: use the delete link.")
-        self._remove(id)
+        self.remove(id)
+
+    def remove(self, id: str) -> None:
+        """Deletes a vamp, whoever asks: out of sight at once, then off the disk. Nothing happens if there is none."""
+        gone = self._gone / f"{id}-{secrets.token_hex(4)}"
+        self.before_delete(id)
+        with self._lock, contextlib.suppress(FileNotFoundError):
+            os.rename(self.vamps / id, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        # On a full disk the index may have to wait: it looks at the folders before its next answer.
+        with contextlib.suppress(sqlite3.Error):
+            self.index.remove(id)
+        self.on_delete(id)
 
     def prune(self) -> None:
         """Deletes what is older than the limit."""
@@ -290,7 +306,7 @@ class Gallery:
             return
         with self._lock:
             while (first := self.index.oldest()) and self._is_old(first[0][1]):
-                self._remove(first[0][0])
+                self.remove(first[0][0])
 
     def sweep(self) -> None:
         """Deletes what is too old, and what was left behind where the program was killed."""
@@ -300,17 +316,6 @@ class Gallery:
                 if path.parent == self._gone or now - path.stat().st_mtime > ABANDONED_SECONDS:
                     shutil.rmtree(path, ignore_errors=True)
         self.prune()
-
-    def _remove(self, id: str) -> None:
-        """Out of sight at once, then off the disk."""
-        gone = self._gone / f"{id}-{secrets.token_hex(4)}"
-        with self._lock, contextlib.suppress(FileNotFoundError):
-            os.rename(self.vamps / id, gone)
-        shutil.rmtree(gone, ignore_errors=True)
-        # On a full disk the index may have to wait: it looks at the folders before its next answer.
-        with contextlib.suppress(sqlite3.Error):
-            self.index.remove(id)
-        self.on_delete(id)
 
     def _is_old(self, created: float) -> bool:
         return bool(self.limits.days) and self._clock() - created > self.limits.days * 86_400

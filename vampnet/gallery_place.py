@@ -107,8 +107,8 @@ def _copy_quietly(copy: HubCopy) -> None:
 class HubCopy:
     """A copy of a gallery in a private dataset repository, which a new disk is filled from.
 
-    What is deleted from the gallery is written down in `forgotten` until the repository has confirmed that it is gone there
-    too: no failure of a network brings a deleted vamp back.
+    What is to be deleted from the gallery is written down in `forgotten` until the repository has confirmed that it is gone
+    there too: neither a failure of a network nor a kill brings a deleted vamp back.
 
     Args:
         gallery: what is copied; from now on this hears of what is deleted.
@@ -126,7 +126,7 @@ class HubCopy:
         self.forgotten = gallery.root / ".forgotten"
         self.forgotten.mkdir(exist_ok=True, mode=0o700)
         self._started = False
-        gallery.on_delete = self.forget
+        gallery.before_delete, gallery.on_delete = self.note, self.forget
 
     def start(self) -> None:
         """Brings what only the repository has, and begins to copy.
@@ -134,6 +134,9 @@ class HubCopy:
         Raises:
             Exception: what the hub's client raises where there is no network or no permission.
         """
+        for id in self._pending():
+            if (self.gallery.vamps / id).exists():  # killed between the note and the deletion
+                self.gallery.remove(id)
         if self.scheduler is None or self.api is None:
             import huggingface_hub
 
@@ -151,7 +154,10 @@ class HubCopy:
 
     def fetch(self) -> int:
         """Brings the vamps that only the repository has; returns how many. One that is not whole is left out."""
-        missing = sorted(id for id in self._copied() - self._pending() if not (self.gallery.vamps / id).exists())
+        missing = [id for id in sorted(self._copied()) if not (self.gallery.vamps / id).exists()]
+        # Asked for last: what is deleted just now is noted before it is missing.
+        pending = self._pending()
+        missing = [id for id in missing if id not in pending]
         if not missing:
             return 0
         begun, count = self.gallery.root / ".new" / "from-the-hub", 0
@@ -166,10 +172,17 @@ class HubCopy:
         shutil.rmtree(begun, ignore_errors=True)
         return count
 
-    def forget(self, id: str) -> None:
-        """Deletes a vamp from the repository and its history, in the background and after the commit that may be under way."""
-        with contextlib.suppress(OSError):  # a full disk: then this run at least tries
+    def note(self, id: str) -> None:
+        """Writes down that a vamp is to be deleted, before it is: `fetch` leaves it where it is from now on."""
+        with contextlib.suppress(OSError):  # a full disk: there is room when it is deleted
             (self.forgotten / id).touch()
+
+    def forget(self, id: str) -> None:
+        """Deletes a vamp from the repository and its history, in the background and after the commit that may be under way.
+
+        Its folder is gone by now: the commit after that one would bring it back.
+        """
+        self.note(id)
         if self._started:
             self.api.run_as_future(self._forget, id)
 
