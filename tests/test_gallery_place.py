@@ -143,10 +143,32 @@ def test_the_copy_forgets_what_is_gone_already(tmp_path: Path, monkeypatch: pyte
     hub, gallery = Hub(tmp_path / "hub"), Gallery(tmp_path / "one")
     copy = started(gallery, hub)
     id = gallery.add(make_vamp(1, 0.1), owner="me")[0].id
-    # A commit between the two would bring it back.
-    monkeypatch.setattr(hub, "run_as_future", lambda work, *given: (copy.scheduler.push(), work(*given)))
+    copy.scheduler.push()
+    # The next commit would bring back what is still there.
+    monkeypatch.setattr(hub, "run_as_future", lambda work, *given: (work(*given), copy.scheduler.push()))
     gallery.delete(id, owner="me")
     assert not (hub.folder / "vamps" / id).exists()
+
+
+@pytest.mark.parametrize("limit", ["days", "vamps", "bytes"])
+@pytest.mark.parametrize("disk", ["same", "new"])
+def test_what_is_beyond_the_limits_leaves_the_copy_too(tmp_path: Path, limit: str, disk: str) -> None:
+    now = 1_700_000_000.0
+    hub, gallery = Hub(tmp_path / "hub"), Gallery(tmp_path / "same", clock=lambda: now)
+    copy = started(gallery, hub)
+    made = []
+    for _ in range(4):
+        now += 20 * 86_400
+        made.append(gallery.add(make_vamp(1, 0.1))[0])
+    copy.scheduler.push()
+    most = {"days": 30, "vamps": 2, "bytes": made[2].bytes + made[3].bytes}[limit]
+    again = Gallery(tmp_path / disk, Limits(**{limit: most}), clock=lambda: now)
+    copy = started(again, hub)
+    left = {shared.id for shared in made[2:]}
+    assert {path.name for path in again.vamps.iterdir()} == {path.name for path in (hub.folder / "vamps").iterdir()} == left
+    assert not list(copy.forgotten.iterdir())
+    copy.scheduler.push()
+    assert {path.name for path in (hub.folder / "vamps").iterdir()} == left
 
 
 def read(*arguments: str) -> argparse.Namespace:

@@ -194,21 +194,13 @@ class Gallery:
         for path in [*begun.iterdir(), begun]:
             _flush(path)
         with self._lock:
-            self._make_room(shared.bytes)
+            self.prune(1, shared.bytes)
             os.rename(begun, self.vamps / shared.id)
             _flush(self.vamps)
             row = self._row(shared.id)
             if row is not None:
                 with contextlib.suppress(sqlite3.Error):  # a full disk: the folder is there, and the index finds it later
                     self.index.add(row)
-
-    def _make_room(self, size: int) -> None:
-        self.prune()
-        while True:
-            count, held = self.index.totals()
-            if count == 0 or (count < self.limits.vamps and held + size <= self.limits.bytes):
-                return
-            self.remove(self.index.oldest()[0][0])
 
     # ---- reading ------------------------------------------------------------------------------------------------------
 
@@ -300,16 +292,19 @@ class Gallery:
             self.index.remove(id)
         self.on_delete(id)
 
-    def prune(self) -> None:
-        """Deletes what is older than the limit."""
-        if not self.limits.days:
-            return
+    def prune(self, vamps: int = 0, bytes: int = 0) -> None:
+        """Deletes the oldest until none is too old, and so many vamps and bytes more do not go beyond the limits."""
         with self._lock:
-            while (first := self.index.oldest()) and self._is_old(first[0][1]):
+            while True:
+                count, held = self.index.totals()
+                fits = count + vamps <= self.limits.vamps and held + bytes <= self.limits.bytes
+                first = self.index.oldest()
+                if not first or (fits and not self._is_old(first[0][1])):
+                    return
                 self.remove(first[0][0])
 
     def sweep(self) -> None:
-        """Deletes what is too old, and what was left behind where the program was killed."""
+        """Deletes what is too old or too much, and what was left behind where the program was killed."""
         now = time.time()
         for path in [*self._new.iterdir(), *self._gone.iterdir()]:
             with contextlib.suppress(OSError):

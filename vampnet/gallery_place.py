@@ -144,6 +144,8 @@ class HubCopy:
             self.api = self.api or huggingface_hub.HfApi()
         self.api.create_repo(repo_id=self.repo, repo_type="dataset", private=True, exist_ok=True)
         self.fetch()
+        # What a gallery deletes while it is opened goes unheard, and the copy may hold more than the limits allow by now.
+        self.gallery.prune()
         self.scheduler = self.scheduler(
             repo_id=self.repo, repo_type="dataset", private=True, folder_path=self.gallery.vamps, path_in_repo="vamps",
             every=self.every, hf_api=self.api,
