@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,11 +24,14 @@ class Hub:
     """What `HubCopy` asks of `huggingface_hub.HfApi`, with a folder as the repository."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.made, self.squashed = folder, [], 0
+        self.folder, self.made, self.squashed, self.private = folder, [], 0, True
         folder.mkdir()
 
     def create_repo(self, *, repo_id: str, repo_type: str, private: bool, exist_ok: bool) -> None:
         self.made.append((repo_id, repo_type, private, exist_ok))
+
+    def repo_info(self, *, repo_id: str, repo_type: str) -> SimpleNamespace:
+        return SimpleNamespace(private=self.private)
 
     def list_repo_files(self, *, repo_id: str, repo_type: str) -> list[str]:
         return [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
@@ -100,6 +104,19 @@ def test_the_hubs_copy_fills_a_new_disk(tmp_path: Path) -> None:
 def test_a_hub_that_cannot_be_reached_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     gallery_place._copy_quietly(HubCopy(Gallery(tmp_path), "me/vamps"))  # offline: tests have no network
     assert "no copy in me/vamps" in caplog.text
+
+
+@pytest.mark.parametrize("private", [False, None])
+def test_a_repository_that_others_read_gets_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, private: bool | None
+) -> None:
+    hub, gallery = Hub(tmp_path / "hub"), Gallery(tmp_path / "one")
+    gallery.add(make_vamp(1, 0.1))
+    hub.private = private
+    copy = HubCopy(gallery, "me/vamps", scheduler=Scheduler, api=hub)
+    gallery_place._copy_quietly(copy)
+    assert copy.scheduler is Scheduler, "no commit was ever scheduled"
+    assert "no copy in me/vamps" in caplog.text and "make it private in its settings" in caplog.text
 
 
 def test_what_was_deleted_never_comes_back_from_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

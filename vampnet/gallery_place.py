@@ -132,6 +132,7 @@ class HubCopy:
         """Brings what only the repository has, and begins to copy.
 
         Raises:
+            PermissionError: the repository is not private; nothing was copied.
             Exception: what the hub's client raises where there is no network or no permission.
         """
         for id in self._pending():
@@ -143,6 +144,9 @@ class HubCopy:
             self.scheduler = self.scheduler or huggingface_hub.CommitScheduler
             self.api = self.api or huggingface_hub.HfApi()
         self.api.create_repo(repo_id=self.repo, repo_type="dataset", private=True, exist_ok=True)
+        # One that exists stays as it is, and would tell everybody the ids.
+        if self.api.repo_info(repo_id=self.repo, repo_type="dataset").private is not True:
+            raise PermissionError("everybody may read it: make it private in its settings on the hub, or name another one")
         self.fetch()
         # What a gallery deletes while it is opened goes unheard, and the copy may hold more than the limits allow by now.
         self.gallery.prune()
