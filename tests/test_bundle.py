@@ -79,7 +79,12 @@ def test_a_take_that_is_all_but_silent_comes_back(made: Vamp, tmp_path: Path) ->
     [
         {"beats": 5}, {"prompt": []}, {"seed": "x"}, {"seed": -5}, {"extend": "ab"}, {"extend": 5}, {"extend": [10**400, 0]},
         {"sample_rate": 10**9}, {"grid": {"sample_rate": 44_100, "hop": 100}}, {"grid": {"sample_rate": 44_100, "hop": 0}},
-        {"sampling": None},
+        {"sampling": None}, {"bars": {"a": 1}}, {"bars": 0}, {"bars": float("nan")}, {"extend": [float("nan"), 0]},
+        {"extend": [1, 2, 3]}, {"grid": {"sample_rate": 44_100.0, "hop": 768}},
+        {"grid": {"sample_rate": 44_100, "hop": float("nan")}},
+        {"beats": {"beats": ["x", None]}}, {"beats": {"beats": [0, None]}}, {"beats": {"beats": [0, float("nan"), 1]}},
+        {"beats": {"beats": [0, 1e999]}}, {"beats": {"beats": [1, 0]}}, {"beats": {"downbeats": [0, 0.5, 0.4]}},
+        {"beats": {"beats": None}}, {"beats": {"tempo": "fast"}}, {"beats": {"tempo": float("nan")}}, {"beats": {"tempo": -60}},
     ],
     ids=str,
 )  # fmt: skip
@@ -88,6 +93,14 @@ def test_settings_that_no_vamp_has(made: Vamp, tmp_path: Path, spoil: dict) -> N
     (tmp_path / SETTINGS).write_text(json.dumps({**read_settings(tmp_path), **spoil}))
     with pytest.raises(ValueError, match="damaged"):
         read_bundle(tmp_path)
+
+
+def test_beats_that_a_cut_has_put_together_are_one(made: Vamp, tmp_path: Path) -> None:
+    cut = make_grid([0.5, 0.53, 1.0], [0.5, 0.53], "librosa", "").cut(0.54, 2)
+    assert cut.beats[:2] == (0, 0)
+    write_bundle(dataclasses.replace(made, beats=cut), tmp_path)
+    back = read_bundle(tmp_path).beats
+    assert back is not None and (back.beats, back.downbeats, back.tempo) == ((0, cut.beats[2]), (0,), cut.tempo)
 
 
 @pytest.mark.parametrize("spoil", ["high", "float", "flat", "short", "deep"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from vampnet import audio
 from vampnet.beats import BeatGrid
-from vampnet.config import CODEBOOK_SIZE, Prompt, Sampling, TokenGrid, whole_seed
+from vampnet.config import CODEBOOK_SIZE, MOST, Prompt, Sampling, TokenGrid, whole_seed
+from vampnet.metadata import read_bars, read_seconds, read_whole
 from vampnet.ring import may_be_ring
 from vampnet.sentences import Sentence
 from vampnet.vamp import FORMATS, Vamp
@@ -121,8 +123,9 @@ def read_bundle(folder: str | Path) -> Vamp:
         raise ValueError(Sentence("The source of this vamp was kept private: there are its takes and settings, and no more."))
     try:
         tokens, source_tokens, mask = _tensors(folder / TOKENS)
-        grid, rate = TokenGrid(**settings["grid"]), settings["sample_rate"]
-        if not audio.MIN_FILE_RATE <= rate <= audio.MAX_FILE_RATE or rate != grid.sample_rate or grid.hop < 1:
+        grid = TokenGrid(**{name: read_whole(value, 1) for name, value in settings["grid"].items()})
+        rate = grid.sample_rate
+        if not audio.MIN_FILE_RATE <= rate <= audio.MAX_FILE_RATE or settings["sample_rate"] != rate:
             raise ValueError("a rate that no model has")
         # What was made longer may be longer than what can be brought.
         most = 2 * audio.MAX_SECONDS
@@ -132,8 +135,8 @@ def read_bundle(folder: str | Path) -> Vamp:
         vamp = Vamp(
             source, takes, tokens, source_tokens, mask, Prompt.of(settings["prompt"]),
             Sampling.of(settings["sampling"]), whole_seed(settings["seed"]), bool(settings["loop"]), str(settings["model"]),
-            grid, settings["bars"], None if beats is None else BeatGrid(**_tuples(beats)),
-            bool(settings.get("painted", False)), tuple(float(value) for value in settings.get("extend", (0.0, 0.0))),
+            grid, read_bars(settings["bars"]), None if beats is None else _checked(BeatGrid(**beats)),
+            bool(settings.get("painted", False)), read_seconds(settings.get("extend", (0.0, 0.0))),
             str(settings.get("precision", "float32")),
         )  # fmt: skip
     except (
@@ -168,6 +171,18 @@ def _tensors(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     return tokens.long(), source_tokens.long(), mask.bool()
 
 
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows lists only."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+def _checked(grid: BeatGrid) -> BeatGrid:
+    """A grid of tuples of floats from one of what JSON knows. ValueError or TypeError for what no grid holds."""
+    beats, downbeats, (tempo,) = ([_number(value) for value in row] for row in (grid.beats, grid.downbeats, [grid.tempo]))
+    if tempo < 0 or any(later < time for times in (beats, downbeats) for time, later in pairwise(times)):
+        raise ValueError("beats that no music has")
+    # Two that lay just before a cut are both at 0.
+    beats, downbeats = (tuple(dict.fromkeys(times)) for times in (beats, downbeats))
+    return BeatGrid(beats, downbeats, tempo, str(grid.engine), str(grid.note))
+
+
+def _number(value: Any) -> float:
+    # NaN is no number either.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MOST:
+        raise ValueError("a number was expected")
+    return float(value)

@@ -138,16 +138,16 @@ def parse(comment: bytes) -> Origin | None:
         return None
     try:
         values = json.loads(comment.decode("utf-8"), parse_constant=_refuse)
-        if not isinstance(values, dict) or _whole(values["vampnet"], 1) < 1:
+        if not isinstance(values, dict) or read_whole(values["vampnet"], 1) < 1:
             return None
         source = values.get("source") if isinstance(values.get("source"), dict) else {}
         kind = values.get("kind", "take")
         return Origin(
-            _options(Prompt, values["prompt"]), _options(Sampling, values["sampling"]), _whole(values["seed"], 0),
-            _whole(values.get("takes", 1), 1), _flag(values.get("loop", False)), _bars(values.get("bars")),
-            kind if kind in KINDS else "take", _whole(values.get("take", 1), 1), _text(values.get("model")),
+            _options(Prompt, values["prompt"]), _options(Sampling, values["sampling"]), read_whole(values["seed"], 0),
+            read_whole(values.get("takes", 1), 1), _flag(values.get("loop", False)), read_bars(values.get("bars")),
+            kind if kind in KINDS else "take", read_whole(values.get("take", 1), 1), _text(values.get("model")),
             _text(source.get("name")), _hash(source.get("hash")), _text(values.get("program")),
-            _seconds(values.get("extend", [0, 0])), _flag(values.get("painted", False)),
+            read_seconds(values.get("extend", [0, 0])), _flag(values.get("painted", False)),
             packed_mask.read(values.get("mask")),
         )  # fmt: skip
     # Deep nesting ends in RecursionError, a lone surrogate in a ValueError.
@@ -180,7 +180,8 @@ def _options(kind: type, values: Any) -> Any:
     return kind.of(given)
 
 
-def _whole(value: Any, low: int) -> int:
+def read_whole(value: Any, low: int) -> int:
+    """A whole number from `low` to `MOST`; ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= MOST:
         raise ValueError("A whole number was expected.")
     return value
@@ -192,11 +193,13 @@ def _flag(value: Any) -> bool:
     return value
 
 
-def _bars(value: Any) -> int | str | None:
-    return value if value in (None, "all") else _whole(value, 1)
+def read_bars(value: Any) -> int | str | None:
+    """How many bars were asked for, "all" or None; ValueError for anything else."""
+    return value if value in (None, "all") else read_whole(value, 1)
 
 
-def _seconds(value: Any) -> tuple[float, float]:
+def read_seconds(value: Any) -> tuple[float, float]:
+    """Seconds (before, after), each from 0 to `MOST`; ValueError or TypeError for anything else."""
     before, after = value
     if not all(isinstance(n, (int, float)) and not isinstance(n, bool) and 0 <= n <= MOST for n in (before, after)):
         raise ValueError("Seconds before and after were expected.")
