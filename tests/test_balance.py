@@ -13,7 +13,7 @@ from tiny import tiny_models, tiny_vampnet
 from torch import Tensor
 
 from vampnet import audio, stereo
-from vampnet.balance import MOST, Balance
+from vampnet.balance import MOST, MOST_MOVEMENT, Balance
 from vampnet.codec import SpectralCodec, SpectralCodecConfig
 from vampnet.codec.convolutional import ConvolutionalCodec
 from vampnet.comping import comp
@@ -27,6 +27,7 @@ from vampnet.serving import Turns
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+RATE = 44_100 / 768
 QUICK = Sampling(steps=1, fine_steps=1)
 NATS_TO_DB = 20 / math.log(10)
 
@@ -59,23 +60,71 @@ def mean_levels(model: SpectralCodec, features: Tensor) -> Tensor:
 def test_it_is_the_mean_of_what_is_decoded(loop: bool) -> None:
     model, tokens = codec(), codes(2)
     found = model.tonal_balance(tokens, loop)
-    assert found.shape == (2, 32)
-    for item, own in zip(tokens, found, strict=True):
+    assert found.levels.shape == (2, 32) and found.movement.shape == (2, 6, 8) and found.share == 1
+    for item, own in zip(tokens, found.levels, strict=True):
         features = model.decode_latents(model.latents(item[None]).transpose(1, 2), loop)
         torch.testing.assert_close(mean_levels(model, features)[0], own, atol=1e-5, rtol=1e-4)
 
 
 def test_gains_are_a_share_of_the_way_and_at_most_3_db() -> None:
-    wanted = Balance(torch.tensor([[0.2, -0.1, 4.0]]), 0.5)
-    gains = wanted.gains(torch.tensor([[0.0, 0.1, 0.0], [0.2, -0.1, 9.0]]))
-    torch.testing.assert_close(gains, torch.tensor([[0.1, -0.1, MOST], [0.0, 0.0, -MOST]]))
+    still = torch.zeros(2, 40, 8)
+    wanted = dataclasses.replace(
+        Balance.of(torch.tensor([0.2, -0.1, 4.0]).repeat_interleave(8).view(1, 1, 24), RATE), share=0.5
+    )
+    own = torch.tensor([[0.0, 0.1, 0.0], [0.2, -0.1, 9.0]]).repeat_interleave(8, dim=1)
+    gains = wanted.gains(own[:, None].expand(-1, still.shape[1], -1), RATE)
+    expected = torch.tensor([[0.1, -0.1, MOST], [0.0, 0.0, -MOST]]).repeat_interleave(8, dim=1)
+    torch.testing.assert_close(gains, expected[:, None].expand_as(gains))
     assert MOST * NATS_TO_DB == pytest.approx(3, abs=0.01)
+
+
+def waves(hz: float, size: float, seconds: float = 10.0, phase: float = 0.0) -> Tensor:
+    """Levels (1, T, 8) of bands that rise and fall so often by so much."""
+    at = torch.arange(round(seconds * RATE), dtype=torch.float64) / RATE
+    return (1.5 + size * torch.cos(2 * math.pi * hz * at + phase)).float()[None, :, None].repeat(1, 1, 8)
+
+
+def moved(levels: Tensor, wanted: Tensor, loop: bool, share: float = 1.0) -> Tensor:
+    return levels + dataclasses.replace(Balance.of(wanted, RATE, loop), share=share).gains(levels, RATE, loop)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("hz", [0.5, 1.4, 2.6, 5.0, 9.0, 17.0])
+def test_levels_move_as_much_as_those_of_the_source(hz: float, loop: bool) -> None:
+    """At any rate, of a source of any length, and by a quarter at most; the mean stays."""
+    own = waves(hz, 0.4, phase=1.0)
+    for size, share, factor in ((0.46, 1, 1.15), (0.34, 1, 0.85), (0.8, 1, 1.284), (0.1, 1, 1 / 1.284), (0.46, 0.5, 1.15**0.5)):
+        found = moved(own, waves(hz, size, 8.0, 1.0), loop, share)
+        expected = own.mean() + factor * (own - own.mean())
+        inner = slice(None) if loop else slice(60, -60)
+        torch.testing.assert_close(found[:, inner], expected[:, inner], atol=0.03, rtol=0)
+    assert math.exp(MOST_MOVEMENT) == pytest.approx(1.284, abs=1e-3)
+
+
+def test_movement_of_one_rate_or_of_some_bands_leaves_the_others_alone() -> None:
+    own, slow, fast = waves(1.4, 0.4) + waves(9.0, 0.3) - 1.5, waves(1.4, 0.4), waves(9.0, 0.36)
+    found = moved(own, slow + fast - 1.5, True)
+    torch.testing.assert_close(found, slow + 1.2 * (waves(9.0, 0.3) - 1.5), atol=0.02, rtol=0)
+    wanted = own.clone()
+    wanted[..., 4:] = 1.5 + 1.2 * (own[..., 4:] - 1.5)
+    found = moved(own, wanted, True)
+    torch.testing.assert_close(found, wanted, atol=0.01, rtol=0)
+
+
+def test_what_moves_as_it_should_and_what_is_too_short_to_tell_stays() -> None:
+    noise = torch.randn(2, 300, 32, generator=torch.Generator().manual_seed(3))
+    for loop in (False, True):
+        assert float((moved(noise, noise, loop) - noise).abs().max()) < 1e-5
+        for steps in (1, 2, 3):
+            assert torch.isfinite(moved(noise[:, :steps], noise[:, 50 : 50 + steps], loop)).all()
+    form = waves(0.05, 0.5, 60.0)  # of a song
+    torch.testing.assert_close(moved(form, waves(0.05, 0.6, 60.0), True), form, atol=1e-3, rtol=0)
 
 
 def test_a_gain_of_all_bands_is_one_of_all_that_is_coded() -> None:
     model, features = codec(), torch.randn(3, 20, codec().config.inputs, generator=torch.Generator().manual_seed(1))
     gains = torch.tensor([0.2, -0.1, 0.3])[:, None]
-    moved = features + model._shift(gains.expand(-1, 32))[:, None]
+    moved = features + model._shift(gains[:, None].expand(-1, 20, 32))
     torch.testing.assert_close(mean_levels(model, moved), mean_levels(model, features) + gains, atol=1e-5, rtol=1e-4)
     before, after = (model.magnitudes(x) + model.config.floor for x in (features, moved))
     torch.testing.assert_close(after, before * gains.exp()[..., None], atol=1e-4, rtol=1e-3)
@@ -84,9 +133,9 @@ def test_a_gain_of_all_bands_is_one_of_all_that_is_coded() -> None:
 def test_bands_that_are_too_soft_are_made_louder_where_they_are() -> None:
     model, tokens = codec(), codes(steps=60)
     own = model.tonal_balance(tokens)
-    wanted = own.clone()
-    wanted[:, 24:] += 0.3  # from some 6 kHz on
-    heard = [model.decode(tokens, balance=way)[0, 0] for way in (None, Balance(own), Balance(wanted))]
+    wanted = dataclasses.replace(own, levels=own.levels.clone())
+    wanted.levels[:, 24:] += 0.3  # from some 6 kHz on
+    heard = [model.decode(tokens, balance=way)[0, 0] for way in (None, own, wanted)]
     torch.testing.assert_close(heard[1], heard[0], atol=1e-4, rtol=1e-3)
 
     def levels(wave: Tensor) -> tuple[float, float]:
@@ -100,12 +149,12 @@ def test_bands_that_are_too_soft_are_made_louder_where_they_are() -> None:
 
 
 def test_a_long_clip_has_the_balance_of_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decoded in pieces, every piece is moved by the same."""
+    """Decoded in pieces, each is moved as it is in the whole."""
     from vampnet.codec import spectral
 
     model, tokens = codec(), codes(steps=70)
-    wanted = Balance(model.tonal_balance(codes(steps=40, seed=1)))
-    whole = model._shift(wanted.gains(model.tonal_balance(tokens)))
+    wanted = model.tonal_balance(codes(steps=40, seed=1))
+    whole = model._shift(wanted.gains(model._levels(model._heard(tokens, False)), RATE))
     seen, project = [], model.project_out
 
     class Seen(torch.nn.Module):
@@ -122,8 +171,10 @@ def test_a_long_clip_has_the_balance_of_all_of_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(model, "heard_magnitudes", lambda features: made.append(features) or heard(features))
     model.decode(tokens, balance=wanted)
     assert max(seen) < 70 and len(made) > 3
+    parts = whole.unfold(1, made[0].shape[1], 1).mT
     for part in made:
-        torch.testing.assert_close(part, whole[:, None].expand_as(part), atol=1e-5, rtol=1e-4)
+        same = parts if part.shape[1] == parts.shape[2] else whole.unfold(1, part.shape[1], 1).mT
+        assert float((same - part[:, None]).abs().amax(dim=(2, 3)).min()) < 1e-4
 
 
 # ------------------------------------------------------------------------------------------------------------------ takes

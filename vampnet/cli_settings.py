@@ -59,7 +59,7 @@ SAMPLING_HELP = {
         "model was taught it",
     ),
     "palette": ("W", "how far the takes keep to the sounds that the file is made of, wherever they come; 0 = off"),
-    "balance": ("SHARE", "how far the takes are made as bright and as full as the file, by at most 3 dB; 0 = off"),
+    "balance": ("SHARE", "how far the takes are made as bright, full and lively as the file, by at most 3 dB; 0 = off"),
     "feedback": ("N", "vamp the result again, N rounds in all: each goes further from the source"),
 }
 

@@ -247,8 +247,8 @@ class Sampling:
         palette: how far the coarse levels keep to the codes that the source is made of (`vampnet.palette`): 1 = they come about
             as often as there, 0 = off, as in the paper.
         balance: how far the tonal balance of a take is brought to its source's when it is decoded (`vampnet.balance`): 1 = all
-            of the way, by at most 3 dB in a band, 0 = off, as in the paper. Not where something stays in one piece, and not
-            with codecs of waveforms.
+            of the way, by at most 3 dB in a band and a quarter of how much it moves, 0 = off, as in the paper. Not where
+            something stays in one piece, and not with codecs of waveforms.
 
     Raises:
         ValueError: a field is out of its range; the sentence says which and what is allowed.

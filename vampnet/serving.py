@@ -35,6 +35,7 @@ from vampnet.guidance import weaker
 from vampnet.model.fast import GPU_ITEMS, items_at_a_time
 
 if TYPE_CHECKING:
+    from vampnet.balance import Balance
     from vampnet.pipeline import VampNet
 
 MOST_ITEMS = GPU_ITEMS
@@ -285,7 +286,7 @@ class _Codec(_View):
     def decode(self, codes: Tensor, loop: bool = False, **how: Any) -> Tensor:
         return self._turns.take(_Call(self._guest, lambda: self._part.decode(codes, loop=loop, **how), ()))
 
-    def tonal_balance(self, codes: Tensor, loop: bool = False) -> Tensor | None:
+    def tonal_balance(self, codes: Tensor, loop: bool = False) -> Balance | None:
         return self._turns.take(_Call(self._guest, lambda: self._part.tonal_balance(codes, loop=loop), ()))
 
 

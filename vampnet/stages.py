@@ -103,7 +103,7 @@ class Stages:
             None for codecs of waveforms, which know of no balance.
         """
         found = self._code(lambda codec, device: codec.tonal_balance(tokens.to(device), loop=loop))
-        return None if found is None else Balance(found.float().cpu(), share)
+        return None if found is None else found.to("cpu", share)
 
     def decode(
         self, tokens: Tensor, loop: bool = False, length: int | None = None, balance: Balance | None = None

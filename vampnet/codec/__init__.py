@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from ..balance import Balance
 from ..config import TokenGrid
 from ..whole_file import seal, whole_file, write_json
 from .dac import DacCodec
@@ -48,8 +49,8 @@ class Codec(Protocol):
     def decode(self, codes: Tensor, loop: bool = False) -> Tensor:
         """(B, n_codebooks, T) int64 -> (B, 1, T * hop) float; with `loop` the end flows into the beginning."""
 
-    def tonal_balance(self, codes: Tensor, loop: bool = False) -> Tensor | None:
-        """(B, n_codebooks, T) int64 -> (B, bands) float for a `Balance` that `decode` takes as `balance`; None = neither."""
+    def tonal_balance(self, codes: Tensor, loop: bool = False) -> Balance | None:
+        """(B, n_codebooks, T) int64 -> what `decode` takes as `balance`; None = neither."""
 
     def codebook_vectors(self) -> Tensor:
         """(n_codebooks, codebook_size, D) float: the vectors that transformers read tokens with."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..balance import Balance
 from ..config import TokenGrid
 
 
@@ -48,6 +49,6 @@ class DescribedCodec(nn.Module):
     def parameter_count(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
-    def tonal_balance(self, codes: Tensor, loop: bool = False) -> Tensor | None:
+    def tonal_balance(self, codes: Tensor, loop: bool = False) -> Balance | None:
         """The tonal balance of tokens, if the codec codes levels of bands: one of waveforms does not."""
         return None

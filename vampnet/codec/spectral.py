@@ -241,23 +241,31 @@ class SpectralCodec(DescribedCodec):
             return self._through(self.decoder, latents, loop)
 
     def _levels(self, heard: Tensor) -> Tensor:
-        """(B, T, dim) of `_heard` -> (B, short_bands): the levels of its bands, averaged over time."""
-        given = self.project_out
-        # Of all that makes features of it nothing bends, so the mean goes first.
-        made = F.linear(heard.mean(dim=1, keepdim=True, dtype=torch.float32), given.weight, given.bias)
-        return self.short_levels(made).mean(dim=1)
+        """(B, T, dim) of `_heard` -> (B, T, short_bands): the levels of its bands in nepers, means over each time step."""
+        c, given = self.config, self.project_out
+
+        def over_step(x: Tensor) -> Tensor:
+            # Of all that makes features of it nothing bends, so the mean over a step's frames goes first.
+            return x[c.frames * c.features :].unflatten(0, (c.short_frames, c.short_bands)).mean(dim=0)
+
+        weight, bias = over_step(given.weight), over_step(given.bias)
+        made = torch.cat([F.linear(part.float(), weight, bias) for part in heard.split(PIECE, dim=1)], dim=1)
+        return made.mul_(self.spread / c.short_weight).add_(self.short_mean)
 
     @torch.no_grad()
-    def tonal_balance(self, codes: Tensor, loop: bool = False) -> Tensor | None:
-        """(B, n, T) int64 codes, as in `decode` -> (B, short_bands) float: the levels of bands as decoded, means over time of
-        their logarithms in nepers; None without a short view."""
-        return None if self.short is None else self._levels(self._heard(codes, loop))
+    def tonal_balance(self, codes: Tensor, loop: bool = False) -> Balance | None:
+        """(B, n, T) int64 codes, as in `decode` -> their balance as decoded; None without a short view."""
+        return None if self.short is None else Balance.of(self._levels(self._heard(codes, loop)), self._rate, loop)
+
+    @property
+    def _rate(self) -> float:
+        return self.config.sample_rate / self.config.hop
 
     def _shift(self, gains: Tensor) -> Tensor:
-        """(B, short_bands) gains in nepers -> (B, inputs), what they are in features."""
+        """(B, T, short_bands) gains in nepers -> (B, T, inputs), what they are in features."""
         c = self.config
         parts = [gains @ self.over_bins] * c.frames + [gains * c.short_weight] * c.short_frames
-        return torch.cat(parts, dim=1) / self.spread
+        return torch.cat(parts, dim=2).div_(self.spread)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, loop: bool = False, balance: Balance | None = None) -> Tensor:
@@ -273,7 +281,7 @@ class SpectralCodec(DescribedCodec):
         """
         c = self.config
         heard = self._heard(codes, loop)
-        shift = None if balance is None else self._shift(balance.gains(self._levels(heard)))[:, None]
+        gains = None if balance is None else balance.gains(self._levels(heard), self._rate, loop)
         frames, hop = codes.shape[-1] * c.frames, c.hop // c.frames
         moved = None if c.movement == c.flutter == 1 else Movement(self.project_out.weight, c)
 
@@ -284,7 +292,7 @@ class SpectralCodec(DescribedCodec):
                 made = self.project_out(heard[:, slice(*span)]).float()
                 if moved is not None:
                     made[..., : moved.rows] += moved(heard, *span, loop)
-            return made if shift is None else made.add_(shift)
+            return made if gains is None else made.add_(self._shift(gains[:, slice(*span)]))
 
         @functools.lru_cache(maxsize=1)
         def magnitudes(start: int, stop: int) -> Tensor:

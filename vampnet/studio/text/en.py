@@ -337,7 +337,7 @@ TEXT: dict[str, str] = {
     "map.palette": "Palette",
     "map.palette.info": "Takes keep to the sounds your clip is made of, wherever they come in it: 0 lets them take any.",
     "map.balance": "Tonal balance (share)",
-    "map.balance.info": "Takes are made as bright and as full as your clip, by at most 3 dB: 0 leaves them as they come.",
+    "map.balance.info": "Takes are made as bright, full and lively as your clip, by at most 3 dB: 0 leaves them as they come.",
     "map.top_p": "Top-p (probability mass)",
     "map.top_p.info": "Only the likeliest choices up to this mass: 1 is off.",
     "map.top_k": "Top-k (choices)",

@@ -338,7 +338,7 @@ TEXT: dict[str, str] = {
     "map.palette": "팔레트",
     "map.palette.info": "클립을 이루는 소리들을 클립에서만큼 자주 씁니다. 0이면 어떤 소리든 쓸 수 있습니다.",
     "map.balance": "음색 균형 (비율)",
-    "map.balance.info": "테이크의 밝기와 두께를 클립에 맞춥니다(최대 3 dB). 0이면 나온 그대로 둡니다.",
+    "map.balance.info": "테이크의 밝기와 두께, 움직임을 클립에 맞춥니다(최대 3 dB). 0이면 나온 그대로 둡니다.",
     "map.top_p": "Top-p (확률 질량)",
     "map.top_p.info": "이 질량까지의 가장 그럴듯한 선택만 씁니다. 1이면 끕니다.",
     "map.top_k": "Top-k (선택지 수)",
