@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 import threading
 from importlib.util import find_spec
 
@@ -22,6 +23,10 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default=None, help="cuda, mps or cpu (the best there is)")
     parser.add_argument("--host", default=None, help="address to listen on (127.0.0.1; 0.0.0.0 opens it to the network)")
     parser.add_argument("--port", type=int, default=None, help="port to listen on (the first free one from 7860)")
+    parser.add_argument(
+        "--browser", action=argparse.BooleanOptionalAction, default=None,
+        help="open the page in the browser (only at a desktop, and where nobody else can reach the page)",
+    )  # fmt: skip
     parser.add_argument("--share", action="store_true", help="also open a public link through gradio.live")
     parser.add_argument(
         "--models", action=argparse.BooleanOptionalAction, default=None,
@@ -32,10 +37,18 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.mcp and find_spec("mcp") is None:
         parser.error('--mcp needs one more package: python -m pip install "gradio[mcp]"')
-    if options.models is None:
-        address = options.host or os.environ.get("GRADIO_SERVER_NAME") or OWN_ADDRESSES[0]
-        options.models = address in OWN_ADDRESSES and not options.share and "SPACE_ID" not in os.environ
+    address = options.host or os.environ.get("GRADIO_SERVER_NAME") or OWN_ADDRESSES[0]
+    alone = address in OWN_ADDRESSES and not options.share and "SPACE_ID" not in os.environ
+    options.models = alone if options.models is None else options.models
+    options.browser = alone and at_desktop() if options.browser is None else options.browser
     return options
+
+
+def at_desktop() -> bool:
+    """Whether whoever has started the program would see a browser that it opens."""
+    if "SSH_CONNECTION" in os.environ:
+        return False
+    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -53,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     # The page first: what is loaded at the same time would only keep it from opening.
     page.launch(
         server_name=options.host, server_port=options.port, share=options.share, prevent_thread_lock=True,
-        mcp_server=options.mcp, **settings,
+        inbrowser=options.browser, mcp_server=options.mcp, **settings,
     )  # fmt: skip
     shelf.loaded or shelf.start(options.model)
     threading.Thread(target=warm_up, args=(shelf,), name="warm-up", daemon=True).start()

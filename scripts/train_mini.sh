@@ -69,7 +69,7 @@ for name in ("audiotools", "dac", "librosa", "safetensors", "scipy", "soundfile"
 END
 )
 if [ -n "$missing" ]; then
-  echo "These are not installed: $(echo $missing). See requirements/train.txt." >&2
+  echo "These are not installed: $(echo $missing). See requirements/train.txt and requirements/synth.txt." >&2
   exit 2
 fi
 # A stage's start, its last measurement and its export come on top of the time that it trains.
@@ -91,7 +91,7 @@ corpus() {  # folder, minutes of music, clip length, options
   now=$(left)
   arguments+=(--stop-after "$(awk -v a="$most" -v b="$now" 'BEGIN {print a < b ? a : b}')")
   IFS=: read -ra fonts <<<"$SOUNDFONTS"
-  for font in "${fonts[@]}"; do arguments+=(--soundfont "$font"); done
+  for font in ${fonts[@]+"${fonts[@]}"}; do arguments+=(--soundfont "$font"); done
   [ -z "${SAMPLES:-}" ] || arguments+=(--samples "$SAMPLES")
   nice -n 5 "$PYTHON" -m vampnet.train.corpus "${arguments[@]}" || status=$?
   # With a time of its own the music is what there is by then.
@@ -108,13 +108,13 @@ stage() {  # name, command...: run once; 3 = go on in another session
 }
 
 transformer() {  # coarse or fine
-  local which=$1 budget=$COARSE_MINUTES extra=("${coarse_extra[@]}") minutes grow=0
-  [ $which = coarse ] || budget=$FINE_MINUTES extra=("${fine_extra[@]}")
+  local which=$1 budget=$COARSE_MINUTES extra=(${coarse_extra[@]+"${coarse_extra[@]}"}) minutes grow=0
+  [ $which = coarse ] || budget=$FINE_MINUTES extra=(${fine_extra[@]+"${fine_extra[@]}"})
   [ "$GROW" = 0 ] || grow=100
   minutes=$(left)
   stage $which "$PYTHON" -m vampnet.train.transformer $which --config "$CONFIGS-$which.yaml" --run "$out/$which" \
     --minutes "$budget" --session-minutes "$minutes" \
-    --set train="$out/tokens/train" valid="$out/tokens/held-out" device="$DEVICE" grow_every=$grow "${extra[@]}"
+    --set train="$out/tokens/train" valid="$out/tokens/held-out" device="$DEVICE" grow_every=$grow ${extra[@]+"${extra[@]}"}
 }
 
 tokens() {  # train or held-out, options: tokenise what there is
@@ -160,7 +160,7 @@ else
   minutes=$(left)
   stage codec "$PYTHON" -m vampnet.train.codec --config "$CONFIGS-codec.yaml" --run "$out/codec" --device "$DEVICE" \
     --session-minutes "$minutes" --export "$out/mini" --set training.audio="$out/audio/train" \
-    training.held_out="$out/audio/held-out" training.minutes="$CODEC_MINUTES" "${codec_extra[@]}"
+    training.held_out="$out/audio/held-out" training.minutes="$CODEC_MINUTES" ${codec_extra[@]+"${codec_extra[@]}"}
 fi
 if [ -n "$composing" ] && [ "$GROW" = 0 ]; then
   wait $composing  # its exit status is that of this script
@@ -198,11 +198,11 @@ done
 minutes=$(left)
 stage distill "$PYTHON" -m vampnet.train.distill --model "$out/mini" --tokens "$out/tokens/train" --valid "$out/tokens/held-out" \
   --run "$out/distill" --minutes "$DISTILL_MINUTES" --session-minutes "$minutes" --batch "$DISTILL_BATCH" --device "$DEVICE" \
-  --export "$out/mini" "${distill_extra[@]}"
+  --export "$out/mini" ${distill_extra[@]+"${distill_extra[@]}"}
 # Last: it changes how tokens sound, and none of them. Half of what is learned in a few minutes is best (docs/log.md).
 minutes=$(left)
 stage decoder "$PYTHON" -m vampnet.train.decoder --model "$out/mini" --audio "$out/audio/train" --held-out "$out/audio/held-out" \
   --run "$out/decoder" --minutes "$DECODER_MINUTES" --session-minutes "$minutes" --batch "$DECODER_BATCH" --device "$DEVICE" \
-  --cooldown-share 0 --export "$out/mini" --share 0.5 --sharpen 1.05 "${decoder_extra[@]}"
+  --cooldown-share 0 --export "$out/mini" --share 0.5 --sharpen 1.05 ${decoder_extra[@]+"${decoder_extra[@]}"}
 "$PYTHON" -c 'import sys; from vampnet.checkpoints import write_checksums; write_checksums(sys.argv[1])' "$out/mini"
 echo "The model lies in $out/mini."

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tiny import tiny_checkpoint
@@ -39,13 +40,33 @@ def test_models_can_be_chosen_only_where_nobody_else_is(monkeypatch: pytest.Monk
     assert not app.read_options([]).models and app.read_options(["--models"]).models
 
 
-def test_the_app_loads_a_checkpoint_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_browser_is_opened_where_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SPACE_ID", "GRADIO_SERVER_NAME", "SSH_CONNECTION", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    for system, named, opens in (
+        ("linux", None, False), ("linux", "DISPLAY", True), ("linux", "WAYLAND_DISPLAY", True), ("darwin", None, True),
+        ("win32", None, True), ("darwin", "SSH_CONNECTION", False),
+    ):  # fmt: skip
+        with monkeypatch.context() as there:
+            there.setattr(sys, "platform", system)
+            if named:
+                there.setenv(named, ":0")
+            assert app.read_options([]).browser == opens
+            assert app.read_options(["--browser"]).browser and not app.read_options(["--no-browser"]).browser
+            assert not any(app.read_options(one).browser for one in (["--host", "0.0.0.0"], ["--share"]))
+
+
+@pytest.mark.parametrize("browser", [False, True])
+def test_the_app_loads_a_checkpoint_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, browser: bool) -> None:
     made: list[ModelShelf] = []
-    blocks = SimpleNamespace(launch=lambda **options: None, block_thread=lambda: made[0].wait(SECONDS))
+    told: dict[str, Any] = {}
+    blocks = SimpleNamespace(launch=lambda **options: told.update(options), block_thread=lambda: made[0].wait(SECONDS))
     monkeypatch.setattr(page, "build", lambda held, gallery: made.append(held) or (blocks, {}))
     monkeypatch.setattr("vampnet.studio.warm_up.warm_up", lambda shelf: None)
-    app.main(["--model", str(tiny_checkpoint(tmp_path / "tiny")), "--device", "cpu", "--no-share-links"])
-    assert made[0].title == "tiny on cpu"
+    app.main(
+        ["--model", str(tiny_checkpoint(tmp_path / "tiny")), "--device", "cpu", "--no-share-links", *["--browser"] * browser]
+    )
+    assert made[0].title == "tiny on cpu" and told["inbrowser"] == browser
 
 
 def test_headers_of_this_computer_are_not_believed_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,9 +240,7 @@ def write(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see --help."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vampnet.train.corpus", description="Compose and render clips of music to train on."
-    )
+    parser = argparse.ArgumentParser(prog="vampnet corpus", description="Compose and render clips of music to train on.")
     parser.add_argument(
         "--out", required=True, help="folder for the clips; clips that exist are kept, so a stopped run can go on"
     )

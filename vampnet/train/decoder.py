@@ -358,7 +358,7 @@ def export(
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m vampnet.train.decoder ...`. Returns the exit status; 3 = go on with another session."""
     parser = argparse.ArgumentParser(
-        prog="python -m vampnet.train.decoder",
+        prog="vampnet train decoder",
         description="Teach the decoder of a codec to sound like music where its tokens leave open how. The tokens stay.",
     )
     parser.add_argument("--model", default=checkpoints.DEFAULT, help="name or folder of the model (default: %(default)s)")

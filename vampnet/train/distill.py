@@ -306,7 +306,7 @@ def export(run: str | os.PathLike, out: str | os.PathLike) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m vampnet.train.distill ...`. Returns the exit status; 3 = go on with another session."""
     parser = argparse.ArgumentParser(
-        prog="python -m vampnet.train.distill",
+        prog="vampnet train distill",
         description="Teach a coarse model to say at once what guidance makes of two, so that steps take half of the time.",
     )
     parser.add_argument("--model", default=checkpoints.DEFAULT, help="name or folder of the model (default: %(default)s)")

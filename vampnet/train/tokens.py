@@ -246,9 +246,7 @@ class _ShardWriter:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m vampnet.train.tokens`: encode folders of audio. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vampnet.train.tokens", description="Encode folders of audio into training tokens."
-    )
+    parser = argparse.ArgumentParser(prog="vampnet train tokens", description="Encode folders of audio into training tokens.")
     about = "the trained codec: a folder, or the name of a model such as mini"
     parser.add_argument("--codec", required=True, metavar="NAME", help=about)
     parser.add_argument(

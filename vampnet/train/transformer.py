@@ -355,12 +355,11 @@ def export(run: str | os.PathLike, out: str | os.PathLike, int8: bool = False) -
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m vampnet.train.transformer coarse|fine|export ...`. Returns the exit status; 3 = go on with another session."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vampnet.train.transformer", description="Train a transformer on token shards."
-    )
+    parser = argparse.ArgumentParser(prog="vampnet train", description="Train a transformer on token shards.")
     commands = parser.add_subparsers(dest="command", required=True)
     for which in ("coarse", "fine"):
-        sub = commands.add_parser(which, help=f"train the {which} model; run again to go on")
+        about = f"train the {which} model; run again to go on"
+        sub = commands.add_parser(which, help=about, description=f"{about[:1].upper()}{about[1:]}.")
         sub.add_argument("--config", required=True, metavar="FILE", help="a YAML file of settings")
         sub.add_argument(
             "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change settings, e.g. batch=4"
@@ -369,7 +368,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sub.add_argument("--session-minutes", type=float, help="end this session after so many minutes")
         sub.add_argument("--steps", type=int, help="steps in all")
         sub.add_argument("--run", help="the run folder")
-    sub = commands.add_parser("export", help="write a run's weights into a model's folder")
+    about = "write a run's weights into a model's folder"
+    sub = commands.add_parser("export", help=about, description=f"{about[:1].upper()}{about[1:]}.")
     sub.add_argument("--run", required=True, metavar="FOLDER")
     sub.add_argument("--out", required=True, metavar="FOLDER")
     sub.add_argument("--int8", action="store_true", help="in half of the room, with matrices rounded as a CPU rounds them")
