@@ -97,7 +97,7 @@ def test_the_paper_command_goes_on_after_a_kill_in_the_midst_of_writing(place, t
     assert "Not run on all of these clips yet: baselines, steps, bitrate." in text
     assert str(tmp_path) not in text and str(place) not in text
     assert "typical mass 0.6" in text and "2 clips of 1.1 s" in text
-    assert "guidance" not in text and "palette" not in text and "tonal balance" not in text
+    assert "these have none" in text and "tonal balance" not in text
     # A trial takes the place of no larger report, and is told so before anything is made.
     smaller = paper_line(place, tmp_path, "--only", "prompts", "--clips", 1)
     for more in ([], ["--workers", 2]):
@@ -317,4 +317,6 @@ def test_tables_and_plots_of_a_whole_run(tmp_path):
     (steps,) = paper.chosen(asked)
     assert steps.name == "steps" and not any(setting.recipe.sampling.filters for setting in steps.settings)
     assert "from all tokens as in the paper" in report.how_drawn(steps.settings[0].recipe.sampling)
+    assert "these have none" in report.how_drawn(steps.settings[0].recipe.sampling)
+    assert "these have none" not in report.how_drawn(Sampling(palette=0.0, balance=0.0))
     assert "typical mass 0.6" in report.how_drawn(Sampling()) and "the paper draws from all" in report.how_drawn(Sampling())

@@ -141,7 +141,9 @@ def how_drawn(sampling: Sampling) -> str:
     ) if value != off]  # fmt: skip
     every = "" if sampling.filters else ", from all tokens as in the paper"
     other = " (the paper draws from all tokens)" if sampling.filters else ""
-    return f"Takes are drawn with {', '.join(parts)}{every}, fine tokens in {sampling.fine_steps} steps{other}."
+    named = (sampling.guidance, sampling.palette, sampling.balance)
+    without = "" if any(named) else " Vamps have guidance, a palette and their source's balance by default; these have none."
+    return f"Takes are drawn with {', '.join(parts)}{every}, fine tokens in {sampling.fine_steps} steps{other}.{without}"
 
 
 def head_lines(about: About) -> list[str]:
