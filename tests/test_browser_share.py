@@ -192,8 +192,13 @@ def test_the_dialog_opens_again_and_says_why_each_time(
         page.click(".vs-dialog > .vs-flat")
         link, _ = share(page, "Second")
         # The link that the dialog shows goes with the vamp behind it.
+        # What a button has become is read aloud too.
+        copy = page.get_by_role("button", name="Copy: Link")
+        copy.click()
+        page.get_by_role("button", name="Copied: Link").wait_for()
         row = page.locator(".vs-share-mine li", has_text="Second").get_by_role("button")
         row.click()
+        assert row.get_attribute("aria-label") == "Really delete? Delete the shared vamp “Second”"
         row.click()
         page.wait_for_selector(".vs-share-done", state="detached")
         assert page.evaluate("document.activeElement.textContent") == "Close"

@@ -24,15 +24,21 @@
 
   const linkOf = (id, ending = "") => new URL(`v/${id}${ending}`, location.href).href;
 
-  async function copy(field, press) {
+  // The name that is read aloud says what is seen.
+  function tell(press, text, name) {
+    press.textContent = text;
+    press.setAttribute("aria-label", name);
+  }
+
+  async function copy(field, press, name) {
     field.select();
     try {
       await navigator.clipboard.writeText(field.value);
     } catch {
       document.execCommand("copy"); // where a page without https may not use the clipboard
     }
-    press.textContent = say("dialog.copied");
-    setTimeout(() => (press.textContent = say("dialog.copy")), 2000);
+    tell(press, say("dialog.copied"), `${say("dialog.copied")}: ${name}`);
+    setTimeout(() => tell(press, say("dialog.copy"), `${say("dialog.copy")}: ${name}`), 2000);
   }
 
   // A line that can be copied.
@@ -42,7 +48,7 @@
     const field = make("input", "", "", { readonly: "", type: "text" });
     field.value = text;
     label.append(field);
-    const press = button("vs-flat", say("dialog.copy"), () => copy(field, press), { "aria-label": `${say("dialog.copy")}: ${name}` });
+    const press = button("vs-flat", say("dialog.copy"), () => copy(field, press, name), { "aria-label": `${say("dialog.copy")}: ${name}` });
     field.addEventListener("focus", () => field.select());
     row.append(label, press, ...extra);
     return row;
@@ -115,6 +121,7 @@
 
     // Asks once more before it deletes.
     function remove(id, title) {
+      const label = say("mine.delete.label", { title });
       const press = button("vs-flat", say("mine.delete"), () => {
         if (press.dataset.sure) {
           press.disabled = true;
@@ -122,12 +129,12 @@
           return;
         }
         press.dataset.sure = "yes";
-        press.textContent = say("mine.sure");
+        tell(press, say("mine.sure"), `${say("mine.sure")} ${label}`);
         setTimeout(() => {
           delete press.dataset.sure;
-          press.textContent = say("mine.delete");
+          tell(press, say("mine.delete"), label);
         }, 4000);
-      }, { "aria-label": say("mine.delete.label", { title }) });
+      }, { "aria-label": label });
       return press;
     }
 
