@@ -67,14 +67,21 @@ def settle(page: Any) -> None:
         page.wait_for_timeout(250)
 
 
-def finger(page: Any, points: list[tuple[float, float]]) -> None:
-    """A finger goes down at the first point, over the others, and up."""
+def finger(page: Any, points: list[tuple[float, float]], second: tuple[float, float] | None = None) -> None:
+    """A finger goes down at the first point, over the others, and up; halfway a second one taps somewhere."""
     touch = page.context.new_cdp_session(page)
-    for index, (x, y) in enumerate(points):
-        kind = "touchMove" if index else "touchStart"
-        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+
+    def tell(kind: str, fingers: dict[int, tuple[float, float]]) -> None:
+        places = [{"x": x, "y": y, "id": number} for number, (x, y) in fingers.items()]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
         page.wait_for_timeout(16)
-    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    for index, point in enumerate(points):
+        tell("touchMove" if index else "touchStart", {0: point})
+        if second and index == len(points) // 2:
+            tell("touchStart", {0: point, 1: second})
+            tell("touchEnd", {1: second})
+    tell("touchEnd", {})
 
 
 def test_the_map_is_painted_on_and_is_the_mask_of_the_vamp(browser: Any, address: str, clips: dict[int, Path]) -> None:
@@ -237,9 +244,10 @@ def test_a_finger_scrolls_without_a_tool_and_paints_with_one(browser: Any, addre
     page.evaluate("document.getElementById('picture').scrollIntoView()")
     cells = page.locator(".vs-cells")
 
-    def drag(across: float, down: float) -> float:
+    def drag(across: float, down: float, second: bool = False) -> float:
         box, before = cells.bounding_box(), page.evaluate("scrollY")
-        finger(page, [(box["x"] + 60 + across * i, box["y"] + 150 + down * i) for i in range(12)])
+        points = [(box["x"] + 60 + across * i, box["y"] + 150 + down * i) for i in range(12)]
+        finger(page, points, (box["x"] + 20, box["y"] + 200) if second else None)
         page.wait_for_timeout(200)
         return page.evaluate("scrollY") - before
 
@@ -251,6 +259,12 @@ def test_a_finger_scrolls_without_a_tool_and_paints_with_one(browser: Any, addre
     assert drag(8, -6) == 0
     after = kept(page)
     assert after.all(0).sum() > before.all(0).sum() + 15
+    # A second finger ends no stroke, and a page is not enlarged by going into a field.
+    page.tap("[data-tool=make]")
+    drag(8, -6, second=True)
+    assert not kept(page)[:, after.all(0) & ~before.all(0)].any()
+    small = "(fields) => fields.filter((one) => parseFloat(getComputedStyle(one).fontSize) < 16).map((one) => one.outerHTML)"
+    assert page.locator("input, select, textarea").evaluate_all(small) == []
     strip = page.locator(".vs-strip").bounding_box()
     finger(page, [(strip["x"] + 50 + 9 * i, strip["y"] + 30) for i in range(12)])
     page.wait_for_function("document.querySelector('.vs-picture').tokenMap.region.value !== null")

@@ -272,6 +272,7 @@
       event.preventDefault();
       this.cells.focus({ preventScroll: true });
       this.cells.setPointerCapture(event.pointerId);
+      this.pointer = event.pointerId; // another finger does not end its stroke
       this.paint.remember();
       this.last = this.cellAt(event);
       this.line(this.last, this.last);
@@ -280,7 +281,7 @@
     }
 
     move(event) {
-      if (!this.last || !this.cells.hasPointerCapture(event.pointerId)) return;
+      if (!this.last || event.pointerId !== this.pointer) return;
       const found = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
       for (const part of found.length ? found : [event]) {
         const cell = this.cellAt(part);
@@ -290,14 +291,14 @@
       this.refresh();
     }
 
-    up() {
-      if (!this.last) return;
+    up(event) {
+      if (!this.last || event.pointerId !== this.pointer) return;
       this.last = null;
       this.commit();
     }
 
-    cancel() {
-      if (!this.last) return;
+    cancel(event) {
+      if (!this.last || event.pointerId !== this.pointer) return;
       this.last = null;
       this.paint.undo();
       this.refresh();

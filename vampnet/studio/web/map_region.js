@@ -8,7 +8,8 @@
   studio.regionStrip = (strip, clear, map, commit) => {
     const handles = [...strip.querySelectorAll(".vs-handle")];
     const region = { value: null, take, place };
-    let drag = null; // {from (seconds), x, moved, handle}
+    let drag = null; // {pointer, from (seconds), x, moved, handle}; of one finger, whatever others do
+    const drags = (event) => drag?.pointer === event.pointerId;
 
     const length = () => map.data.inner[1] - map.data.inner[0];
     const bounded = (time) => Math.min(length(), Math.max(0, time));
@@ -56,26 +57,27 @@
     strip.addEventListener("pointerdown", (event) => {
       if (!map.data || event.button > 0 || drag) return;
       const handle = handles.indexOf(event.target);
-      drag = { from: timeAt(event), x: event.clientX, moved: handle >= 0, handle, before: region.value };
+      drag = { pointer: event.pointerId, from: timeAt(event), x: event.clientX, moved: handle >= 0, handle, before: region.value };
       strip.setPointerCapture(event.pointerId);
     });
     strip.addEventListener("pointermove", (event) => {
-      if (!drag) return;
+      if (!drags(event)) return;
       drag.moved = drag.moved || Math.abs(event.clientX - drag.x) > DRAG;
       if (!drag.moved) return;
       if (drag.handle < 0) set(drag.from, timeAt(event));
       else set(...(drag.handle ? [Math.min(ends()[0], timeAt(event)), timeAt(event)] : [timeAt(event), Math.max(ends()[1], timeAt(event))]));
     });
     strip.addEventListener("pointerup", (event) => {
-      if (!drag) return;
+      if (!drags(event)) return;
       const { moved, handle } = drag;
       drag = null;
       if (moved) commit(region.value);
       else if (handle < 0) map.playFrom(timeAt(event) + map.data.inner[0]);
     });
     // A finger that turns out to scroll.
-    strip.addEventListener("pointercancel", () => {
-      if (drag) take(drag.before);
+    strip.addEventListener("pointercancel", (event) => {
+      if (!drags(event)) return;
+      take(drag.before);
       drag = null;
     });
 
