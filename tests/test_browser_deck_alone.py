@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +20,57 @@ from vampnet.studio.text import script
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture
-def shared(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """The deck on a page of its own, without Gradio: a source of 1 s and takes of 1, 1.5 and 1 s."""
-    rng = np.random.default_rng(0)
+@contextmanager
+def alone(browser: Any, folder: Path, sounds: list[np.ndarray], more: tuple[str, ...] = (), **options: Any) -> Iterator[Any]:
+    """A page without Gradio, with the deck's scripts and `more`, and a vamp on a deck that is made with `options`.
+
+    Args:
+        browser: opens it.
+        folder: the sounds are written into it; a page may ask for them by any path that ends in "0.wav" and so on.
+        sounds: of the source and the takes, one channel each.
+        more: names of other scripts.
+        options: of the deck. `window.vamp` and `window.made` are the vamp and the deck.
+    """
     rows = []
-    for number, seconds in enumerate((1.0, 1.0, 1.5, 1.0)):
-        soundfile.write(tmp_path / f"{number}.wav", 0.1 * rng.standard_normal(round(seconds * SAMPLE_RATE)), SAMPLE_RATE)
+    for number, sound in enumerate(sounds):
+        soundfile.write(folder / f"{number}.wav", sound, SAMPLE_RATE)
         wave = base64.b64encode(np.array([[-90], [90]], dtype=np.int8).repeat(50, axis=1).tobytes()).decode()
         rows.append({"number": number, "name": f"<b>{number}</b>", "file": f"{number}.wav", "sound": f"{number}.wav",
-                     "seconds": seconds, "wave": wave, "favourite": False})  # fmt: skip
+                     "seconds": len(sound) / SAMPLE_RATE, "wave": wave, "favourite": False})  # fmt: skip
     settings = {"kept_share": 0.12, "kept_kbps": 0.9, "sampling": {"steps": 24}, "seed": 3, "model": "mini"}
     shown = {"id": "x", "title": "Vary", "source": "<i>loop</i>", "settings": settings, "seconds": 1.0, "tempo": 0, "beats": [],
-             "downbeats": [], "source_track": rows[0], "takes": rows[1:], "files": []}  # fmt: skip
-    scripts = "".join(f"<script>{text}</script>" for text in (script(), *((WEB / name).read_text() for name in SCRIPTS)))
+             "downbeats": [], "source_track": rows[0], "takes": rows[1:], "files": [], "turn": 0}  # fmt: skip
+    scripts = "".join(
+        f"<script>{text}</script>" for text in (script(), *((WEB / one).read_text() for one in (*SCRIPTS, *more)))
+    )
     styles = "".join(f"<style>{(WEB / name).read_text()}</style>" for name in STYLES)
     page, errors = browser.new_page(viewport={"width": 390, "height": 800}), []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.route("http://deck.test/*.wav", lambda route: route.fulfill(path=tmp_path / route.request.url.rsplit("/", 1)[1]))
+    page.route("http://deck.test/**/*.wav", lambda route: route.fulfill(path=folder / route.request.url.rsplit("/", 1)[1]))
     html = f"<!doctype html><meta charset=utf-8><link rel=icon href=data:,>{styles}{scripts}<main></main>"
     page.route("http://deck.test/", lambda route: route.fulfill(body=html, content_type="text/html"))
     page.goto("http://deck.test/")
     page.evaluate(
-        """(vamp) => {
+        """([vamp, options]) => {
           const address = (path) => '/' + path;
-          VampStudio.deck.mount(document.querySelector('main'), {vamp, address, readOnly: true});
+          window.vamp = vamp;
+          window.made = VampStudio.deck.mount(document.querySelector('main'), {vamp, address, ...options});
         }""",
-        shown,
+        [shown, options],
     )
     yield page
     page.close()
     assert not errors
+
+
+@pytest.fixture
+def shared(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """The deck as on the page of a shared vamp: a source of 1 s and takes of 1, 1.5 and 1 s."""
+    rng = np.random.default_rng(0)
+    sounds = [0.1 * rng.standard_normal(round(seconds * SAMPLE_RATE)) for seconds in (1.0, 1.0, 1.5, 1.0)]
+    with alone(browser, tmp_path, sounds, readOnly=True) as page:
+        yield page
 
 
 def test_a_page_without_gradio_shows_the_same_deck(shared: Any) -> None:

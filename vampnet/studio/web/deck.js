@@ -203,7 +203,7 @@
       const does = found >= 0 ? () => this.switchTo(found) : {
         " ": () => this.toggle(), r: () => this.restart(), f: () => this.favour(front),
         m: () => this.mark(front, "mute", "muted"), s: () => this.mark(front, "solo", "solo"),
-      }[key.toLowerCase()];
+      }[key];
       if (does) does();
       return Boolean(does);
     }

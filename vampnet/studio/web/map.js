@@ -314,7 +314,7 @@
         PageDown: [0, studio.barAt(this.data, this.cursor.toStep)[1] - this.cursor.toStep],
       };
       const paints = { k: "keep", m: "make", Delete: "erase", Backspace: "erase" };
-      const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+      const name = studio.keyOf(event);
       const command = event.ctrlKey || event.metaKey;
       if (event.altKey || (command && name !== "z")) return;
       if (moves[name]) {

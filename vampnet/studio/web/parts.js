@@ -47,13 +47,21 @@
       const { ctrlKey, altKey, metaKey, defaultPrevented, isComposing } = event;
       if (event.key === "Tab") clicked = null;
       if (ctrlKey || altKey || metaKey || defaultPrevented || isComposing || taken(event)) return;
-      if (event.repeat ? held : press(event.key)) event.preventDefault();
+      if (event.repeat ? held : press(studio.keyOf(event))) event.preventDefault();
       held = event.defaultPrevented;
     });
     document.addEventListener("keyup", (event) => {
       if (held && event.key === " ") event.preventDefault();
       held = false;
     });
+  };
+
+  // The key as its letter or digit, small, in every layout: where K gives л, κ or ㅏ, and where digits need Shift.
+  studio.keyOf = ({ key, code }) => {
+    if (/^[a-z0-9]$/i.test(key)) return key.toLowerCase();
+    const [, letter] = /^[^\0-~]$/.test(key) ? /^Key(.)$/.exec(code) || [] : [];
+    const [, digit] = /^Digit(.)$/.exec(code) || [];
+    return letter?.toLowerCase() ?? digit ?? key;
   };
 
   // An element with properties, text and children; text is never markup.

@@ -63,7 +63,7 @@
     document.addEventListener("keydown", (event) => {
       const field = "input:not([type=range], [type=radio], [type=checkbox]), textarea, select, [contenteditable]";
       const typing = event.target.closest && event.target.closest(field);
-      if (event.key.toLowerCase() !== "t" || event.repeat || event.ctrlKey || event.metaKey || event.altKey || typing) return;
+      if (studio.keyOf(event) !== "t" || event.repeat || event.ctrlKey || event.metaKey || event.altKey || typing) return;
       if (element.isConnected) tap();
     });
   };

@@ -1,0 +1,113 @@
+"""What the deck and a journey do in Chromium when hands are quick: while something waits, while something else plays, while
+rounds, takes and beats come. On a page without Gradio, where nothing has to be made first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_browser_deck import state, wait_heard
+from test_browser_deck_alone import alone
+
+from vampnet.config import SAMPLE_RATE
+
+pytestmark = pytest.mark.browser
+BEATS, BARS = [0.0, 0.5, 1.0, 1.5], [0.0, 1.0]
+
+# Helpers on the page: a journey over the deck, what is heard and when that changes, and the levels that are planned for later.
+HELPERS = """([beats, downbeats]) => {
+  const {player} = VampStudio, {made} = window, vamp = (window.vamp = {...window.vamp, beats, downbeats});
+  window.show = (...vamps) => made.show(vamps.map((one, i) => (i ? one : {...one, turn: made.turn + 1})));
+  const takes = vamp.takes.map((one) => ({...one, sound: `y/${one.sound}`}));
+  window.another = (changes) => ({...vamp, id: 'y', takes, ...changes});
+  show(vamp);
+  const root = document.body.appendChild(document.createElement('div'));
+  root.innerHTML = '<div class=vs-journeys></div>';
+  document.body.append(root);
+  const rounds = vamp.takes.map(({sound, wave}, i) => ({number: i + 1, parent: i, here: true, sound: `j/${sound}`, wave}));
+  const journey = {id: 7, name: 'loop', seed: 3, most: 99, source: vamp.source_track, seconds: 2, file: null};
+  const props = {repeats: [1, 2], value: null};
+  window.journey = (count, more = {}) => {
+    props.value = {journeys: [{...journey, rounds: rounds.slice(0, count), current: count, ...more}], running: false, ask: 0};
+    window.draw();
+  };
+  VampStudio.journeys(root, props, (_, draw) => (window.draw = draw), () => {});
+  window.heard = [];
+  player.onChange(document.body, () => {
+    const {heard, running} = player.state();
+    if (running && window.heard.at(-1)?.[0] !== heard) window.heard.push([heard, player.position(0)]);
+  });
+  window.planned = 0;
+  const makeRun = VampStudio.makeRun;
+  VampStudio.makeRun = (context, output) => {
+    const run = makeRun(context, output), {level} = run;
+    run.level = (key, value, frame) => {
+      if (frame / 44100 > context.currentTime + 0.1) window.planned += 1;
+      level(key, value, frame);
+    };
+    return run;
+  };
+}"""
+LOUD = """() => {
+  const {context, node} = VampStudio.player.output(), analyser = context.createAnalyser();
+  node.connect(analyser);
+  window.loud = () => {
+    const samples = new Float32Array(2048);
+    analyser.getFloatTimeDomainData(samples);
+    return Math.sqrt(samples.reduce((sum, one) => sum + one * one, 0) / samples.length);
+  };
+}"""
+
+
+@pytest.fixture
+def page(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """A source and three takes of 2 s, two bars: tones, each louder than the one before. Journeys are below."""
+    tone = np.sin(2 * np.pi * 441 * np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE)
+    with alone(browser, tmp_path, [0.1 * (1 + i) * tone for i in range(4)], ("journey.js",)) as made:
+        made.set_default_timeout(5_000)
+        made.evaluate(HELPERS, [BEATS, BARS])
+        yield made
+
+
+def begin(page: Any, press: str) -> None:
+    """All tracks run, and a key's or a button's is heard."""
+    page.locator(press).click() if len(press) > 1 else page.keyboard.press(press)
+    page.wait_for_function("(() => { const {run} = VampStudio.player.output(); return run?.keys().length === 4; })()")
+    page.evaluate(LOUD)
+
+
+def early(page: Any, bars: int = 2) -> None:
+    """Waits until it is away from all bar lines, and much of the bar is still to come."""
+    page.wait_for_function("(n) => Math.abs((VampStudio.player.position(0) * n) % 1 - 0.35) < 0.1", arg=bars)
+
+
+def wait_for_bar(page: Any, key: str) -> None:
+    """Another take is to be heard with the next bar, and its level is planned."""
+    early(page)
+    page.evaluate("window.planned = 0")
+    page.keyboard.press(key)
+    page.wait_for_function("window.planned > 0")
+
+
+def is_loud(page: Any, amplitude: float) -> None:
+    page.wait_for_function("(wanted) => Math.abs(loud() - wanted) < 0.005", arg=amplitude / np.sqrt(2), timeout=3000)
+
+
+def on_bars(page: Any) -> None:
+    page.locator(".vs-switch input[value=bar]").check()
+
+
+def test_shortcuts_are_keys_whatever_letters_are_on_them(page: Any) -> None:
+    begin(page, "1")
+    page.dispatch_event("body", "keydown", {"key": "é", "code": "Digit2", "bubbles": True})
+    wait_heard(page, 2)
+    page.dispatch_event("body", "keydown", {"key": "ь", "code": "KeyM", "bubbles": True})
+    page.wait_for_selector("[aria-label='Mute Take 2'][aria-pressed=true]")
+    # A comma, where M is on a French keyboard, is none; nor is what an input method says.
+    keys = {"ы KeyS": "s", "ㄹ KeyF": "f", "& Digit1": "1", ", KeyM": ",", "S Semicolon": "s", "ArrowUp ArrowUp": "ArrowUp",
+            "Process KeyM": "Process"}  # fmt: skip
+    found = page.evaluate("(keys) => keys.map(([key, code]) => VampStudio.keyOf({key, code}))", [one.split() for one in keys])
+    assert found == list(keys.values())
