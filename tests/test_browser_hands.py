@@ -111,3 +111,31 @@ def test_shortcuts_are_keys_whatever_letters_are_on_them(page: Any) -> None:
             "Process KeyM": "Process"}  # fmt: skip
     found = page.evaluate("(keys) => keys.map(([key, code]) => VampStudio.keyOf({key, code}))", [one.split() for one in keys])
     assert found == list(keys.values())
+
+
+def test_sound_is_opened_by_the_first_hand_and_after_an_interruption(page: Any) -> None:
+    assert page.evaluate("VampStudio.player.output().context") is None
+    page.mouse.click(380, 790)
+    page.wait_for_function("VampStudio.player.output().context?.state === 'suspended'")  # made, and at rest
+    begin(page, "1")
+    page.evaluate("VampStudio.player.output().context.suspend()")
+    page.keyboard.press("2")
+    wait_heard(page, 2)
+    assert page.evaluate("VampStudio.player.output().context.state") == "running"
+
+
+def test_an_iphone_is_told_that_music_plays_and_when_the_microphone_is_asked_for(page: Any) -> None:
+    page.add_script_tag(path=str(Path(__file__).parents[1] / "vampnet" / "studio" / "web" / "recording.js"))
+    page.evaluate("""() => {
+      const session = {type: 'auto'}, mediaDevices = {getUserMedia: async () => {
+        window.asked = session.type;
+        throw new DOMException('', 'NotAllowedError');
+      }};
+      for (const [name, value] of Object.entries({audioSession: session, mediaDevices})) {
+        Object.defineProperty(navigator, name, {value, configurable: true});
+      }
+    }""")
+    begin(page, "1")
+    assert page.evaluate("navigator.audioSession.type") == "playback"
+    assert page.evaluate("VampStudio.tape.open().catch((error) => error.name)") == "NotAllowedError"
+    assert page.evaluate("[window.asked, navigator.audioSession.type]") == ["play-and-record", "playback"]

@@ -22,13 +22,32 @@
   const store = new Map(); // key -> {promise, buffer}, the one used last at the end
 
   const keyOf = (track) => (track ? `${track.sound}|${track.start || 0}|${track.end || 0}` : null);
-  function wake() {
+
+  function open() {
     if (context) return context.resume();
     context = new AudioContext({ sampleRate: RATE });
     master = context.createGain();
     master.gain.value = loudness;
     master.connect(context.destination);
+    return context.resume();
   }
+
+  // Also where a call or the lock screen has taken the sound away.
+  function wake() {
+    // Else an iPhone whose ring switch is off plays nothing. While the microphone is open this says otherwise.
+    if (navigator.audioSession?.type === "auto") navigator.audioSession.type = "playback";
+    open();
+  }
+
+  // Safari gives sound to what a hand has opened, and what is heard may come later than the hand: with an answer of the server.
+  const hands = ["pointerup", "keydown"];
+  async function unlock() {
+    await open();
+    if (!playing) context.suspend(); // nothing runs until something is heard
+    for (const name of hands) window.removeEventListener(name, unlock, true);
+  }
+  for (const name of hands) window.addEventListener(name, unlock, true);
+  document.addEventListener("visibilitychange", () => playing && !document.hidden && wake());
 
   async function fetchSound(track) {
     const answer = await fetch(address(track.sound)).catch(() => null);
@@ -242,6 +261,7 @@
     const track = tracks[index];
     wanted = index;
     tell();
+    wake();
     try {
       await decode(track);
     } catch (error) {

@@ -22,6 +22,9 @@
     }
   });`;
 
+  // Safari opens no microphone to a page that says it only plays, as the player does.
+  const session = (type) => navigator.audioSession && (navigator.audioSession.type = type);
+
   studio.tape = {
     worklet: TAPE,
 
@@ -29,8 +32,17 @@
     async open() {
       if (!navigator.mediaDevices || !window.AudioWorkletNode) throw new DOMException("", "SecurityError");
       const wish = { echoCancellation: false, noiseSuppression: false, autoGainControl: false, channelCount: { ideal: 2 } };
-      const stream = await navigator.mediaDevices.getUserMedia({ audio: wish });
+      session("play-and-record");
+      const stream = await navigator.mediaDevices.getUserMedia({ audio: wish }).catch((error) => {
+        session("playback");
+        throw error;
+      });
       const context = new AudioContext({ latencyHint: "interactive" });
+      const close = () => {
+        stream.getTracks().forEach((track) => track.stop());
+        context.close();
+        session("playback");
+      };
       try {
         await context.resume();
         const module = URL.createObjectURL(new Blob([TAPE], { type: "text/javascript" }));
@@ -38,14 +50,9 @@
         URL.revokeObjectURL(module);
         const tape = new AudioWorkletNode(context, "vamp-tape", { numberOfOutputs: 0 });
         context.createMediaStreamSource(stream).connect(tape);
-        const close = () => {
-          stream.getTracks().forEach((track) => track.stop());
-          context.close();
-        };
         return { context, tape, stream, close };
       } catch (error) {
-        stream.getTracks().forEach((track) => track.stop());
-        context.close();
+        close();
         throw error;
       }
     },
