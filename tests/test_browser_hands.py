@@ -100,6 +100,63 @@ def on_bars(page: Any) -> None:
     page.locator(".vs-switch input[value=bar]").check()
 
 
+def test_what_is_changed_while_it_waits_for_the_bar_is_so_then(page: Any, what: str) -> None:
+    begin(page, "1")
+    on_bars(page)
+    wait_for_bar(page, "2")
+    if what == "muted":
+        page.keyboard.press("m")
+        assert page.get_by_label("Mute Take 2").get_attribute("aria-pressed") == "true"
+    else:
+        page.get_by_label("Volume of Take 2").fill("50")
+    is_loud(page, 0.2)
+    wait_heard(page, 2)
+    is_loud(page, 0 if what == "muted" else 0.3 / 4)
+
+
+def test_what_waits_for_the_bar_is_what_is_begun_anew(page: Any, how: str) -> None:
+    begin(page, "1")
+    on_bars(page)
+    wait_for_bar(page, "2")
+    if how == "wave":
+        page.locator(".vs-take canvas").nth(1).locator("..").click(position={"x": 5, "y": 5})
+    else:
+        page.keyboard.press("r" if how == "restart" else "Space")
+    if how == "pause":
+        assert not state(page)["playing"] and page.locator(".vs-front .vs-name").get_attribute("aria-label") == "Hear Take 2"
+        page.keyboard.press("Space")
+    wait_heard(page, 2)
+    is_loud(page, 0.3)
+    assert [heard for heard, _ in page.evaluate("window.heard")] == [1, 2]
+
+
+def test_a_round_that_waits_does_not_begin_in_the_middle_of_the_loop(page: Any) -> None:
+    page.evaluate("journey(3)")
+    begin(page, "[aria-label='Play Round 1']")
+    early(page, bars=1)
+    page.evaluate("window.planned = 0")
+    page.get_by_label("Play Round 2").click()
+    page.wait_for_function("window.planned > 0")
+    page.get_by_label("Play Round 3").click()
+    page.wait_for_function("VampStudio.player.state().wanted === 3")
+    wait_heard(page, 3)
+    (first, _), (last, place) = page.evaluate("window.heard")
+    assert (first, last) == (1, 3) and min(place, 1 - place) < 0.2
+
+
+def test_a_take_that_waits_for_the_bar_goes_on_waiting_while_others_come(page: Any) -> None:
+    page.evaluate("show({...vamp, takes: vamp.takes.slice(0, 2), coming: 1})")
+    page.keyboard.press("1")
+    page.wait_for_function("VampStudio.player.output().run?.keys().length === 3")
+    on_bars(page)
+    wait_for_bar(page, "2")
+    page.evaluate("show(vamp)")
+    page.wait_for_function("VampStudio.player.output().run?.keys().length === 4")
+    wait_heard(page, 2)
+    (first, _), (last, place) = page.evaluate("window.heard")
+    assert (first, last) == (1, 2) and min(2 * place % 1, 1 - 2 * place % 1) < 0.2
+
+
 def test_shortcuts_are_keys_whatever_letters_are_on_them(page: Any) -> None:
     begin(page, "1")
     page.dispatch_event("body", "keydown", {"key": "é", "code": "Digit2", "bubbles": True})

@@ -99,6 +99,7 @@
   let grid = { beats: [], downbeats: [] };
   let heard = 0;
   let wanted = null; // the index that was asked for and is not heard yet
+  let pending = null; // the sample at which it will be, where it waits for the beat or the bar
   let due = 0; // the timer that makes it the heard one
   let playing = false;
   let run = null;
@@ -129,12 +130,13 @@
     return track.volume ** 2 / Math.max(1, together.length);
   }
 
-  // At a sample, or as soon as all that is to be heard has begun.
+  // At a sample, or as soon as all that is to be heard has begun; then those of what waits for the beat or the bar.
   function applyLevels(frame = soon()) {
     if (!run) return;
     const levels = tracks.map((_, i) => levelOf(i));
     const at = Math.max(frame, ...tracks.map((track, i) => (levels[i] ? run.from(track.key) : 0)));
     tracks.forEach((track, i) => run.level(track.key, levels[i], at));
+    if (pending !== null) tracks.forEach((track, i) => run.level(track.key, levelOf(i, wanted, true), Math.max(pending, at)));
   }
 
   // Lets those tracks that are decoded run along, unheard. One call after the other: none begins twice.
@@ -143,7 +145,7 @@
   async function joinNow(list) {
     for (let lead = AHEAD; run && lead < 2; lead *= 2) {
       const current = run;
-      const fresh = list.filter((track) => tracks.includes(track) && store.get(track.key)?.buffer && !run.has(track.key));
+      const fresh = list.filter(({ key }) => tracks.some((one) => one.key === key) && store.get(key)?.buffer && !run.has(key));
       if (!fresh.length) return;
       for (const { key } of fresh) current.add(key, store.get(key).buffer);
       await studio.whenConnected(context);
@@ -187,7 +189,7 @@
   // From where it was paused, or from a share of the heard track's length.
   async function play(share = null) {
     if (!tracks.length) return;
-    settle();
+    settle(true);
     const ask = ++asked;
     const those = tracks;
     playing = true;
@@ -211,7 +213,7 @@
   }
 
   function pause() {
-    settle();
+    settle(true);
     asked++;
     playing = false;
     if (run) {
@@ -239,17 +241,27 @@
     return first - passed + (next === undefined ? frames + places[0] : next);
   }
 
-  function settle() {
+  function arrive() {
+    heard = wanted;
+    wanted = pending = null;
+    tracks.forEach((track) => (track.solo = false));
+    tell();
+  }
+
+  // What was asked for waits no longer; if it is `taken`, it is the heard one.
+  function settle(taken = false) {
     clearTimeout(due);
     if (wanted === null) return;
     if (run) run.cancel(soon());
-    wanted = null;
+    if (taken) arrive();
+    wanted = pending = null;
   }
 
   // One track alone, at once ("now"), on the next "beat" or the next "bar"; if nothing plays, it begins to.
   async function hear(index, when = "now") {
     if (!tracks[index]) return;
     settle();
+    wake();
     const ask = ++asked;
     await loading.catch(() => {});
     if (ask !== asked) return;
@@ -261,7 +273,6 @@
     const track = tracks[index];
     wanted = index;
     tell();
-    wake();
     try {
       await decode(track);
     } catch (error) {
@@ -269,31 +280,29 @@
       tell();
       throw error;
     }
-    // Where other tracks were loaded meanwhile, `load` has seen to what was wanted.
-    const stale = () => ask !== asked || !run || tracks[index] !== track;
+    // Where other tracks were loaded meanwhile, `load` has seen to what was wanted: it may have another place.
+    const stale = () => ask !== asked || !run || tracks[wanted]?.key !== track.key;
     if (stale()) return;
-    await join(track);
+    await join(tracks[wanted]);
     if (stale()) return;
     const frame = nextFrame(when, Math.max(soon(), run.from(track.key)));
-    tracks.forEach((other, i) => run.level(other.key, levelOf(i, index, true), frame));
-    const arrive = () => {
-      heard = index;
-      wanted = null;
-      tracks.forEach((other) => (other.solo = false));
-      tell();
-    };
-    if (when === "now") arrive();
-    else due = setTimeout(arrive, Math.max(0, (frame / RATE - context.currentTime) * 1000));
+    tracks.forEach((other, i) => run.level(other.key, levelOf(i, wanted, true), frame));
+    if (when === "now") return arrive();
+    pending = frame;
+    due = setTimeout(arrive, Math.max(0, (frame / RATE - context.currentTime) * 1000));
   }
 
   // Other tracks in the place of those there are. Those in both play on; while it plays, a new one joins in phase, and one as
   // long as what was heard goes on at the same place. Options: owner (whose they are), beats, downbeats (seconds), heard.
   function load(list, options = {}) {
     const before = new Map(tracks.map((track) => [track.key, track]));
-    const last = tracks[wanted ?? heard];
+    // What was asked for waits on for its beat or bar, if both are there and nobody says what is to be heard.
+    const place = (index) => list.findIndex((given) => keyOf(given) === tracks[index].key);
+    const stays = run && wanted !== null && options.heard === undefined && place(heard) >= 0 ? place(wanted) : -1;
+    const last = tracks[stays >= 0 ? heard : (wanted ?? heard)];
     // What is to be heard may not run yet, where others are loaded while it is decoded: as long as what runs until then.
     frames = run && (run.frames(tracks[heard].key) ?? frames);
-    settle();
+    if (stays < 0) settle();
     tracks = list.map((given) => {
       const { volume = 1, muted = false, solo = false } = before.get(keyOf(given)) || {};
       return { ...given, key: keyOf(given), volume, muted, solo };
@@ -302,6 +311,7 @@
     grid = { beats: options.beats || [], downbeats: options.downbeats || [] };
     const same = last ? tracks.findIndex((track) => alike(track, last)) : -1;
     heard = options.heard ?? (same >= 0 ? same : Math.max(0, Math.min(heard, tracks.length - 1)));
+    if (stays >= 0) wanted = stays;
     if (!run && same < 0) rest = 0;
     tell();
     loading = run ? replace(run, ++loads) : Promise.resolve();
@@ -335,6 +345,7 @@
     const index = find(track);
     if (index < 0) return;
     if (share === null) return hear(index);
+    settle();
     heard = index;
     tracks.forEach((other) => (other.solo = false));
     return play(share);
