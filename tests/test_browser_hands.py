@@ -157,6 +157,46 @@ def test_a_take_that_waits_for_the_bar_goes_on_waiting_while_others_come(page: A
     assert (first, last) == (1, 2) and min(2 * place % 1, 1 - 2 * place % 1) < 0.2
 
 
+def focused(page: Any) -> str:
+    """The name of what has the focus."""
+    return page.evaluate("(({activeElement: one}) => one.getAttribute('aria-label') || one.textContent)(document)")
+
+
+def test_buttons_and_chips_that_are_drawn_anew_keep_the_focus(page: Any) -> None:
+    page.evaluate("show(another({title: 'Dream'}), vamp)")
+    begin(page, "1")
+    for key, action in (("2", "again"), ("0", "download")):
+        page.focus(f".vs-take-actions [data-action={action}]")
+        page.keyboard.press(key)
+        wait_heard(page, int(key))
+        assert page.evaluate("document.activeElement.dataset.action") == action
+    chip = page.locator(".vs-vamp[aria-pressed=false]")
+    name = chip.inner_text()
+    chip.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("VampStudio.deck.current().vamp.id === 'x'")
+    assert focused(page) == name
+
+
+def test_rounds_that_come_leave_the_focus_where_it_is(page: Any) -> None:
+    """Fields are not even made anew: a list may be open."""
+    page.evaluate("journey(1)")
+    for field in ("[name=journey-limit]", "[name=journey-source]", "text=Export the way"):
+        page.focus(field)
+        page.evaluate("window.field = document.activeElement; journey(2); journey(1)")
+        assert page.evaluate("document.activeElement === window.field")
+    for name in ("Play Source", "Remove: Round 1"):
+        page.get_by_label(name).focus()
+        page.evaluate("journey(2)")
+        assert focused(page) == name
+        page.evaluate("journey(1)")
+    # What has gone leaves it to its card: nobody goes back to where they are.
+    page.evaluate("journey(2)")
+    page.get_by_label("Go back: Round 1").focus()
+    page.evaluate("journey(2, {current: 1})")
+    assert focused(page) == "Play Round 1"
+
+
 def test_shortcuts_are_keys_whatever_letters_are_on_them(page: Any) -> None:
     begin(page, "1")
     page.dispatch_event("body", "keydown", {"key": "é", "code": "Digit2", "bubbles": True})

@@ -12,7 +12,7 @@ from vampnet.studio.players import find_take, told_beats
 from vampnet.studio.session import MAX_FAVOURITES, Session, has_favourite
 from vampnet.studio.text import say, tell
 
-SCRIPTS = ("text.js", "run.js", "player.js", "parts.js", "track.js", "deck.js")
+SCRIPTS = ("text.js", "run.js", "player.js", "parts.js", "track.js", "shelf.js", "deck.js")
 STYLES = ("colours.css", "deck.css")
 """The files in `web/` with which the deck works on a page without Gradio, after `text.script()`; the page itself gives the
 colours that `style.css` names --vs-*, and a class "dark" where it is dark."""

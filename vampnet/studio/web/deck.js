@@ -1,5 +1,5 @@
-// The loop deck: the source and all takes of a vamp in sync, one click or key apart. With text.js, player.js, parts.js,
-// track.js and deck.css it works on any page:
+// The loop deck: the source and all takes of a vamp in sync, one click or key apart. With the other scripts that
+// vampnet/studio/deck.py names and deck.css it works on any page:
 //   VampStudio.deck.mount(element, {vamp, address(path) -> URL, readOnly})   on a page without Gradio
 //   VampStudio.deck.connect(element, props, watch, trigger)                  on the studio's page
 //   VampStudio.deck.addAction({name, label, title, run(vamp, take), source})  a button for the chosen take; `source`: for the
@@ -20,11 +20,8 @@
   const say = (key, values) => studio.say(`deck.${key}`, values);
   const make = (...given) => studio.make(...given); // parts.js may come later than this file
   const button = (...given) => studio.button(...given);
-  const titleOf = (vamp) => say("title", { title: vamp.title, source: vamp.source });
-  const nameOf = (take) => (take.number ? say("take", { number: take.number }) : say("source"));
   const tracksOf = (vamp) => [...(vamp.source_track ? [vamp.source_track] : []), ...vamp.takes];
   const textOf = ({ label }, ...given) => (typeof label === "function" ? label(...given) : label);
-  const storyOf = (vamp) => studio.storyOf(vamp);
 
   class Deck {
     constructor(element, { vamp = null, address = null, readOnly = false, trigger = null } = {}) {
@@ -104,7 +101,7 @@
     }
 
     buildRow(take, index) {
-      const row = studio.track(take, nameOf(take), {
+      const row = studio.track(take, studio.nameOf(take), {
         hear: () => this.switchTo(index), touch: (share) => this.touch(index, share),
         draw: () => studio.drawTrack(row, this.shown), mute: () => this.mark(index, "mute", "muted"),
         solo: () => this.mark(index, "solo", "solo"),
@@ -236,9 +233,9 @@
       if (fresh) {
         const old = this.rows;
         this.rows = takes.map((take, i) => (old[i]?.take.sound === take.sound ? old[i] : this.buildRow(take, i)));
-        this.list.replaceChildren(...this.rows.map((row) => row.root));
-        this.title.textContent = titleOf(vamp);
-        this.story.textContent = vamp.coming ? say("coming", { count: vamp.coming }) : storyOf(vamp);
+        studio.arrange(this.list, this.rows.map((row) => row.root));
+        this.title.textContent = studio.titleOf(vamp);
+        this.story.textContent = vamp.coming ? say("coming", { count: vamp.coming }) : studio.storyOf(vamp);
         this.takeBar.dataset.for = "";
       }
       if (bars) this.buildSwitches();
@@ -312,17 +309,18 @@
       };
       const all = button("vs-flat", say("all"), () => this.downloadAll(all), { title: say("all.hint") });
       const whole = vampActions.filter((one) => !shown.coming && (!one.source || shown.source_track)); // for all of its takes
-      this.vampBar.replaceChildren(...(shown.coming ? [] : [all]), ...whole.map((one) => added(one, shown)));
+      const bar = [...(shown.coming ? [] : [all]), ...whole.map((one) => added(one, shown))];
+      studio.redraw(this.vampBar, () => this.vampBar.replaceChildren(...bar));
       const { take } = this.rows[this.chosen];
-      const name = nameOf(take);
+      const name = studio.nameOf(take);
       const marks = { "aria-label": say("download.label", { name }), download: take.file, href: studio.player.address(take.sound) };
-      const link = make("a", "vs-flat", say("download"), marks);
-      this.takeBar.replaceChildren(make("b", "", name), link);
-      for (const what of readOnly ? [] : ["use", "again"]) {
+      const link = make("a", "vs-flat", say("download"), { ...marks, "data-action": "download" });
+      const own = (readOnly ? [] : ["use", "again"]).map((what) => {
         const run = () => this.reuse(what, take);
-        this.takeBar.append(button("vs-flat", say(what), run, { title: say(`${what}.hint`), "data-action": what }));
-      }
-      this.takeBar.append(...actions.filter((one) => take.number || one.source).map((one) => added(one, shown, take)));
+        return button("vs-flat", say(what), run, { title: say(`${what}.hint`), "data-action": what });
+      });
+      const others = actions.filter((one) => take.number || one.source).map((one) => added(one, shown, take));
+      studio.redraw(this.takeBar, () => this.takeBar.replaceChildren(make("b", "", name), link, ...own, ...others));
     }
 
     reuse(action, take) {
@@ -346,23 +344,9 @@
     }
 
     drawShelf() {
-      const stars = this.vamps.flatMap((one) => one.takes.filter((take) => take.favourite).map((take) => [one, take]));
-      const section = (name, buttons) => {
-        const box = this.shelf.appendChild(make("div", "vs-shelf-list"));
-        box.append(make("h3", "", say(name)), ...buttons);
-      };
-      const favourites = stars.map(([one, take]) =>
-        button("vs-chip", `★ ${nameOf(take)} · ${titleOf(one)}`, () => this.choose(one.id, take.number, true))
-      );
-      const vamps = this.vamps.map((one) => {
-        const count = one.takes.length === 1 ? say("count.one") : say("count", { count: one.takes.length });
-        const text = `${titleOf(one)} · ${count} · ${say("seed", { seed: one.settings.seed })}`;
-        const marks = { title: storyOf(one), "aria-pressed": String(one.id === this.shown.id) };
-        return button("vs-chip vs-vamp", text, () => this.choose(one.id), marks);
-      });
-      this.shelf.replaceChildren();
-      if (favourites.length) section("favourites", favourites);
-      if (vamps.length > 1) section("vamps", vamps);
+      const choose = (id, number) => this.choose(id, number, number !== null);
+      const lists = studio.shelf(this.vamps, this.shown, choose);
+      studio.redraw(this.shelf, () => this.shelf.replaceChildren(...lists));
     }
   }
 

@@ -28,6 +28,7 @@
     let known = new Set(); // of the rounds that were seen
     let shown = ""; // what the cards are drawn from
     let cards = [];
+    const sections = new Map(); // of the journeys that are shown, by their ids
 
     const named = (round) => (round ? say("round", { number: round.number }) : say("source"));
     const ownerOf = (journey) => `journey-${journey.id}`;
@@ -104,6 +105,7 @@
       };
       new ResizeObserver(update).observe(canvas);
       cards.push(update);
+      update();
       return item;
     }
 
@@ -112,46 +114,72 @@
       return make("label", { className: "vs-field", title: say(`${key}.hint`) }, make("span", { text: say(key) }), input);
     }
 
+    // Those of the same name in other journeys say the same.
+    function spread(input, property) {
+      for (const other of root.querySelectorAll(`[name=${input.name}]`)) other[property] = input[property];
+    }
+
     function select(values, name) {
       const list = make("select", { name: `journey-${name}` });
       for (const [value, text] of values) list.append(make("option", { value, text, selected: chosen[name] === value }));
-      list.addEventListener("change", () => (chosen[name] = Number(list.value)));
+      list.addEventListener("change", () => {
+        chosen[name] = Number(list.value);
+        spread(list, "value");
+      });
       return list;
     }
 
     function check(key, name) {
       const box = make("input", { type: "checkbox", checked: chosen[name], name: `journey-${name}` });
-      box.addEventListener("change", () => (chosen[name] = box.checked));
+      box.addEventListener("change", () => {
+        chosen[name] = box.checked;
+        spread(box, "checked");
+      });
       return make("label", { className: "vs-check", title: key === "along" ? say("along.hint") : "" }, box, say(key));
     }
 
-    function section(journey, first, running) {
-      const count = say("count", { count: journey.rounds.length, most: journey.most, seed: journey.seed });
-      const title = make("h2", { text: say("title", { name: journey.name }) });
+    // Made once: rounds come while somebody has a list open or is about to press.
+    const limits = [[0, say("endless")], ...[1, 2, 4, 8, 16].map((n) => [n, String(n)])];
+    const ahead = make("div", { className: "vs-rec-row" }, field("limit", select(limits, "limit")), check("along", "along"));
+
+    function section(id) {
+      let journey = null;
+      const title = make("h2");
+      const count = make("span", { className: "vs-aside" });
+      const head = make("header", {}, title, count);
       const list = make("ol", { className: "vs-rounds", ariaLabel: say("rounds") });
-      list.append(card(journey, null, running), ...journey.rounds.map((round) => card(journey, round, running)));
-      const box = make("section", { className: "vs-journey", ariaLabel: title.textContent, data: { journey: journey.id } });
-      box.append(make("header", {}, title, make("span", { className: "vs-aside", text: count })));
-      if (first) {
-        const limits = [1, 2, 4, 8, 16].map((n) => [n, String(n)]);
-        box.append(make("div", { className: "vs-rec-row" },
-          field("limit", select([[0, say("endless")], ...limits], "limit")), check("along", "along")));
+      const box = make("section", { className: "vs-journey", data: { journey: id } });
+      const times = props.repeats.map((n) => [n, n === 1 ? say("once") : say("times", { count: n })]);
+      const ask = () => trigger("download", { journey: id, round: journey.current, repeats: chosen.repeats, source: chosen.source });
+      const take = [press(say("export"), ask, { title: say("export.hint") }),
+        field("repeats", select(times, "repeats")), check("with_source", "source")];
+      const row = make("div", { className: "vs-rec-row" }, ...take);
+      const link = make("a", { className: "vs-link vs-journey-file" });
+
+      function drawRounds(running) {
+        const round = document.activeElement?.closest(".vs-round")?.dataset.round;
+        const made = [null, ...journey.rounds].map((one) => card(journey, one, running));
+        const near = () => list.querySelector(`[data-round="${round}"] .vs-play`) ?? list.querySelector(".vs-current .vs-play");
+        const scrolled = list.scrollLeft;
+        studio.redraw(list, () => list.replaceChildren(...made), near);
+        list.scrollLeft = scrolled;
       }
-      box.append(list);
-      if (journey.current) {
-        const times = props.repeats.map((n) => [n, n === 1 ? say("once") : say("times", { count: n })]);
-        const ask = () => trigger("download", { journey: journey.id, round: journey.current, repeats: chosen.repeats, source: chosen.source });
-        const row = make("div", { className: "vs-rec-row" }, press(say("export"), ask, { title: say("export.hint") }),
-          field("repeats", select(times, "repeats")), check("with_source", "source"));
+
+      function draw(given, first, running) {
+        journey = given;
+        title.textContent = box.ariaLabel = say("title", { name: journey.name });
+        count.textContent = say("count", { count: journey.rounds.length, most: journey.most, seed: journey.seed });
+        drawRounds(running);
         if (journey.file) {
           const { file, sound, seconds } = journey.file;
-          const link = make("a", { className: "vs-link vs-journey-file", text: say("download", { file, seconds: seconds.toFixed(1) }), download: file });
-          link.href = player.address(sound);
-          row.append(link);
+          link.textContent = say("download", { file, seconds: seconds.toFixed(1) });
+          Object.assign(link, { download: file, href: player.address(sound) });
         }
-        box.append(row);
+        studio.arrange(row, journey.file ? [...take, link] : take);
+        studio.arrange(box, [head, ...(first ? [ahead] : []), list, ...(journey.current ? [row] : [])]);
       }
-      return box;
+
+      return { box, draw };
     }
 
     // ---- what Python says --------------------------------------------------------------------------------------------------
@@ -161,13 +189,12 @@
       const journeys = (value && value.journeys) || [];
       const drawn = JSON.stringify([journeys, Boolean(value && value.running)]);
       if (drawn !== shown) {
-        const focus = document.activeElement && root.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
-        const scrolled = [...root.querySelectorAll(".vs-rounds")].map((list) => list.scrollLeft);
         shown = drawn;
         cards = [];
-        root.replaceChildren(...journeys.map((one, i) => section(one, i === 0, value.running)), note);
-        [...root.querySelectorAll(".vs-rounds")].forEach((list, i) => (list.scrollLeft = scrolled[i] || 0));
-        if (focus) [...root.querySelectorAll("button")].find((one) => one.getAttribute("aria-label") === focus)?.focus();
+        for (const id of sections.keys()) if (!journeys.some((one) => one.id === id)) sections.delete(id);
+        for (const { id } of journeys) if (!sections.has(id)) sections.set(id, section(id));
+        journeys.forEach((one, i) => sections.get(one.id).draw(one, i === 0, value.running));
+        studio.arrange(root, [...journeys.map(({ id }) => sections.get(id).box), note]);
         cards.forEach((update) => update());
       }
       follow(journeys[0], value);

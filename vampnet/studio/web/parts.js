@@ -17,6 +17,23 @@
     return element;
   };
 
+  // These children and no others. One that is in its place already is not touched: it keeps the focus, and its list stays open.
+  studio.arrange = (box, children) => {
+    for (const old of [...box.children]) if (!children.includes(old)) old.remove();
+    children.forEach((one, i) => box.children[i] !== one && box.insertBefore(one, box.children[i] ?? null));
+  };
+
+  // Draws what is in a box anew. The focus goes to what is called as what had it, else to what `near` finds.
+  studio.redraw = (box, draw, near = () => box.querySelector("button, a")) => {
+    const nameOf = (one) => one.dataset.action || one.getAttribute("aria-label") || one.textContent;
+    const focus = document.activeElement;
+    const name = box.contains(focus) ? nameOf(focus) : null;
+    draw();
+    if (name === null || box.contains(document.activeElement)) return;
+    const found = [...box.querySelectorAll("button, a")].find((one) => nameOf(one) === name) ?? near();
+    found?.focus({ preventScroll: true });
+  };
+
   // A slider from 0 to 1.
   studio.fader = (name, value, change) => {
     const element = studio.make("input", "vs-volume", "", { type: "range", min: 0, max: 100, "aria-label": name, title: name });
@@ -39,6 +56,14 @@
     return key === " " && Boolean(own) && own.type !== "range" && own !== clicked;
   }
 
+  // The key as its letter or digit, small, in every layout: where K gives л, κ or ㅏ, and where digits need Shift.
+  studio.keyOf = ({ key, code }) => {
+    if (/^[a-z0-9]$/i.test(key)) return key.toLowerCase();
+    const [, letter] = /^[^\0-~]$/.test(key) ? /^Key(.)$/.exec(code) || [] : [];
+    const [, digit] = /^Digit(.)$/.exec(code) || [];
+    return letter?.toLowerCase() ?? digit ?? key;
+  };
+
   // press(key) -> whether the key was of use. For the whole page.
   studio.keys = (press) => {
     document.addEventListener("pointerdown", ({ target }) => (clicked = target.closest(PRESSED)));
@@ -54,14 +79,6 @@
       if (held && event.key === " ") event.preventDefault();
       held = false;
     });
-  };
-
-  // The key as its letter or digit, small, in every layout: where K gives л, κ or ㅏ, and where digits need Shift.
-  studio.keyOf = ({ key, code }) => {
-    if (/^[a-z0-9]$/i.test(key)) return key.toLowerCase();
-    const [, letter] = /^[^\0-~]$/.test(key) ? /^Key(.)$/.exec(code) || [] : [];
-    const [, digit] = /^Digit(.)$/.exec(code) || [];
-    return letter?.toLowerCase() ?? digit ?? key;
   };
 
   // An element with properties, text and children; text is never markup.
@@ -188,7 +205,9 @@
     return new Blob([...parts, ...entries, end], { type: "application/zip" });
   };
 
-  // In words, how a vamp was made.
+  // In words: a vamp, a take of it, and how it was made.
+  studio.titleOf = ({ title, source }) => studio.say("deck.title", { title, source });
+  studio.nameOf = ({ number }) => (number ? studio.say("deck.take", { number }) : studio.say("deck.source"));
   studio.storyOf = ({ settings: { kept_share, kept_kbps, sampling, seed, model } }) => {
     const share = 100 * kept_share;
     const digits = share === 0 || share === 100 || (share >= 1 && share <= 99) ? 0 : 1;
