@@ -100,6 +100,18 @@ def on_bars(page: Any) -> None:
     page.locator(".vs-switch input[value=bar]").check()
 
 
+@pytest.mark.parametrize("key", ["Space", "r"])
+def test_what_stands_in_front_plays_though_another_was_heard_last(page: Any, key: str) -> None:
+    begin(page, "0")
+    page.keyboard.press("Space")
+    page.evaluate("show(another({}), vamp)")
+    assert page.evaluate("VampStudio.deck.current().take.number") == 1
+    page.keyboard.press(key)
+    wait_heard(page, 1)
+    assert page.locator(".vs-front .vs-name").get_attribute("aria-label") == "Hear Take 1"
+
+
+@pytest.mark.parametrize("what", ["muted", "made quieter"])
 def test_what_is_changed_while_it_waits_for_the_bar_is_so_then(page: Any, what: str) -> None:
     begin(page, "1")
     on_bars(page)
@@ -114,6 +126,7 @@ def test_what_is_changed_while_it_waits_for_the_bar_is_so_then(page: Any, what: 
     is_loud(page, 0 if what == "muted" else 0.3 / 4)
 
 
+@pytest.mark.parametrize("how", ["restart", "wave", "pause"])
 def test_what_waits_for_the_bar_is_what_is_begun_anew(page: Any, how: str) -> None:
     begin(page, "1")
     on_bars(page)
@@ -155,6 +168,48 @@ def test_a_take_that_waits_for_the_bar_goes_on_waiting_while_others_come(page: A
     wait_heard(page, 2)
     (first, _), (last, place) = page.evaluate("window.heard")
     assert (first, last) == (1, 2) and min(2 * place % 1, 1 - 2 * place % 1) < 0.2
+
+
+def test_space_pauses_what_is_heard_whosever_it_is(page: Any) -> None:
+    page.evaluate("journey(3)")
+    begin(page, "[aria-label='Play Round 2']")
+    for key in "ms":
+        page.keyboard.press(key)
+        assert state(page)["owner"] == "journey-7" and not any(one["muted"] or one["solo"] for one in state(page)["tracks"])
+    page.keyboard.press("Space")
+    assert not state(page)["playing"] and state(page)["owner"] == "journey-7"
+    page.keyboard.press("Space")
+    wait_heard(page, 2)
+    assert state(page)["owner"] == "journey-7"
+    page.keyboard.press("3")
+    page.wait_for_function("VampStudio.player.state().owner === 'x'")
+
+
+@pytest.mark.parametrize("what", ["beats", "takes"])
+def test_what_comes_late_leaves_alone_what_plays(page: Any, what: str) -> None:
+    early = {"beats": "{beats: [], downbeats: []}", "takes": "{takes: vamp.takes.slice(0, 2), coming: 1}"}[what]
+    page.evaluate(f"show({{...vamp, id: 'z', ...{early}}})")
+    page.evaluate("journey(3)")
+    begin(page, "[aria-label='Play Round 2']")
+    page.evaluate("show({...vamp, id: 'z'})")
+    assert page.locator(".vs-take").count() == 3 and page.locator(".vs-switch input[value=bar]").is_enabled()
+    assert state(page)["owner"] == "journey-7" and state(page)["playing"] and state(page)["heard"] == 2
+
+
+def test_a_vamp_without_beats_does_not_change_what_switching_waits_for(page: Any) -> None:
+    begin(page, "1")
+    on_bars(page)
+    page.evaluate("window.late = another({beats: [], downbeats: []}); show(late, vamp)")
+    assert page.locator(".vs-switch input[value=now]").is_checked()
+    page.wait_for_function("VampStudio.player.output().run?.keys().length === 4")
+    page.evaluate("window.planned = 0")
+    page.keyboard.press("2")
+    wait_heard(page, 2)
+    assert page.evaluate("window.planned") == 0
+    page.evaluate("show({...late, beats: vamp.beats, downbeats: vamp.downbeats}, vamp)")
+    assert page.locator(".vs-switch input[value=bar]").is_checked()
+    wait_for_bar(page, "3")
+    wait_heard(page, 3)
 
 
 def focused(page: Any) -> str:

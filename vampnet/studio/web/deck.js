@@ -15,7 +15,7 @@
   const actions = [];
   const vampActions = [];
   let deck = null; // the one on this page
-  let when = "now"; // one is switched to
+  let when = "now"; // one is switched to, where there are beats
 
   const say = (key, values) => studio.say(`deck.${key}`, values);
   const make = (...given) => studio.make(...given); // parts.js may come later than this file
@@ -30,6 +30,7 @@
       this.shown = null; // the vamp on the deck
       this.chosen = 0; // the index of the row in front
       this.rows = []; // {take, wave, ...elements}
+      this.paused = null; // the tracks of somebody else that the space bar has paused
       this.moving = false;
       this.build();
       element.append(this.root);
@@ -61,7 +62,7 @@
       const { player } = studio;
       const bar = make("div", "vs-transport");
       this.play = button("vs-play", say("play"), () => this.toggle());
-      const restart = button("vs-flat", say("restart"), () => this.restart(), { title: say("restart.hint") });
+      const restart = button("vs-flat", say("restart"), () => this.begin(0), { title: say("restart.hint") });
       this.clock = make("span", "vs-clock", "", { role: "timer", "aria-live": "off" });
       const named = { role: "radiogroup", "aria-label": say("switch"), title: say("switch.hint") };
       this.switches = make("div", "vs-switch", "", named);
@@ -73,12 +74,11 @@
 
     buildSwitches() {
       const steady = this.shown.beats.length > 0;
-      if (!steady) when = "now";
       this.switches.replaceChildren(make("span", "vs-aside", say("switch")));
       for (const value of ["now", "beat", "bar"]) {
         const label = make("label");
         const input = make("input", "", "", { type: "radio", name: "vs-switch", value });
-        input.checked = value === when;
+        input.checked = value === (steady ? when : "now");
         input.disabled = value !== "now" && !steady;
         if (input.disabled) label.title = say("no_beats");
         input.addEventListener("change", () => (when = value));
@@ -144,20 +144,32 @@
       this.update();
       this.attempt(async () => {
         if (!this.state().mine) await this.lend(index);
-        await studio.player.hear(index, when);
+        await studio.player.hear(index, this.shown.beats.length ? when : "now");
       });
     }
 
     toggle() {
-      const { mine, on } = this.state();
-      if (on) studio.player.pause();
-      else if (!mine) this.switchTo(this.chosen);
-      else this.attempt(() => studio.player.play());
+      if (this.state().on) studio.player.pause();
+      else this.begin();
     }
 
-    restart() {
-      if (this.state().mine) this.attempt(() => studio.player.play(0));
-      else this.switchTo(this.chosen);
+    // What stands in front, from where it was paused or from a share of it. Another one may have been heard last.
+    begin(share = null) {
+      const { mine, on, heard } = this.state();
+      if (!mine) return this.switchTo(this.chosen);
+      this.attempt(async () => {
+        if (!on && heard !== this.chosen) await this.lend(this.chosen);
+        await studio.player.play(share);
+      });
+    }
+
+    // The space bar pauses what is heard, whosever it is, and lets it go on.
+    space() {
+      const { mine, playing, tracks } = this.state();
+      if (mine || !(playing || this.paused === tracks)) return this.toggle();
+      this.paused = tracks;
+      if (playing) studio.player.pause();
+      else this.attempt(() => studio.player.play());
     }
 
     // On the wave: what is heard already jumps there, another one is heard from where all of them are.
@@ -195,10 +207,11 @@
     // Whether the key was of use.
     press(key) {
       if (!this.shown || !this.root.isConnected) return false;
-      const { front } = this.state();
+      const { front, mine, playing } = this.state();
+      if (playing && !mine && /^[ms]$/.test(key)) return false; // they are about what is heard, and that has no row here
       const found = /^[0-8]$/.test(key) ? this.rows.findIndex(({ take }) => take.number === Number(key)) : -1;
       const does = found >= 0 ? () => this.switchTo(found) : {
-        " ": () => this.toggle(), r: () => this.restart(), f: () => this.favour(front),
+        " ": () => this.space(), r: () => this.begin(0), f: () => this.favour(front),
         m: () => this.mark(front, "mute", "muted"), s: () => this.mark(front, "solo", "solo"),
       }[key];
       if (does) does();
@@ -220,7 +233,8 @@
       this.present(kept && known.has(vamps[0].id) ? kept : vamps[0]);
     }
 
-    // Puts a vamp on the deck, and one of its tracks in front. What plays goes on with it, in phase if it is as long.
+    // Puts a vamp on the deck, and one of its tracks in front. What plays goes on with it, in phase if it is as long; what comes
+    // later of a vamp, takes or beats, is the player's only if the vamp still is.
     present(vamp, index = null) {
       const other = !this.shown || this.shown.id !== vamp.id;
       const takes = tracksOf(vamp);
@@ -240,7 +254,8 @@
       }
       if (bars) this.buildSwitches();
       const { playing, owner } = studio.player.state();
-      if ((fresh || bars) && (playing || owner !== null)) this.attempt(() => this.lend(index ?? undefined));
+      const lent = other ? playing || owner !== null : owner === vamp.id;
+      if ((fresh || bars) && lent) this.attempt(() => this.lend(index ?? undefined));
       this.rows.forEach((row, i) => Object.assign(row, { take: takes[i], looks: null }));
       this.update();
       this.drawShelf();
