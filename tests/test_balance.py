@@ -39,6 +39,7 @@ def codec(**changes: int) -> SpectralCodec:
         shape = {"dim": 16, "encoder_layers": 1, "decoder_layers": 2, "rounds": 8, "short_frames": 3, **changes}
         made = SpectralCodec(SpectralCodecConfig(**shape)).eval().requires_grad_(False)
         made.mean.uniform_(0.5, 1.5)
+        made.short_mean.uniform_(-1.0, 0.0)
         made.spread.fill_(0.7)
     return made
 
@@ -64,6 +65,9 @@ def test_it_is_the_mean_of_what_is_decoded(loop: bool) -> None:
     for item, own in zip(tokens, found.levels, strict=True):
         features = model.decode_latents(model.latents(item[None]).transpose(1, 2), loop)
         torch.testing.assert_close(mean_levels(model, features)[0], own, atol=1e-5, rtol=1e-4)
+    steps = model.short_levels(model.decode_latents(model.latents(tokens).transpose(1, 2), loop)).unflatten(1, (30, 3)).mean(2)
+    torch.testing.assert_close(found.movement, Balance.of(steps, RATE, loop).movement, atol=1e-7, rtol=1e-3)
+    assert not torch.allclose(found.movement, Balance.of(steps, RATE, not loop).movement, rtol=0.01)
 
 
 def test_gains_are_a_share_of_the_way_and_at_most_3_db() -> None:
@@ -109,6 +113,20 @@ def test_movement_of_one_rate_or_of_some_bands_leaves_the_others_alone() -> None
     wanted[..., 4:] = 1.5 + 1.2 * (own[..., 4:] - 1.5)
     found = moved(own, wanted, True)
     torch.testing.assert_close(found, wanted, atol=0.01, rtol=0)
+
+
+def test_a_clip_that_ends_elsewhere_than_it_begins_has_no_jump_there() -> None:
+    ramp = torch.linspace(0, 2, round(10 * RATE))[None, :, None].expand(-1, -1, 8)
+    own, wanted = (ramp + waves(5.0, size) - 1.5 for size in (0.03, 0.0345))
+    torch.testing.assert_close(moved(own, wanted, False)[:, 60:-60], wanted[:, 60:-60], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_decoding_knows_whether_it_is_a_ring(loop: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, told, gains = codec(), [], Balance.gains
+    monkeypatch.setattr(Balance, "gains", lambda self, *given: told.append(given[1:]) or gains(self, *given))
+    model.decode(codes(), loop, model.tonal_balance(codes(seed=1), loop))
+    assert told == [(RATE, loop)]
 
 
 def test_what_moves_as_it_should_and_what_is_too_short_to_tell_stays() -> None:
@@ -171,10 +189,12 @@ def test_a_long_clip_has_the_balance_of_all_of_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(model, "heard_magnitudes", lambda features: made.append(features) or heard(features))
     model.decode(tokens, balance=wanted)
     assert max(seen) < 70 and len(made) > 3
-    parts = whole.unfold(1, made[0].shape[1], 1).mT
+    starts = set()
     for part in made:
-        same = parts if part.shape[1] == parts.shape[2] else whole.unfold(1, part.shape[1], 1).mT
-        assert float((same - part[:, None]).abs().amax(dim=(2, 3)).min()) < 1e-4
+        off = (whole.unfold(1, part.shape[1], 1).mT - part[:, None]).abs().amax(dim=(2, 3))[0]
+        assert float(off.min()) < 1e-4
+        starts |= {int(off.argmin()), int(off.argmin()) + part.shape[1]}
+    assert min(starts) == 0 and max(starts) == 70 and len(starts) > 4
 
 
 # ------------------------------------------------------------------------------------------------------------------ takes

@@ -123,14 +123,14 @@ def test_bars_that_the_clip_has_not_are_said_and_leave_nothing(room: JourneyRoom
 
 
 def test_a_journey_keeps_the_beats_that_it_began_with(room: JourneyRoom, session: Session, tmp_path: Path) -> None:
-    """Half the tempo, set between two rounds, would leave the clip fewer bars than they have."""
+    """Half the tempo, set between two rounds, would make their bar twice as long."""
     room.handlers.choose(session, str(short_clip(tmp_path / "long.wav", 4.0)))
     session.source.track()
-    asked = {"bars": "2", "loop": True}
+    asked = {"bars": "1", "loop": True}
     before = travel(room, session, 1, **asked)[4]["journeys"][0]
     room.handlers.set_tempo(session, event(act="half"))
     after = travel(room, session, 1, **asked)[4]["journeys"][0]
-    assert len(after["rounds"]) == 2 and (after["seconds"], after["most"]) == (before["seconds"], before["most"]) == (4.0, 64)
+    assert len(after["rounds"]) == 2 and (after["seconds"], after["most"]) == (before["seconds"], before["most"]) == (2.0, 64)
     assert room.resume(session)["journeys"][0]["source"] == before["source"]
 
 
