@@ -60,11 +60,23 @@ def session(handlers: Handlers) -> Iterator[Session]:
     made.close()
 
 
+def event(**given: Any) -> SimpleNamespace:
+    """What Gradio tells a handler of an event with these details."""
+    return SimpleNamespace(**given)
+
+
 def short_clip(path: Path, seconds: float = 0.5) -> Path:
     """Stereo noise at `path`."""
     noise = np.random.default_rng(1).normal(size=(round(seconds * SAMPLE_RATE), 2))
     soundfile.write(path, 0.1 * noise, SAMPLE_RATE, subtype="PCM_16")
     return path
+
+
+@pytest.fixture
+def source(handlers: Handlers, session: Session, tmp_path: Path) -> Session:
+    """The visitor, with half a second of noise as the source."""
+    handlers.choose(session, str(short_clip(tmp_path / "noise.wav")))
+    return session
 
 
 def run_vamp(handlers: Handlers, session: Session, **changes: Any) -> list[tuple]:

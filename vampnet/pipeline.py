@@ -265,8 +265,7 @@ class VampNet(Stages):
             return audio.restore_loudness(take, clip.lufs, loop=clip.loop, gain_db=gain_db, in_place=True)
         gain_db = self.kept_gain(clip, clip.tokens, mask, original_sound=True) if gain_db is None else gain_db
         # Without the clip's offset there would be a thump where it ends. What was added to it has none.
-        own = slice(None) if clip.extension is None else clip.extension.own
-        out, offset = scratch.copy(clip.signal.audio_data), offset_of(clip.signal.audio_data[..., own])
+        out, offset = scratch.copy(clip.signal.audio_data), offset_of(clip.signal.audio_data[..., clip.own])
         for first, sound in self.decode_around(clip, tokens, found):
             around = clip.loop and sound.audio_data.shape[-1] == out.shape[-1]
             sound = audio.restore_loudness(sound, clip.lufs, loop=around, gain_db=gain_db, in_place=True)

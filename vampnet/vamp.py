@@ -48,6 +48,11 @@ class Clip:
     beats: BeatGrid | None = None
     extension: Extension | None = None
 
+    @property
+    def own(self) -> slice:
+        """The samples of `signal` that were not added to it."""
+        return slice(None) if self.extension is None else self.extension.own
+
 
 @dataclass(frozen=True, eq=False)
 class Vamp:
