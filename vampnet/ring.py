@@ -50,12 +50,11 @@ def ring_resample(audio: Tensor, samples: int) -> Tensor:
         return audio.clone()
     spectrum = torch.fft.rfft(audio)
     shared = min(length, samples)
-    out = spectrum.new_zeros((*audio.shape[:-1], samples // 2 + 1))
-    out[..., : shared // 2 + 1] = spectrum[..., : shared // 2 + 1]
     if shared % 2 == 0:
         # The bin at the shorter ring's Nyquist frequency stands alone there, and for two, itself and its mirror, in the longer.
-        out[..., shared // 2] *= 0.5 if samples > length else 2.0
-    return (torch.fft.irfft(out, n=samples) * (samples / length)).to(audio.dtype)
+        spectrum[..., shared // 2] *= 0.5 if samples > length else 2.0
+    # What is missing above counts as zeros.
+    return torch.fft.irfft(spectrum[..., : shared // 2 + 1], n=samples).mul_(samples / length).to(audio.dtype)
 
 
 def between(audio: Tensor, first: float, step: float, samples: int) -> Tensor:
