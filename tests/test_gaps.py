@@ -9,7 +9,7 @@ from token_models import LocalModel, source
 
 from vampnet import generate, masks
 from vampnet.config import Sampling, TokenGrid
-from vampnet.gaps import fitting, near
+from vampnet.gaps import alike, fitting, near
 from vampnet.windows import plan_for_mask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,6 +59,18 @@ def test_how_much_lies_near_what_stays() -> None:
     assert near(~EVERYTHING, 3) == 1 and near(EVERYTHING, 500) == 0
     mask[:3, 25] = True  # a level stays there
     assert near(mask, 0) == 1 / 11
+
+
+@pytest.mark.parametrize(("period", "steps"), [(12, 57), (12, 115), (40, 130)])
+def test_a_ring_has_the_same_gaps_wherever_it_begins(period: int, steps: int) -> None:
+    mask = masks.periodic((4, steps), period)
+    mask[:, : steps // 2 : 2] = False
+    ways = {tuple(near(mask.roll(by, 1), reach, True) for reach in (0, 5, 30, 10 * steps)) for by in range(steps)}
+    assert len(ways) == 1
+    twice, line = near(mask.repeat(1, 3), 30), near(mask, 30)
+    assert near(mask, 5, True) == pytest.approx(near(mask.repeat(1, 40), 5), abs=0.02) and twice >= line
+    plan = alike(mask[None], steps, True, GUIDED)
+    assert len(plan) == 1 and plan.keys() == alike(mask.roll(steps // 3, 1)[None], steps, True, GUIDED).keys()
 
 
 @pytest.mark.parametrize("loop", [False, True])

@@ -23,31 +23,35 @@ ENOUGH = 0.9
 """Share of the masked time steps that must lie so near. What stays at either end of a long gap does not make it a short one."""
 
 
-def near(mask: Tensor, steps: int) -> float:
+def near(mask: Tensor, steps: int, ring: bool = False) -> float:
     """Share of the time steps with something masked that have something that stays within so many steps.
 
     Args:
         mask: (K, T) bool, True = regenerate.
         steps: at least 0.
+        ring: the last time step is followed by the first.
 
     Returns:
         0..1; 1 if nothing is masked.
     """
     stays, masked = (~mask).any(dim=0), mask.any(dim=0)
-    around = F.max_pool1d(stays.float()[None], 2 * steps + 1, stride=1, padding=steps)[0] > 0
+    reach = min(steps, mask.shape[1])
+    wide = F.pad(stays.float()[None], (reach, reach), mode="circular" if ring else "constant")
+    around = F.max_pool1d(wide, 2 * reach + 1, stride=1)[0] > 0
     return 1.0 if not masked.any() else int((masked & around).sum()) / int(masked.sum())
 
 
-def fitting(sampling: Sampling, mask: Tensor) -> Sampling:
+def fitting(sampling: Sampling, mask: Tensor, ring: bool = False) -> Sampling:
     """The sampling for one window of one item: what is not good for its gaps is left out.
 
     Args:
         sampling: as asked for.
         mask: (K, T) bool, True = regenerate: the levels that the model predicts, in the window.
+        ring: the window is a whole ring.
     """
-    if sampling.guidance and near(mask, SHORT) < ENOUGH:
+    if sampling.guidance and near(mask, SHORT, ring) < ENOUGH:
         sampling = replace(sampling, guidance=0.0)
-    if sampling.typical_mass < 1 and near(mask, LONG) < ENOUGH:
+    if sampling.typical_mass < 1 and near(mask, LONG, ring) < ENOUGH:
         sampling = replace(sampling, typical_mass=1.0)
     return sampling
 
@@ -69,6 +73,6 @@ def alike(mask: Tensor, context: int, loop: bool, sampling: Sampling) -> dict[tu
     groups: dict[tuple[tuple[Window, Sampling], ...], list[int]] = {}
     for item, own in enumerate(mask.cpu()):
         plan = plan_for_mask(own, context, loop)
-        ways = (fitting(sampling, own[:, window.places(own.shape[-1])]) for window in plan)
+        ways = (fitting(sampling, own[:, window.places(own.shape[-1])], window.ring) for window in plan)
         groups.setdefault(tuple(zip(plan, ways, strict=True)), []).append(item)
     return groups

@@ -35,7 +35,7 @@ class _Pool:
         self.handle = torch.cuda.graph_pool_handle()
 
 
-_recording, _replaying = threading.Lock(), threading.Lock()
+_recording, _replaying = threading.Lock(), threading.RLock()
 _streams: dict[torch.device, torch.cuda.Stream] = {}
 """For each device the stream that is recorded on: libraries keep memory for each that they meet."""
 _pools: weakref.WeakValueDictionary[torch.device, _Pool] = weakref.WeakValueDictionary()
@@ -71,7 +71,8 @@ class Recording:
 
     def replay(self) -> None:
         """Does the work once more, on the current stream."""
-        self._graph.replay()
+        with _replaying:
+            self._graph.replay()
 
 
 def _captured(work: Callable[[], object], pool: tuple[int, int], device: torch.device) -> torch.cuda.CUDAGraph:

@@ -252,6 +252,11 @@ class FastTransformer(nn.Module):
         kept = list(self._biases.values())
         return kept if self.distilled is None else kept + self.distilled.constants()
 
+    def train(self, mode: bool = True) -> FastTransformer:
+        """As of any module; what was computed in advance is let go of."""
+        self._biases = {}
+        return super().train(mode)
+
     def _apply(self, fn, recurse: bool = True):
         self._biases = {}
         return super()._apply(fn, recurse)
