@@ -129,6 +129,16 @@ def test_decoding_knows_whether_it_is_a_ring(loop: bool, monkeypatch: pytest.Mon
     assert told == [(RATE, loop)]
 
 
+def test_silence_between_hits_makes_no_hit_louder_by_more_than_3_db() -> None:
+    hits = torch.full((1, 600, 8), -6.9)  # as deep as levels go
+    hits[:, ::50] = 1.0
+    source = hits.clamp_min(-3.0)
+    for own, wanted in ((hits, source), (source, hits)):
+        gains = Balance.of(wanted, RATE, True).gains(own, RATE, True)
+        assert float((gains[:, ::50] - gains.mean(dim=1)).abs().max()) <= 2 * MOST + 1e-6
+        assert float(gains.abs().max()) <= 2 * MOST + 1e-6
+
+
 def test_what_moves_as_it_should_and_what_is_too_short_to_tell_stays() -> None:
     noise = torch.randn(2, 300, 32, generator=torch.Generator().manual_seed(3))
     for loop in (False, True):

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 MOST = 0.3454
-"""No band is moved by more, in nepers: 3 dB. What is farther off is other music and no other balance."""
+"""No mean is moved by more, in nepers, and no moment by what it moves: 3 dB. What is farther off is other music and no other
+balance; and how deep the silence between two hits is nobody hears, though to its logarithm it is most of all movement."""
 MOST_MOVEMENT = 0.25
 """No movement is made larger or smaller by more, in nepers: a quarter."""
 EDGES_HZ = (0.15, 1.0, 2.0, 3.5, 7.0, 12.0)
@@ -59,7 +60,8 @@ class Balance:
     def gains(self, levels: Tensor, steps_per_second: float, loop: bool = False) -> Tensor:
         """Levels of sound, as of `of`, -> (B, T, bands) gains in nepers that bring it there.
 
-        A mean is moved by at most `MOST`, movement made larger or smaller by at most `MOST_MOVEMENT`, and never moved in time.
+        A mean is moved by at most `MOST`. Movement is made larger or smaller by at most `MOST_MOVEMENT`, no moment of it by
+        more than `MOST`, and nothing is moved in time.
         """
         steps, mean = levels.shape[1], levels.mean(dim=1, keepdim=True)
         moving = levels - mean
@@ -69,7 +71,8 @@ class Balance:
         over_rates = _over_rates(spectrum.shape[1], _rate_step(steps, steps_per_second, loop)).to(levels.device)
         factor = (over_rates @ more).exp().repeat_interleave(GROUP, dim=2)[..., : levels.shape[2]]
         moved = torch.fft.irfft(spectrum * factor, n=steps if loop else 2 * steps, dim=1)[:, :steps]
-        return moved.sub_(moving).add_(((self.levels.to(levels.device)[:, None] - mean) * self.share).clamp(-MOST, MOST))
+        moved.sub_(moving).clamp_(-MOST, MOST)
+        return moved.add_(((self.levels.to(levels.device)[:, None] - mean) * self.share).clamp(-MOST, MOST))
 
 
 def _spectrum(moving: Tensor, loop: bool) -> Tensor:
