@@ -115,6 +115,30 @@ def test_a_run_is_of_one_model_one_weight_and_one_codec(model: Path, tokens: Pat
         distill(settings(model, tokens, tmp_path / "other", steps=1))
 
 
+def uneven(folder: Path) -> Path:
+    """Four rows of 28 to 31 time steps, and one of 50."""
+    folder.mkdir()
+    shard_files.keep_vectors(tiny_models()[0], folder)
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(1024, (14, steps), generator=generator).to(torch.int16) for steps in (28, 29, 30, 31, 50)]
+    write_shard(folder, rows, ["a.wav"])
+    return folder
+
+
+def test_one_long_row_is_not_all_that_is_seen(
+    model: Path, tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = uneven(tmp_path / "uneven")
+    caplog.set_level("INFO")
+    run = Distiller(settings(model, folder, tmp_path / "run", crop=0))
+    assert run.crop == 30 and "2 of 5 rows are shorter than 30" in caplog.text
+    run = Distiller(settings(model, tokens, tmp_path / "run", crop=50, valid=str(folder), valid_crops=6))
+    crops, drawn = run.valid.crops, []
+    monkeypatch.setattr(run.valid, "crops", lambda *how: drawn.append(crops(*how)) or drawn[-1])
+    run.validate()
+    assert len({tuple(crop.flatten().tolist()) for crop in drawn}) > 2
+
+
 def test_the_command_goes_on_until_it_is_done_and_then_writes(
     model: Path, tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

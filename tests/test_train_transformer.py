@@ -15,6 +15,7 @@ from train_tools import SIZE, generator, settings
 from vampnet.config import TransformerConfig
 from vampnet.model.files import load_transformer
 from vampnet.model.transformer import TokenTransformer, without_guide
+from vampnet.train import transformer
 from vampnet.train.loop import (
     in_bfloat16,
     load_checkpoint,
@@ -126,6 +127,15 @@ def test_music_shorter_than_the_context_is_trained_on_crops(shards, tmp_path, ca
     assert train(config, progress=False)["done"] and "No piece has 400 time steps" in caplog.text
     train(config, progress=False)
     assert "used up" in caplog.text
+
+
+def test_one_long_row_is_not_all_that_is_measured(shards, tmp_path, monkeypatch):
+    config = settings(shards, tmp_path / "run", valid=str(shards))
+    config["model"] = {**config["model"], "context": 400}
+    trainer, asked = Trainer(TrainConfig.from_dict(config)), []
+    monkeypatch.setattr(transformer, "validate", lambda model, data, counts, crop, crops: asked.append(crop))
+    trainer.validate()
+    assert asked == [44]  # of rows of 40 to 47 time steps
 
 
 def test_optimizers_are_not_exchanged_in_a_run(shards, tmp_path):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..pipeline import VampNet
+from ..train.shards import common_crop
 from ..train.validation import validate
 
 
@@ -51,9 +52,8 @@ def token_figures(model: VampNet, clips: Sequence[Tensor], seed: int = 0) -> dic
     counts = data.counts(model.codec.codebook_size)
     found = {}
     for name, transformer in (("coarse", model.coarse), ("fine", model.fine)):
-        # One short clip must not shorten what all are judged by: half of them at least are this long.
-        lengths = sorted(clip.shape[1] for clip in clips)
-        crop = min(transformer.config.context, lengths[len(lengths) // 2])
+        # One short clip must not shorten what all are judged by.
+        crop = common_crop([clip.shape[1] for clip in clips], transformer.config.context)
         found[name] = validate(transformer, data, counts, crop, crops=len(data.fitting(crop)), seed=seed, batch=2)
     return found
 

@@ -34,7 +34,7 @@ from vampnet.train.loop import atomic_save, load_checkpoint, step_seed
 from vampnet.train.masking import prompt_mask
 from vampnet.train.schedule import cooldown, mask_shares, noam
 from vampnet.train.session import COMMON, add_numbers, session
-from vampnet.train.shards import TokenData
+from vampnet.train.shards import TokenData, common_crop
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,8 @@ class Distillation:
         run: the run folder.
         guidance: the weight that is taught.
         rank: of the thin matrices.
-        batch, crop: examples a step, and their time steps (0 = the model's context).
+        batch, crop: examples a step, and their time steps (0 = the model's context, or what half of the rows are
+            long enough for).
         peak, warmup, cooldown_share, clip: of the learning rate and the gradient's norm.
         minutes, session_minutes, steps: when the run, and this session of it, end; None = never.
         save_minutes, valid_minutes, valid_crops: how often, and what a validation looks at.
@@ -159,7 +160,9 @@ class Distiller:
         }
         self.learned = [tensor for tensor in self.added.values() if tensor.requires_grad]
         self.optimizer = torch.optim.AdamW(self.learned, lr=config.peak, betas=(0.9, 0.98), weight_decay=0.0)
-        self.crop = config.crop or min(found.config.context, int(self.data.lengths.max()))
+        self.crop = config.crop or common_crop(self.data.lengths, found.config.context)
+        if short := int((self.data.lengths < self.crop).sum()):
+            log.info("%d of %d rows are shorter than %d time steps and left out.", short, len(self.data), self.crop)
         self.step, self.elapsed = 0, 0.0
 
     def _start(self, name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -255,7 +258,7 @@ class Distiller:
         weights = {name: tensor.detach() for name, tensor in distilled.applied(self.own, self.added).items()}
         student = transformer_of(self.model.config, weights, self.model.codebooks).to(self.device)
         generator = torch.Generator().manual_seed(step_seed(self.config.seed, 0))
-        crop, levels = min(self.crop, int(self.valid.lengths.max())), self.model.config.n_codebooks
+        crop, levels = common_crop(self.valid.lengths, self.crop), self.model.config.n_codebooks
         sums, asked = {"distilled": 0.0, "model": 0.0}, 0
         for number in range(self.config.valid_crops):
             mask = states(levels, crop, 1, generator).to(self.device)
@@ -316,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--export", metavar="FOLDER", help="at the end, write it into this folder of the same model")
     about = {
         "guidance": "the weight of guidance that is taught", "rank": "rank of what is added to each matrix",
-        "batch": "examples a step", "crop": "time steps of an example; 0 = the model's context",
+        "batch": "examples a step", "crop": "time steps of an example; 0 = the model's context, or less where rows are shorter",
         "peak": "the highest learning rate", "valid_crops": "crops that a measurement looks at",
     }  # fmt: skip
     add_numbers(parser, Distillation, {**about, **COMMON})

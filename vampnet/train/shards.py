@@ -20,6 +20,18 @@ from torch import Tensor
 from vampnet.whole_file import whole_file
 
 
+def common_crop(lengths: Sequence[int] | np.ndarray, most: int) -> int:
+    """Time steps of crops that half of the rows at least are long enough for.
+
+    A crop as long as the longest row has but one place in all of the data: one long row would be all that is seen.
+
+    Args:
+        lengths: of the rows, in time steps; at least one.
+        most: time steps that are wanted, such as a model's context.
+    """
+    return min(most, int(sorted(lengths)[len(lengths) // 2]))
+
+
 class TokenData:
     """All rows of a folder of shards, in memory as int16; `beats` (rows, 2) as in the shards.
 

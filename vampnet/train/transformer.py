@@ -41,7 +41,7 @@ from vampnet.train.masking import training_masks
 from vampnet.train.optimizer import Optimizer
 from vampnet.train.schedule import cooldown, noam
 from vampnet.train.settings import TrainConfig
-from vampnet.train.shards import TokenData
+from vampnet.train.shards import TokenData, common_crop
 from vampnet.train.validation import validate
 
 log = logging.getLogger(__name__)
@@ -226,8 +226,7 @@ class Trainer:
         """Validation of the averaged weights on the model's context; see `vampnet.train.validation.validate`."""
         assert self.valid is not None
         with self.average.applied(self.model):
-            longest = int(self.valid.lengths.max())
-            crop = min(self.model.config.context, longest)
+            crop = common_crop(self.valid.lengths, self.model.config.context)
             return validate(self.model, self.valid, self.counts, crop, self.config.valid_crops)
 
 
