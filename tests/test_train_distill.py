@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,14 @@ def test_a_run_is_of_one_model_one_weight_and_one_codec(model: Path, tokens: Pat
     shard_files._save({"vectors": torch.randn(14, 1024, 16)}, tokens / "codebooks.safetensors")
     with pytest.raises(ValueError, match="another codec"):
         distill(settings(model, tokens, tmp_path / "other", steps=1))
+
+
+def test_held_out_tokens_are_of_the_same_codec(model: Path, tokens: Path, tmp_path: Path) -> None:
+    held_out = tmp_path / "held-out"
+    shutil.copytree(tokens, held_out)
+    shard_files._save({"vectors": torch.randn(14, 1024, 16)}, held_out / "codebooks.safetensors")
+    with pytest.raises(ValueError, match="held-out holds tokens of another codec"):
+        Distiller(settings(model, tokens, tmp_path / "run", valid=str(held_out)))
 
 
 def uneven(folder: Path) -> Path:

@@ -249,9 +249,10 @@ def test_folders_are_encoded_once_and_gone_on_with(tmp_path, caplog):
     assert beats[::2].tolist() == [pytest.approx([25.0, 70.0], abs=1e-3)] * 3
     assert beats[1::2].tolist() == [pytest.approx([(25.0 - 3000) % 70, 70.0], abs=1e-2)] * 3
     other = LoudCodec()
-    other.codebook_vectors = lambda: torch.zeros(4, SIZE, 4)
-    with pytest.raises(ValueError, match="another codec"):
-        encode_folders(other, [audio], out, progress=False)
+    for shape in ((4, SIZE, 4), (5, SIZE, 3)):
+        other.codebook_vectors = lambda shape=shape: torch.zeros(shape)
+        with pytest.raises(ValueError, match="another codec"):
+            encode_folders(other, [audio], out, progress=False)
 
 
 def test_versions_of_a_piece_are_in_other_keys_and_tempos_and_so_are_their_beats(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,15 @@ def test_a_run_does_not_go_on_with_the_tokens_of_another_codec(shards, tmp_path)
     save_file({"vectors": other}, shards / "codebooks.safetensors")
     with pytest.raises(ValueError, match="another codec"):
         train(settings(shards, tmp_path / "run", steps=4), progress=False)
+
+
+@pytest.mark.parametrize("width", [4, 5])
+def test_held_out_tokens_are_of_the_same_codec(shards, tmp_path, width):
+    held_out = tmp_path / "held-out"
+    shutil.copytree(shards, held_out)
+    save_file({"vectors": torch.randn(4, SIZE, width, generator=generator(1))}, held_out / "codebooks.safetensors")
+    with pytest.raises(ValueError, match="held-out holds tokens of another codec"):
+        Trainer(TrainConfig.from_dict(settings(shards, tmp_path / "run", valid=str(held_out))))
 
 
 def test_music_shorter_than_the_context_is_trained_on_crops(shards, tmp_path, caplog):

@@ -34,7 +34,7 @@ from vampnet.train.loop import atomic_save, load_checkpoint, step_seed
 from vampnet.train.masking import prompt_mask
 from vampnet.train.schedule import cooldown, mask_shares, noam
 from vampnet.train.session import COMMON, add_numbers, session
-from vampnet.train.shards import TokenData, common_crop
+from vampnet.train.shards import TokenData, common_crop, same_codec
 
 log = logging.getLogger(__name__)
 
@@ -145,9 +145,11 @@ class Distiller:
         found = checkpoints.load(config.model, "cpu").coarse
         if not isinstance(found, TokenTransformer):
             raise ValueError(f"The coarse model of '{config.model}' is of a kind that cannot be distilled.")
-        vectors = self.data.codebooks[: found.config.n_codebooks]
-        if vectors.shape != found.codebooks.shape or not torch.allclose(vectors, found.codebooks, atol=1e-4):
-            raise ValueError(f"{config.tokens} holds tokens of another codec than that of '{config.model}'.")
+        for data in filter(None, (self.data, self.valid)):
+            if not same_codec(data.codebooks[: found.config.n_codebooks], found.codebooks):
+                raise ValueError(
+                    f"{data.folder} holds tokens of another codec than that of '{config.model}': make them anew with its own."
+                )
         found.distilled = None
         self.name = fingerprint.of_tensors(found)
         self.model = found.to(self.device)

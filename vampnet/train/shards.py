@@ -179,6 +179,11 @@ def done_sources(folder: str | os.PathLike) -> set[str]:
     return done
 
 
+def same_codec(a: Tensor, b: Tensor) -> bool:
+    """Whether two codecs' vectors, (K, size, D) each, are the same."""
+    return a.shape == b.shape and torch.allclose(a, b, atol=1e-4)
+
+
 def keep_vectors(codec, out: Path) -> None:
     """Writes a codec's vectors into a folder of tokens; ValueError if it holds those of another one."""
     from safetensors.torch import load_file
@@ -187,5 +192,5 @@ def keep_vectors(codec, out: Path) -> None:
     stored = out / "codebooks.safetensors"
     if not stored.is_file():
         _save({"vectors": vectors}, stored)
-    elif not torch.allclose(load_file(str(stored))["vectors"], vectors, atol=1e-4):
+    elif not same_codec(load_file(str(stored))["vectors"].float(), vectors):
         raise ValueError(f"{out} holds tokens of another codec: choose an empty folder with --out.")

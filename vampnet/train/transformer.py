@@ -41,7 +41,7 @@ from vampnet.train.masking import training_masks
 from vampnet.train.optimizer import Optimizer
 from vampnet.train.schedule import cooldown, noam
 from vampnet.train.settings import TrainConfig
-from vampnet.train.shards import TokenData, common_crop
+from vampnet.train.shards import TokenData, common_crop, same_codec
 from vampnet.train.validation import validate
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,8 @@ class Trainer:
             torch.set_num_threads(config.threads)
         self.data = TokenData(config.train)
         self.valid = TokenData(config.valid) if config.valid else None
+        if self.valid is not None and not same_codec(self.valid.codebooks, self.data.codebooks):
+            raise ValueError(f"{config.valid} holds tokens of another codec than {config.train}: make both with the same one.")
         self.counts = self.data.counts(shape.codebook_size)
         self._codebooks = hashlib.sha256(self.data.codebooks.numpy().tobytes()).hexdigest()
         self._whole_context = int(self.data.lengths.max()) >= shape.context
