@@ -132,9 +132,20 @@ grow() {  # tokenise what is composed until nothing more is
     status=0
     tokens train --workers 3 --transposed "$TRANSPOSED" || status=$?
     [ $status != 3 ] || return 3
-    [ $status = 0 ] || sleep 3  # there may be no clip yet
+    [ $status = 0 ] || [ $more = 0 ] || sleep 3  # there may be no clip yet
   done
+  [ $status = 0 ] || return $status
   [ ! -f "$out/audio/train.done" ] || touch "$out/tokens-train.done"
+}
+
+check() {  # ends the script if composing or tokenising, which go on beside it, could not
+  local job status
+  for job in $composing $growing; do
+    ! kill -0 "$job" 2>/dev/null || continue
+    status=0
+    wait "$job" || status=$?
+    [ $status = 0 ] || [ $status = 3 ] || { echo "Music could not be composed or tokenised: see above." >&2; exit $status; }
+  done
 }
 
 corpus "$out/audio/held-out" "$held_out_minutes" 10.5 --held-out
@@ -164,6 +175,7 @@ else
 fi
 if [ -n "$composing" ] && [ "$GROW" = 0 ]; then
   wait $composing  # its exit status is that of this script
+  composing=
   trap - EXIT
 fi
 stage tokens-held-out tokens held-out --workers "$WORKERS"
@@ -176,21 +188,22 @@ elif [ ! -f "$out/tokens-train.done" ]; then
   set +m
   trap 'for group in $composing $growing; do kill -- -$group 2>/dev/null || true; done' EXIT
   until compgen -G "$out/tokens/train/tokens-*.safetensors" >/dev/null; do
-    kill -0 $growing 2>/dev/null || { echo "No music could be made to train on." >&2; exit 2; }
+    check
+    kill -0 $growing 2>/dev/null || { wait $growing; break; }  # an exit status of its own ends this script
     sleep 1
   done
 fi
+status=0
 if [ "$AT_ONCE" = 1 ]; then
   transformer coarse &
   coarse=$!
-  status=0
   (transformer fine) || status=$?
   wait $coarse || status=$?
-  [ $status = 0 ] || exit $status
 else
-  transformer coarse
-  transformer fine
+  (transformer coarse; transformer fine) || status=$?
 fi
+check
+[ $status = 0 ] || exit $status
 # One after the other: both write into one config.json.
 for which in coarse fine; do
   stage "export-$which" "$PYTHON" -m vampnet.train.transformer export --run "$out/$which" --out "$out/mini" --int8

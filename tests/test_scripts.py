@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from vampnet import Sampling, VampNet
 
 ROOT = Path(__file__).resolve().parent.parent
+unix = pytest.mark.skipif(os.name == "nt", reason="the scripts are for a Unix shell")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the scripts are for a Unix shell")
+@unix
 def test_the_run_for_a_gpu_makes_a_model(tmp_path, music_file):
     smoke = {"SMOKE": "1", "PYTHON": sys.executable, "WORKERS": "1", "DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
     environment = os.environ | smoke
@@ -38,7 +40,7 @@ def test_without_a_gpu_the_gpu_run_says_which_script_to_use(tmp_path):
     assert run.returncode == 2 and "scripts/train_mini.sh" in run.stderr
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the scripts are for a Unix shell")
+@unix
 def test_the_run_says_what_is_missing_before_it_begins(tmp_path):
     plain = {name: value for name, value in os.environ.items() if name != "SOUNDFONTS"}
     environment = plain | {"PYTHON": sys.executable, "FONT_FOLDER": str(tmp_path)}
@@ -46,6 +48,51 @@ def test_the_run_says_what_is_missing_before_it_begins(tmp_path):
     run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert run.returncode == 2 and "SoundFonts" in run.stderr
     assert (tmp_path / "run").is_dir(), "OUT is a path from where one stands"
+
+
+MODULES = re.compile(r"-m vampnet\.train\.(\w+)")
+
+
+def play(tmp_path: Path, done: str, acts: str, **settings: str) -> tuple[int, list[str], Path]:
+    """The run with a stand-in for Python: its exit status, the modules that were called, and its folder.
+
+    `done` names the stages that are over, `acts` says in the shell's words what modules do: "corpus) exit 3;;".
+    """
+    run, log, python = tmp_path / "run", tmp_path / "calls", tmp_path / "python"
+    for name in done.split():
+        (run / f"{name}.done").parent.mkdir(parents=True, exist_ok=True)
+        (run / f"{name}.done").touch()
+    shard = run / "tokens" / "train" / "tokens-00000.safetensors"
+    shard.parent.mkdir(parents=True)
+    python.write_text(
+        f'#!/usr/bin/env bash\necho "$*" >>"{log}"\nmake() {{ touch "{shard}"; }}\ncase "${{2##*.}}" in\n{acts}\nesac\nexit 0\n'
+    )
+    python.chmod(0o755)
+    environment = os.environ | {"PYTHON": str(python), "SOUNDFONTS": "", "CODEC_AFTER": "", **settings}
+    command = [str(ROOT / "scripts" / "train_mini.sh"), str(run)]
+    status = subprocess.run(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=30
+    ).returncode
+    return status, MODULES.findall(log.read_text()), run
+
+
+BEFORE = "audio/held-out codec tokens-held-out"
+
+
+@unix
+def test_music_that_could_not_be_tokenised_is_not_taken_for_done(tmp_path):
+    # Something was, so that training begins, and then there is no room.
+    acts = "tokens) make; exit 2;;\ntransformer) sleep 1;;"
+    status, called, run = play(tmp_path, f"{BEFORE} audio/train", acts, GROW="1")
+    assert status == 2 and called.count("transformer") == 2 and "distill" not in called
+    assert not (run / "tokens-train.done").exists() and (run / "fine.done").exists()
+
+
+@unix
+def test_music_that_could_not_be_composed_ends_the_run(tmp_path):
+    acts = "corpus) exit 2;;\ntokens) make;;\ntransformer) sleep 1;;"
+    status, called, run = play(tmp_path, BEFORE, acts, GROW="1", AT_ONCE="1")
+    assert status == 2 and "distill" not in called and not (run / "audio" / "train.done").exists()
 
 
 def test_composing_and_encoding_stop_in_time_and_go_on(tmp_path):
