@@ -14,7 +14,7 @@
 #   DECODER_MINUTES, DECODER_BATCH    of the codec's decoder against a discriminator (defaults 10 and 8)
 #   SESSION_MINUTES  stop after about so long and exit with 3 (default: no limit)
 #   FIRST_SEED       of the training music (default 0)
-#   CORPUS_MINUTES   compose for no longer than this, and go on with the music that there is (default: all HOURS of it)
+#   CORPUS_MINUTES   compose for no longer than this in a session, then go on with what there is (default: all HOURS of it)
 #   CODEC_AFTER      the codec learns from what was composed by then, in minutes, while composing goes on (default: from all)
 #   GROW=1           the transformers begin with the tokens that there are, and learn from more while these are composed (default:
 #                    from all)
@@ -87,15 +87,17 @@ corpus() {  # folder, minutes of music, clip length, options
   shift 3
   [ -f "$folder.done" ] && return 0
   local arguments=(--out "$folder" --minutes "$minutes" --seconds "$seconds" --workers "$WORKERS" "$@") fonts font status=0
-  local most=${CORPUS_MINUTES:-1000000} now
+  local enough=0 now
   now=$(left)
-  arguments+=(--stop-after "$(awk -v a="$most" -v b="$now" 'BEGIN {print a < b ? a : b}')")
+  # With a time of its own the music is what there is by then, unless the session ends before.
+  [ -z "$CORPUS_MINUTES" ] || enough=$(awk -v a="$CORPUS_MINUTES" -v b="$now" 'BEGIN {print a < b ? 1 : 0}')
+  [ $enough = 0 ] || now=$CORPUS_MINUTES
+  arguments+=(--stop-after "$now")
   IFS=: read -ra fonts <<<"$SOUNDFONTS"
   for font in ${fonts[@]+"${fonts[@]}"}; do arguments+=(--soundfont "$font"); done
   [ -z "${SAMPLES:-}" ] || arguments+=(--samples "$SAMPLES")
   nice -n 5 "$PYTHON" -m vampnet.train.corpus "${arguments[@]}" || status=$?
-  # With a time of its own the music is what there is by then.
-  if [ $status = 0 ] || { [ $status = 3 ] && [ -n "$CORPUS_MINUTES" ]; }; then touch "$folder.done"; else exit $status; fi
+  if [ $status = 0 ] || { [ $status = 3 ] && [ $enough = 1 ]; }; then touch "$folder.done"; else exit $status; fi
 }
 
 stage() {  # name, command...: run once; 3 = go on in another session
@@ -111,7 +113,7 @@ transformer() {  # coarse or fine
   local which=$1 budget=$COARSE_MINUTES extra=(${coarse_extra[@]+"${coarse_extra[@]}"}) minutes grow=0
   [ $which = coarse ] || budget=$FINE_MINUTES extra=(${fine_extra[@]+"${fine_extra[@]}"})
   [ "$GROW" = 0 ] || grow=100
-  minutes=$(left)
+  minutes=$(left) || exit $?
   stage $which "$PYTHON" -m vampnet.train.transformer $which --config "$CONFIGS-$which.yaml" --run "$out/$which" \
     --minutes "$budget" --session-minutes "$minutes" \
     --set train="$out/tokens/train" valid="$out/tokens/held-out" device="$DEVICE" grow_every=$grow ${extra[@]+"${extra[@]}"}

@@ -95,6 +95,15 @@ def test_music_that_could_not_be_composed_ends_the_run(tmp_path):
     assert status == 2 and "distill" not in called and not (run / "audio" / "train.done").exists()
 
 
+@unix
+@pytest.mark.parametrize(("minutes", "status"), [("60", 3), ("5", 0)])
+def test_composing_is_over_by_its_own_time_and_not_by_the_session_s(tmp_path, minutes, status):
+    settings = {"SESSION_MINUTES": "9", "CORPUS_MINUTES": minutes}
+    found, called, run = play(tmp_path, BEFORE, "corpus) exit 3;;", **settings)
+    assert found == status and ("transformer" in called) == (status == 0)
+    assert (run / "audio" / "train.done").exists() == (status == 0)
+
+
 def test_composing_and_encoding_stop_in_time_and_go_on(tmp_path):
     from tiny import tiny_checkpoint
 
