@@ -130,12 +130,12 @@ def excerpts(folder: str, seconds: float) -> Iterator[tuple[str, AudioSignal]]:
     for turn in itertools.count():
         for found in clips.excerpts(folder, seconds):
             try:
-                with soundfile.SoundFile(str(found.path)) as file:
+                with open(found.path, "rb") as handle, soundfile.SoundFile(handle) as file:
                     file.seek(found.start)
                     samples, rate = file.read(found.length, dtype="float32", always_2d=True), file.samplerate
                 yield found.name, audio.load((torch.from_numpy(samples.T.copy()), rate))
                 heard += 1
-            except (audio.AudioError, soundfile.SoundFileError):
+            except (audio.AudioError, soundfile.SoundFileError, OSError):
                 continue
         if turn == 0 and heard == 0:
             raise ValueError(f"Nothing below {folder} can be heard: name a folder of music.")

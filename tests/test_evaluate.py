@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import without_length
+from conftest import unspeakable, without_length
 from tiny import tiny_vampnet
 
 from vampnet.evaluate import clips, embeddings, extras, frechet, musical, vggish
@@ -295,6 +296,15 @@ def test_clips_of_a_folder_are_nested_level_and_fresh_files_first(tmp_path, make
     assert len(whole.audio) == round(5.2 * RATE)
     with pytest.raises(ValueError, match="No audio"):
         clips.excerpts(tmp_path / "nothing", 1.5)
+
+
+def test_a_name_that_is_no_text_is_one_of_the_clips(tmp_path, make_music):
+    path = unspeakable(tmp_path)
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(tmp_path / name, make_music(1.2).T, RATE)
+    os.rename(tmp_path / "b.wav", path)
+    found = list(clips.folder_clips(tmp_path, 9, 1.0, RATE))
+    assert {clip.name for clip in found} == {"a.wav", os.path.basename(path)}
 
 
 def test_a_file_that_does_not_tell_its_length_is_left_out(tmp_path):

@@ -1,6 +1,7 @@
 """Stage 2: schedules, masks, where beats are, token shards."""
 
 import math
+import os
 import signal
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import soundfile
 import torch
 import train_tools
+from conftest import unspeakable
 from safetensors.torch import save_file
 from train_tools import SIZE, generator, settings
 
@@ -276,6 +278,20 @@ def test_versions_of_a_piece_are_in_other_keys_and_tempos_and_so_are_their_beats
     for (first, gap), length in zip(data.beats.tolist(), data.lengths.tolist(), strict=True):
         speed = data.lengths[0] / length
         assert (first, gap) == (pytest.approx(25 / speed, rel=0.01), pytest.approx(50 / speed, rel=0.01))
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_names_that_are_no_text_are_encoded_with_their_beats(tmp_path, transposed):
+    path = unspeakable(tmp_path)
+    with soundfile.SoundFile(tmp_path / "plain.wav", "w", 8000, 1) as file:
+        file.comment = beat_comment(0.25, 0.5)
+        file.write(np.random.default_rng(0).normal(0, 0.1, 16_000))
+    os.rename(tmp_path / "plain.wav", path)
+    first, again = (
+        encode_folders(LoudCodec(), [tmp_path], tmp_path / "out", progress=False, transposed=transposed) for _ in range(2)
+    )
+    assert first["files"] == again["skipped"] == 1 and first["rows"] == 1 + transposed
+    assert TokenData(tmp_path / "out").beats[0].tolist() == [25.0, 50.0]
 
 
 def test_files_read_by_others_and_encoded_together_give_the_same_tokens(tmp_path, caplog):

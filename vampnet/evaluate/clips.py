@@ -67,23 +67,26 @@ def excerpts(folder: str | Path, seconds: float, whole: bool = False) -> list[Ex
     found: list[tuple[int, str, Excerpt]] = []
     for path in find_audio(folder):
         try:
-            info = soundfile.info(str(path))
-        except (soundfile.SoundFileError, RuntimeError):
+            # By a handle: soundfile takes no name that is not UTF-8.
+            with open(path, "rb") as handle, soundfile.SoundFile(handle) as file:
+                frames, rate = file.frames, file.samplerate
+        except (soundfile.SoundFileError, OSError):
             continue
-        if info.frames >= UNKNOWN_FRAMES:
+        if frames >= UNKNOWN_FRAMES:
             continue  # a file that does not tell its length has no middle
-        length = min(round(seconds * info.samplerate), info.frames)
-        if length < SHORTEST_SECONDS * info.samplerate:
+        length = min(round(seconds * rate), frames)
+        if length < SHORTEST_SECONDS * rate:
             continue
         name = path.relative_to(folder).as_posix()
-        count = 1 if whole else max(1, info.frames // length)
-        first = 0 if whole else (info.frames - count * length) // 2
+        mixed = hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()
+        count = 1 if whole else max(1, frames // length)
+        first = 0 if whole else (frames - count * length) // 2
         # From the middle outwards: 2, 3, 1, 4, 0 of five.
         places = sorted(range(count), key=lambda place, count=count: (abs(place - (count - 1) / 2), -place))
         for turn, place in enumerate(places):
             start = first + place * length
-            label = name if count == 1 else f"{name} at {start / info.samplerate:.1f} s"
-            found.append((turn, hashlib.sha256(name.encode()).hexdigest(), Excerpt(path, label, start, length)))
+            label = name if count == 1 else f"{name} at {start / rate:.1f} s"
+            found.append((turn, mixed, Excerpt(path, label, start, length)))
     if not found:
         raise ValueError(f"No audio of at least {SHORTEST_SECONDS:g} s lies below {folder}: name a folder that holds some.")
     return [excerpt for _, _, excerpt in sorted(found, key=lambda item: item[:2])]
@@ -122,14 +125,14 @@ def folder_clips(
         if left == 0:
             return
         try:
-            with soundfile.SoundFile(str(excerpt.path)) as file:
+            with open(excerpt.path, "rb") as handle, soundfile.SoundFile(handle) as file:
                 if full and excerpt.length < round(seconds * file.samplerate):
                     continue
                 file.seek(excerpt.start)
                 samples, own_rate = file.read(excerpt.length, dtype="float32", always_2d=True), file.samplerate
             signal = files.load((torch.from_numpy(samples.T.copy()), own_rate), rate)
             yield make_clip(signal.audio_data[0], rate, excerpt.name)
-        except (files.AudioError, soundfile.SoundFileError):
+        except (files.AudioError, soundfile.SoundFileError, OSError):
             continue
         left -= 1
 

@@ -19,7 +19,8 @@ def beat_of(path: str | os.PathLike) -> tuple[float, float] | None:
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as file:
+        # By a handle: soundfile takes no name that is not UTF-8.
+        with open(path, "rb") as handle, soundfile.SoundFile(handle) as file:
             found = _WORDS.search(file.comment)
     except (soundfile.SoundFileError, OSError):
         return None

@@ -98,7 +98,8 @@ def versions_of(piece: Tensor, name: str, count: int) -> list[tuple[Tensor, floa
     """
     import soxr
 
-    speeds = [2 ** (semitones / 12) for semitones in random.Random(name).sample(SEMITONES, count)]
+    seed = name.encode(errors="backslashreplace").decode()  # the name itself, but where that is not UTF-8
+    speeds = [2 ** (semitones / 12) for semitones in random.Random(seed).sample(SEMITONES, count)]
     return [(piece, 1.0)] + [(torch.from_numpy(soxr.resample(piece.numpy(), speed, 1.0)), speed) for speed in speeds]
 
 
