@@ -252,6 +252,24 @@ def test_write_makes_names_skips_and_resumes(tmp_path):
         assert (found is None) == (beat is None) and (beat is None or found == pytest.approx(beat, abs=1e-4))
 
 
+@pytest.mark.parametrize("suffix", ["flac", "wav"])
+def test_a_clip_that_does_not_fit_on_the_disk_is_none(tmp_path, capsys, suffix):
+    resource = pytest.importorskip("resource")
+    line = ["--out", str(tmp_path), "--minutes", "0.01", "--seconds", "1", "--format", suffix]
+    assert corpus.main(line) == 0
+    (clip,) = tmp_path.iterdir()
+    size, before = clip.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    for missing in (1, size // 2):
+        clip.unlink()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size - missing, before[1]))
+        try:
+            assert corpus.main(line) == 2 and "File too large" in capsys.readouterr().err
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert not list(tmp_path.iterdir())
+        assert corpus.main(line) == 0
+
+
 def test_beats_lie_where_drums_strike():
     """Of many pieces: notes of drums lie on the eighths of the beat, but for swing, fills and how loosely one plays."""
     near = []

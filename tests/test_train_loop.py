@@ -27,6 +27,20 @@ def test_checkpoints_are_whole_or_absent(tmp_path):
     assert load_checkpoint(path) == {"step": 1}
 
 
+def test_a_full_disk_is_said_and_leaves_the_checkpoint(tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "last.pt"
+    atomic_save({"step": 1}, path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as found:
+            atomic_save({"step": 2, "weights": torch.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert found.value.filename == str(path) and load_checkpoint(path) == {"step": 1} and list(tmp_path.iterdir()) == [path]
+
+
 def test_budgets():
     budget = Budget(minutes=1, steps=None, elapsed=59.0)
     assert 0.98 < budget.progress(5) < 1 and not budget.done(5) and not budget.session_over()

@@ -20,7 +20,7 @@ from vampnet.limiter import limit_peaks, limiting_gain, true_peaks, with_gain
 from vampnet.loudness import Loudness
 from vampnet.samples import MAX_CHANNELS, MAX_FILE_RATE, MIN_FILE_RATE, AudioError, read_memory
 from vampnet.sentences import Sentence
-from vampnet.whole_file import CheckedFile, whole_file
+from vampnet.whole_file import whole_sound
 
 if TYPE_CHECKING:
     from audiotools import AudioSignal
@@ -292,20 +292,16 @@ def save(
         known = ", ".join(sorted(soundfile.available_subtypes(format)))
         raise AudioError(f"{format} files cannot hold {subtype}: use one of {known}.")
     frames = signal.audio_data[0].detach().float().cpu().numpy().T
-    with whole_file(path) as part, open(part, "w+b", buffering=0) as plain:
-        handle = CheckedFile(plain)
-        try:
-            with soundfile.SoundFile(handle, "w", int(signal.sample_rate), frames.shape[1], subtype, format=format) as file:
-                if comment:
-                    file.comment, file.software = comment, "VampNet"
-                # libsndfile's Vorbis encoder keeps a whole write on its stack, so long audio goes in pieces.
-                for start in range(0, len(frames), _BLOCK_FRAMES):
-                    block = np.ascontiguousarray(frames[start : start + _BLOCK_FRAMES])
-                    file.write(_on_grid(block) if subtype == "PCM_24" else block)
-        except (soundfile.SoundFileError, AssertionError) as error:  # soundfile asserts that all was written
-            raise handle.error or AudioError(f"This audio cannot be written as {format} ({error}).") from error
-        if handle.error is not None:
-            raise handle.error
+    try:
+        with whole_sound(path, int(signal.sample_rate), frames.shape[1], subtype, format) as file:
+            if comment:
+                file.comment, file.software = comment, "VampNet"
+            # libsndfile's Vorbis encoder keeps a whole write on its stack, so long audio goes in pieces.
+            for start in range(0, len(frames), _BLOCK_FRAMES):
+                block = np.ascontiguousarray(frames[start : start + _BLOCK_FRAMES])
+                file.write(_on_grid(block) if subtype == "PCM_24" else block)
+    except (soundfile.SoundFileError, AssertionError) as error:
+        raise AudioError(f"This audio cannot be written as {format} ({error}).") from error
     return path
 
 

@@ -11,7 +11,10 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from soundfile import SoundFile
 
 
 @contextlib.contextmanager
@@ -69,6 +72,33 @@ class CheckedFile:
         except OSError as error:
             self.error = error
         return done
+
+
+@contextlib.contextmanager
+def whole_sound(path: str | Path, rate: int, channels: int, subtype: str, format: str, **options: Any) -> Iterator[SoundFile]:
+    """A sound file to write that takes the place of `path` at the end, as of `whole_file`.
+
+    Args:
+        path: of the file.
+        rate, channels, subtype, format, options: as of `soundfile.SoundFile`.
+
+    Raises:
+        OSError: as `whole_file`, or the disk is full.
+        SoundFileError, AssertionError: what is written does not fit the format.
+    """
+    import soundfile
+
+    with whole_file(path) as part, open(part, "w+b", buffering=0) as plain:
+        handle = CheckedFile(plain)
+        try:
+            with soundfile.SoundFile(handle, "w", rate, channels, subtype, format=format, **options) as file:
+                yield file
+        except (soundfile.SoundFileError, AssertionError) as error:  # soundfile asserts that all was written
+            if handle.error is not None:
+                raise handle.error from error
+            raise
+        if handle.error is not None:
+            raise handle.error
 
 
 def write_json(values: Any, path: str | Path) -> None:

@@ -22,7 +22,7 @@ from vampnet.train.sampler import HELD_OUT_SAMPLES, Sampler, find_samples
 from vampnet.train.score import Mix, Piece, Track
 from vampnet.train.tempo import beat_comment
 from vampnet.train.tones import render_tones
-from vampnet.whole_file import whole_file
+from vampnet.whole_file import whole_sound
 
 __all__ = ["HELD_OUT_SAMPLES", "HELD_OUT_SEEDS", "TRAIN_SEEDS", "Corpus", "CorpusConfig", "write"]
 
@@ -167,8 +167,6 @@ def _path(folder: str | Path, seed: int, suffix: str) -> Path:
 
 def _write_one(task: tuple[str, int, str, float]) -> float:
     """Write one clip unless it exists or it is too late; seconds of audio written. Runs in a worker."""
-    import soundfile
-
     folder, seed, suffix, end = task
     path = _path(folder, seed, suffix)
     if path.exists() or time.time() > end:
@@ -177,10 +175,7 @@ def _write_one(task: tuple[str, int, str, float]) -> float:
     audio = _corpus.render_piece(piece)
     # The name of an unfinished file does not end like a clip, so that nobody reads half a clip.
     options = {"compression_level": 0.3} if suffix == "flac" else {}
-    with (
-        whole_file(path) as part,
-        soundfile.SoundFile(part, "w", SAMPLE_RATE, 2, "PCM_16", format=suffix.upper(), **options) as file,
-    ):
+    with whole_sound(path, SAMPLE_RATE, 2, "PCM_16", suffix.upper(), **options) as file:
         if piece.beat is not None:
             file.comment = beat_comment(*piece.beat)
         file.write(audio.T)

@@ -23,11 +23,21 @@ log = logging.getLogger(__name__)
 
 
 def atomic_save(state: Mapping[str, Any], path: str | os.PathLike) -> None:
-    """`torch.save` that a kill at any moment cannot leave half written: the old file stays until the new one is complete."""
+    """`torch.save` that a kill at any moment cannot leave half written: the old file stays until the new one is complete.
+
+    Raises:
+        OSError: it cannot be written, or the disk is full.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, alone=True) as part, open(part, "wb") as handle:
-        torch.save(dict(state), handle)
+        try:
+            torch.save(dict(state), handle)
+        except RuntimeError as error:
+            full = error.__context__
+            if isinstance(full, OSError):  # of which torch's own words say nothing
+                raise OSError(full.errno, full.strerror) from error
+            raise
         handle.flush()
         os.fsync(handle.fileno())
 
