@@ -153,13 +153,18 @@ check() {  # ends the script if composing or tokenising, which go on beside it, 
 corpus "$out/audio/held-out" "$held_out_minutes" 10.5 --held-out
 music=("$out/audio/train" "$(awk -v h="$HOURS" 'BEGIN {print h * 60}')" $clip_seconds --first-seed "${FIRST_SEED:-0}")
 composing= growing=
-if [ -n "$CODEC_AFTER$([ "$GROW" = 0 ] || echo 0)" ] && [ ! -f "$out/audio/train.done" ]; then
+learned() { [ -f "$out/coarse.done" ] && [ -f "$out/fine.done" ]; }  # then more music is of no use
+if learned; then
+  :
+elif [ -n "$CODEC_AFTER$([ "$GROW" = 0 ] || echo 0)" ] && [ ! -f "$out/audio/train.done" ]; then
   set -m  # a process group of its own, so that all of it ends with this script
   corpus "${music[@]}" &
   composing=$!
   set +m
   trap 'for group in $composing $growing; do kill -- -$group 2>/dev/null || true; done' EXIT
-  for ((waited = 0; waited < $(awk -v m="${CODEC_AFTER:-0}" 'BEGIN {printf "%d", m * 60}'); waited++)); do
+  wanted=$(awk -v m="${CODEC_AFTER:-0}" 'BEGIN {printf "%d", m * 60}')
+  [ ! -f "$out/codec.done" ] && [ ! -f "$out/codec/last.pt" ] || wanted=0  # an earlier session has waited
+  for ((waited = 0; waited < wanted; waited++)); do
     kill -0 $composing 2>/dev/null || break
     sleep 1
   done
@@ -183,7 +188,7 @@ fi
 stage tokens-held-out tokens held-out --workers "$WORKERS"
 if [ "$GROW" = 0 ]; then
   stage tokens-train tokens train --workers "$WORKERS" --transposed "$TRANSPOSED"
-elif [ ! -f "$out/tokens-train.done" ]; then
+elif ! learned && [ ! -f "$out/tokens-train.done" ]; then
   set -m
   grow &
   growing=$!

@@ -104,6 +104,24 @@ def test_composing_is_over_by_its_own_time_and_not_by_the_session_s(tmp_path, mi
     assert (run / "audio" / "train.done").exists() == (status == 0)
 
 
+@unix
+@pytest.mark.parametrize("begun", ["codec.done", "codec/last.pt"])
+def test_the_codec_waits_for_music_but_once(tmp_path, begun):
+    (tmp_path / "run" / begun).parent.mkdir(parents=True)
+    (tmp_path / "run" / begun).touch()
+    acts = "corpus) sleep 20; exit 2;;\ntokens) make;;"
+    status, called, _ = play(tmp_path, BEFORE.replace("codec ", ""), acts, GROW="1", CODEC_AFTER="10")
+    assert status == 0 and "decoder" in called
+
+
+@unix
+@pytest.mark.parametrize("grow", ["0", "1"])
+def test_a_run_that_has_learned_composes_no_more(tmp_path, grow):
+    status, called, _ = play(tmp_path, f"{BEFORE} tokens-train coarse fine", "corpus) exit 2;;", GROW=grow)
+    assert status == 0 and set(called) == {"transformer", "distill", "decoder"}
+    assert called.count("transformer") == 2  # whose weights are exported
+
+
 def test_composing_and_encoding_stop_in_time_and_go_on(tmp_path):
     from tiny import tiny_checkpoint
 
