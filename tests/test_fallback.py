@@ -128,6 +128,14 @@ def test_a_copy_on_a_cpu_that_is_slow_in_bfloat16_computes_in_float32(monkeypatc
         torch.testing.assert_close(moved(tokens), model(tokens), rtol=0.05, atol=0.05)
 
 
+def test_a_copy_leaves_behind_what_was_computed_in_advance():
+    """It would be copied where it lies: on the device that has no memory left."""
+    model = in_precision(tiny_models()[1], "bfloat16", torch.device("cpu"))
+    model(torch.zeros(1, model.config.n_codebooks, 20, dtype=torch.int64))
+    assert model.constants()
+    assert not on_cpu(model).constants() and not model.constants()
+
+
 def test_then_the_cpu_computes_and_then_it_is_a_sentence():
     model, told, seen = nn.Linear(2, 2, device="cpu"), [], []
 
