@@ -33,12 +33,15 @@ LINE = """(() => {
     const response = await plain(input, init);
     if (delay) await new Promise((then) => setTimeout(then, delay));
     if (!url.endsWith('/data') || !line.breaks) return response;
-    line.breaks = false;
     const reader = response.body.getReader();
     let parts = 0;
     const body = new ReadableStream({
-      // An end without the last word, as of a proxy that has waited long enough.
-      pull: async (to) => { const part = await reader.read(); part.done || ++parts > 4 ? to.close() : to.enqueue(part.value); },
+      // An end without the last word, as of a proxy that has waited long enough. A stream that ends before is none.
+      pull: async (to) => {
+        const part = await reader.read(), ends = ++parts > 4 && line.breaks && !part.done;
+        if (ends) line.breaks = false;
+        ends || part.done ? to.close() : to.enqueue(part.value);
+      },
     });
     return new Response(body, {status: response.status, headers: response.headers});
   };
