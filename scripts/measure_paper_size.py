@@ -57,7 +57,7 @@ def ours(folder: Path, device: str, precision: str) -> dict[str, Callable[[], ob
     hidden = torch.full((4, 4, steps), MASK, device=device)
     fine = torch.ones_like(codes, dtype=torch.bool)
     fine[:, : model.fine.config.n_conditioning] = False
-    sampling = Sampling(steps=STEPS, fine_steps=FINE_STEPS, guidance=0.0, palette=0.0)  # which the original has not
+    sampling = Sampling(steps=STEPS, fine_steps=FINE_STEPS, guidance=0.0, palette=0.0, recall=0.0)  # which the original has not
 
     def step(tokens: torch.Tensor) -> torch.Tensor:
         # As decoding asks for them: on a GPU the logits of all positions, whatever is masked.

@@ -110,11 +110,11 @@ def test_the_operations_of_decoding_are_those_of_all_windows_and_steps():
     model = tiny_models()[2]
     tokens, mask = torch.randint(1024, (2, 14, 130)), torch.rand(14, 130) < 0.6
     mask[:4] = False
-    for guidance in (0.0, 0.5):
+    for guidance, recall in ((0.0, 0.0), (0.5, 0.0), (0.0, 1.0)):
         many = []
         for given, alike in ((tokens, False), (tokens[:1].expand(2, -1, -1), True)):
-            needed = work.decoding(model.config, mask, 2, 3, guided=guidance > 0, alike=alike)
-            how = (3, Sampling(guidance=guidance), 0, [0, 1])
+            needed = work.decoding(model.config, mask, 2, 3, guided=guidance > 0, alike=alike, recalls=recall > 0)
+            how = (3, Sampling(guidance=guidance, recall=recall), 0, [0, 1])
             many.append(counted(lambda given=given, how=how: fill_windows(model, given, mask[None], *how)))
             assert needed.matrix == many[-1]
         assert many[0] > many[1] > 0

@@ -152,8 +152,8 @@ def test_it_takes_turns_with_other_requests(monkeypatch: pytest.MonkeyPatch) -> 
     tokens, mask = source(levels=14), random_mask(levels=14)
     with turns.join(vn) as view:
         made = view.generate(tokens, mask, Sampling(steps=5, fine_steps=2), [(0, 0)])
-        assert len(taken) == 5 + 2
-        assert logits_of(view.coarse, tokens[:, :4], None, 0, 0.5, where=mask[:, :4]) is not None and len(taken) == 5 + 2 + 1
+        assert len(taken) == 1 + 5 + 2  # the first for what is recalled
+        assert logits_of(view.coarse, tokens[:, :4], None, 0, 0.5, where=mask[:, :4]) is not None and len(taken) == 9
     assert torch.equal(made, vn.generate(tokens, mask, Sampling(steps=5, fine_steps=2), [(0, 0)]))
 
 
@@ -163,7 +163,7 @@ def test_the_bench_counts_one_model_where_one_is_asked() -> None:
     mask = torch.ones(14, 40, dtype=torch.bool)
     mask[:, ::5] = False
     place = len(work.encode(codec, 40))
-    costs = [work.vamp(vn, mask, 1, Sampling(guidance=g), "float32")[place].matrix for g in (0.0, 0.5, 0.75)]
+    costs = [work.vamp(vn, mask, 1, Sampling(guidance=g, recall=0.0), "float32")[place].matrix for g in (0.0, 0.5, 0.75)]
     coarse = work.decoding(vn.coarse.config, mask[:4], 1, Sampling.steps, "float32").matrix
     assert costs[0] == costs[1] == coarse < costs[2]
 

@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 from tiny import transformer
-from token_models import LocalModel, fill, random_mask, source
+from token_models import LocalModel, fill, plain, random_mask, source
 
 from vampnet import decoding, generate, metadata
 from vampnet.config import MASK, Prompt, Sampling
@@ -124,6 +124,7 @@ def test_a_device_that_answers_late_makes_the_same_of_it(ring: bool, monkeypatch
     [
         ("guidance", 1.5, "guidance", "이끌기"),
         ("palette", 1.5, "palette", "팔레트"),
+        ("recall", 0.5, "recall", "되살리기"),
         ("balance", 0.5, "tonal balance", "음색 균형"),
     ],
 )
@@ -151,4 +152,5 @@ def test_settings_come_back_and_those_of_before_are_off(name: str, value: float,
 
 
 def test_guidance_costs_as_many_steps_again() -> None:
-    assert Sampling(steps=9, guidance=0).coarse_runs == 9 and Sampling(steps=9, guidance=0.1).coarse_runs == 18
+    assert plain(steps=9).coarse_runs == 9 and plain(steps=9, guidance=0.1).coarse_runs == 18
+    assert plain(steps=9, recall=0.1).coarse_runs == 10

@@ -23,7 +23,7 @@ from vampnet.sampling import take_generator
 
 GOLDEN = Path(__file__).parent / "golden"
 GREEDY = Sampling(
-    temperature=0, mask_temperature=0, steps=8, fine_steps=4, guidance=0.0, palette=0.0
+    temperature=0, mask_temperature=0, steps=8, fine_steps=4, guidance=0.0, palette=0.0, recall=0.0
 )  # the original has neither
 
 

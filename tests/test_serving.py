@@ -211,8 +211,8 @@ def test_who_is_alone_on_a_gpu_takes_whole_steps(company, monkeypatch):
             guests.enter_context(turns.join(model))
         view = guests.enter_context(turns.join(model))
         assert torch.equal(make(view, request), wanted)
-    # The steps of both stages: alone with one more turn each, in which the step is made ready.
-    assert calls == [2] * 6 if company else calls == [0] * (5 + 3)
+    # What is recalled, and the steps of both stages: alone with one more turn each, in which the step is made ready.
+    assert calls == [0] + [2] * 6 if company else calls == [0] * (1 + 5 + 3)
 
 
 def test_a_view_falls_back_to_a_copy_of_the_model_and_not_of_the_view(vn):

@@ -14,7 +14,7 @@ from vampnet.windows import reach as most_steps
 POISON = 777
 """A code that the models here never predict: where it shows up, something was taken from the masked source."""
 
-plain = partial(Sampling, guidance=0.0, palette=0.0)
+plain = partial(Sampling, guidance=0.0, palette=0.0, recall=0.0)
 """Options under which a model is asked once a step, and nothing is seen of what is masked."""
 GREEDY = plain(temperature=0, mask_temperature=0)
 

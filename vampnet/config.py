@@ -35,8 +35,10 @@ MOST = 2**31 - 1
 LEAST_TEMPERATURE = 1e-3
 MOST_GUIDANCE = 10
 MOST_PALETTE = 2
+MOST_RECALL = 2
 BEFORE: dict[str, dict[str, Any]] = {
-    "prompt": {"periodic_jitter": 0, "original_sound": False}, "sampling": {"guidance": 0.0, "palette": 0.0, "balance": 0.0},
+    "prompt": {"periodic_jitter": 0, "original_sound": False},
+    "sampling": {"guidance": 0.0, "palette": 0.0, "recall": 0.0, "balance": 0.0},
 }  # fmt: skip
 """What prompts and sampling were before there were options for it: older settings say nothing of them."""
 
@@ -246,6 +248,8 @@ class Sampling:
             the bundled model (docs/log.md), which has been.
         palette: how far the coarse levels keep to the codes that the source is made of (`vampnet.palette`): 1 = they come about
             as often as there, 0 = off, as in the paper.
+        recall: how far the coarse levels lean on what the source plays at other places that are like the one that is filled
+            (`vampnet.recall`): 1 = as far as tokens stand there more often than everywhere, 0 = off, as in the paper.
         balance: how far the tonal balance of a take is brought to its source's when it is decoded (`vampnet.balance`): 1 = all
             of the way, by at most 3 dB in a band and a quarter of how much it moves, 0 = off, as in the paper. Not where
             something stays in one piece, and not with codecs of waveforms.
@@ -266,6 +270,7 @@ class Sampling:
     feedback: int = 1
     guidance: float = 0.5
     palette: float = 1.0
+    recall: float = 1.0
     balance: float = 1.0
 
     def __post_init__(self) -> None:
@@ -290,7 +295,7 @@ class Sampling:
         for name in ("top_p", "typical_mass"):
             value = getattr(self, name)
             _require(0 < value <= 1, name, value, "{field} must lie above 0 and at most at 1, not {value}.")
-        for name, most in (("guidance", MOST_GUIDANCE), ("palette", MOST_PALETTE)):
+        for name, most in (("guidance", MOST_GUIDANCE), ("palette", MOST_PALETTE), ("recall", MOST_RECALL)):
             value = getattr(self, name)
             _require(0 <= value <= most, name, value, "{field} must lie between 0 and {most}, not {value}.", most=most)
         for name in ("sample_cutoff", "balance"):
@@ -309,8 +314,8 @@ class Sampling:
     @property
     def coarse_runs(self) -> int:
         """How often the coarse model is run over a window in a round, at most: once a step, twice with guidance that it has
-        not been taught."""
-        return self.steps * (2 if self.guidance else 1)
+        not been taught, and once for what is recalled."""
+        return self.steps * (2 if self.guidance else 1) + (self.recall > 0)
 
     @property
     def filters(self) -> bool:
@@ -318,7 +323,7 @@ class Sampling:
         return self.top_k > 0 or self.top_p < 1 or self.typical_mass < 1
 
 
-PUBLISHED = Sampling(steps=24, typical_mass=1.0, guidance=0.0, palette=0.0, balance=0.0)
+PUBLISHED = Sampling(steps=24, typical_mass=1.0, guidance=0.0, palette=0.0, recall=0.0, balance=0.0)
 """How the published weights are sampled where nobody says otherwise: as the paper does it, in the steps that it calls a good
 trade. The defaults of `Sampling` were chosen with the bundled model, and nothing says that they suit others."""
 TUNED = tuple(one.name for one in dataclasses.fields(Sampling) if getattr(PUBLISHED, one.name) != one.default)

@@ -20,6 +20,7 @@ from vampnet.device_steps import fill_on_device
 from vampnet.guidance import asks_weaker, hidden, logits_of
 from vampnet.palette import keep_to, shares_of
 from vampnet.progress import Cancelled, OnStep
+from vampnet.recall import Recalled, features_of, lean, likings, recalled
 from vampnet.sampling import (
     choose,
     confidence,
@@ -114,6 +115,21 @@ class Decoder:
         window, whole = (None if of is None else of[:, self.first :] for of in (tokens, clip))
         return shares_of(window, self.model.config.codebook_size, whole)
 
+    def recalled(
+        self, source: Tensor, mask: Tensor, generators: Sequence[torch.Generator], ring: bool = False
+    ) -> Recalled | None:
+        """What takes recall of a window (B, K, T) of their source, of which `mask` is made anew; None without that.
+
+        The generators are advanced where there is.
+        """
+        weight = self.sampling.recall
+        features = features_of(self.model, source, mask, ring) if weight and mask.any() else None
+        if features is None:
+            return None
+        liking = likings(source.shape[-1], generators).to(source.device)
+        own, masked = (of[:, self.first :] for of in (source, mask))
+        return recalled(features, own, masked, liking, self.model.config.codebook_size, weight, ring)
+
     def fill(
         self,
         tokens: Tensor,
@@ -121,16 +137,17 @@ class Decoder:
         generators: Sequence[torch.Generator],
         ring: bool = False,
         shares: Tensor | None = None,
+        memory: Recalled | None = None,
     ) -> Tensor:
         """Tokens (B, K, T) with everything masked decided; arguments as in `fill`, checked already.
 
-        `shares` (B, n_predicted, V) are those of the palette, if there is one.
+        `shares` (B, n_predicted, V) are those of the palette, `memory` what is recalled, if there is any.
         """
         tokens = tokens.masked_fill(mask, MASK)
         masked = mask[:, self.first :]
         # What several requests ask for at once is better computed together, call by call.
         if answers_late(tokens.device) and getattr(self.model, "alone", True):
-            return self._fill_on_device(tokens, masked, generators, ring, shares)
+            return self._fill_on_device(tokens, masked, generators, ring, shares, memory)
         total = masked.sum(dim=(1, 2))
         shape = numbers_for(masked.shape[1:], self.sampling)
         for step in range(self.steps):
@@ -138,7 +155,7 @@ class Decoder:
                 self.progress.advance(self.steps - step)
                 break
             self.progress.check()
-            chosen, log_p = self._propose(tokens, masked, step, uniform(shape, generators), ring, shares)
+            chosen, log_p = self._propose(tokens, masked, step, uniform(shape, generators), ring, shares, memory)
             noise = gumbel(masked.shape[1:], generators)
             weight = mask_temperature(step, self.steps, self.sampling.mask_temperature)
             left = mask_count(step, self.steps, total)
@@ -149,8 +166,9 @@ class Decoder:
         return tokens
 
     def _fill_on_device(
-        self, tokens: Tensor, masked: Tensor, generators: Sequence[torch.Generator], ring: bool, shares: Tensor | None
-    ) -> Tensor:
+        self, tokens: Tensor, masked: Tensor, generators: Sequence[torch.Generator], ring: bool, shares: Tensor | None,
+        memory: Recalled | None,
+    ) -> Tensor:  # fmt: skip
         """As `fill`, part by part: where all steps of `batch` items are asked for at once, there is nothing to wait for."""
         starts, done = range(0, len(tokens), self.batch), 0
 
@@ -164,11 +182,12 @@ class Decoder:
             tokens[items] = fill_on_device(
                 self.model, tokens[items], masked[items], self.steps, self.sampling, generators[items], ring,
                 self.progress.check, after, None if shares is None else shares[items],
+                None if memory is None else Recalled(*(of[items] for of in memory)),
             )  # fmt: skip
         return tokens
 
     def _propose(
-        self, tokens: Tensor, masked: Tensor, step: int, u: Tensor, ring: bool, shares: Tensor | None
+        self, tokens: Tensor, masked: Tensor, step: int, u: Tensor, ring: bool, shares: Tensor | None, memory: Recalled | None
     ) -> tuple[Tensor, Tensor]:
         """A token (B, n_predicted, T) for each masked position and its log probability, both 0 elsewhere."""
         chosen = torch.zeros_like(tokens[:, self.first :])
@@ -178,6 +197,9 @@ class Decoder:
         greedy = self.sampling.temperature == 0 or step >= self.sampling.sample_cutoff * self.steps
         for items, logits in self._said(tokens, masked, step, ring):
             where = masked[items]
+            if memory is not None:
+                logits = logits.float()
+                lean(logits, where, Recalled(*(of[items] for of in memory)))
             if shares is not None:
                 logits = logits.float()
                 keep_to(logits, tokens[items, self.first :], where, shares[items], self.sampling.palette)
@@ -245,11 +267,12 @@ def fill(
         model: in eval mode, with `config` (TransformerConfig); `model(tokens, where=(B, n_predicted, T) bool, ring=bool)` gives
             the logits (M, V) at the M True positions, in the order of `where.nonzero()`.
         tokens: (B, n_codebooks, T) int64 in 0..1023. Of what they hold at masked positions nothing is seen (MASK is fine there)
-            but how often each code occurs, for the palette (`vampnet.palette`).
+            but how often each code occurs, for the palette (`vampnet.palette`), and what stands at places far from where it
+            is filled (`vampnet.recall`).
         mask: (B or 1, n_codebooks, T) bool, True = regenerate; False in the conditioning levels.
         steps: decoding steps; an item with fewer masked tokens is finished earlier.
-        sampling: `temperature`, `mask_temperature`, `sample_cutoff`, `guidance`, `palette` and the filters. (`steps` and
-            `fine_steps` are not read.)
+        sampling: `temperature`, `mask_temperature`, `sample_cutoff`, `guidance`, `palette`, `recall` and the filters.
+            (`steps` and `fine_steps` are not read.)
         generators: one CPU generator for each item, see `sampling.take_generator`. They are advanced.
         ring: the last time step is followed by the first.
         batch: items that the model sees at a time; more than 1 is faster on a GPU, but see the head of this module.
@@ -273,4 +296,5 @@ def fill(
     if len(generators) != len(work):
         raise ValueError(f"{len(work)} items need as many generators, not {len(generators)}.")
     decoder = Decoder(model, steps, sampling, batch, Progress(stage, steps, on_step, cancelled))
-    return decoder.fill(work, mask, generators, ring, decoder.shares_of(work)).to(tokens.device)
+    memory = decoder.recalled(work, mask, generators, ring)
+    return decoder.fill(work, mask, generators, ring, decoder.shares_of(work), memory).to(tokens.device)

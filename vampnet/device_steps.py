@@ -24,6 +24,7 @@ from vampnet import graphs, kernels
 from vampnet.config import Sampling
 from vampnet.guidance import hidden, logits_of, weaker
 from vampnet.palette import bias, heard
+from vampnet.recall import PLACES, Recalled
 from vampnet.sampling import (
     confidence,
     gumbel,
@@ -50,7 +51,7 @@ class DeviceStep:
 
     Args:
         model: in eval mode; `model(tokens, ring=bool)` gives logits (B, n_predicted, T, V).
-        sampling: the filters, the guidance, the palette and the temperature; 0 = the likeliest token.
+        sampling: the filters, the guidance, the palette, the recall and the temperature; 0 = the likeliest token.
         shape: (B, K, T) of the tokens.
         ring: the last time step is followed by the first.
         device: of the model.
@@ -66,6 +67,7 @@ class DeviceStep:
         left: (B,) int64: how many tokens are masked after the step.
         hidden: (T,) bool: what the weaker model does not see, where there is guidance.
         shares: (B, n_predicted, V) float32 of the palette, where there is one.
+        memory: what is recalled, where something is.
         damaged: () bool: some logits were not finite, in this step or before it.
     """
 
@@ -86,6 +88,12 @@ class DeviceStep:
         self.left = torch.zeros(batch, dtype=torch.int64, device=device)
         self.hidden = torch.zeros(steps, dtype=torch.bool, device=device)
         self.shares = torch.zeros(*predicted[:2], model.config.codebook_size if sampling.palette else 0, device=device)
+        found = *predicted, min(PLACES, steps) if sampling.recall else 0
+        self.memory = Recalled(
+            torch.zeros(found, dtype=torch.int64, device=device),
+            torch.zeros(found, device=device),
+            torch.zeros(*predicted[:2], model.config.codebook_size, device=device),
+        )
         self.heard = heard(steps).to(device)
         self.damaged = torch.zeros((), dtype=torch.bool, device=device)
         self.busy = threading.Lock()
@@ -100,6 +108,9 @@ class DeviceStep:
         logits = logits_of(model, self.tokens, self.hidden, self.first, self.sampling.guidance, ring=self._ring)
         # Levels last, as a model lays them out: in another order all of them would be copied first.
         logits = logits.transpose(1, 2).float().contiguous()
+        if self.sampling.recall:
+            codes, more = (of.transpose(1, 2) for of in self.memory[:2])
+            logits = (logits - self.memory.less[:, None]).scatter_add_(-1, codes, more)
         if self.sampling.palette:
             logits = logits + self._palette(logits)
         u, typical = self.u.transpose(1, 2).contiguous(), self.typical.transpose(1, 2)
@@ -143,11 +154,17 @@ class DeviceStep:
             self._run, model = recording.replay, self._model()
             self._read = [tensor for one in (model, weaker(model)) if hasattr(one, "constants") for tensor in one.constants()]
 
-    def take_over(self, tokens: Tensor, masked: Tensor, shares: Tensor | None = None, before: DeviceStep | None = None) -> None:
+    def take_over(
+        self, tokens: Tensor, masked: Tensor, shares: Tensor | None = None, memory: Recalled | None = None,
+        before: DeviceStep | None = None,
+    ) -> None:  # fmt: skip
         """Begins with tokens and a mask, or where another step has left off; that one is free then."""
         self._ahead.clear()
         if shares is not None:
             self.shares.copy_(shares)
+        if memory is not None:
+            for own, given in zip(self.memory, memory, strict=True):
+                own.copy_(given)
         if before is None:
             self.tokens.copy_(tokens)
             self.masked.copy_(masked)
@@ -188,7 +205,8 @@ def _step_for(
     # What does not change a step must not make it another one.
     same = replace(sampling, steps=1, fine_steps=1, feedback=1, mask_temperature=0.0, sample_cutoff=1.0)
     if same.temperature == 0:
-        same = Sampling(temperature=0.0, guidance=same.guidance, palette=same.palette)
+        same = Sampling(temperature=0.0, guidance=same.guidance, palette=same.palette, recall=same.recall)
+    same = replace(same, recall=float(same.recall > 0))  # how far is in what is recalled
     key = (same, shape, ring, device, _places(model))
     with _keeping:
         kept = _kept.setdefault(model, OrderedDict())
@@ -234,6 +252,7 @@ def fill_on_device(
     before: Callable[[], None],
     after: Callable[[], None],
     shares: Tensor | None = None,
+    memory: Recalled | None = None,
 ) -> Tensor:
     """All steps of some items, which the model sees together, without waiting for the device in between.
 
@@ -245,6 +264,7 @@ def fill_on_device(
         steps, sampling, generators, ring: as in `decoding.fill`.
         before, after: called before and after each of the `steps`.
         shares: (B, n_predicted, V) float32 of the palette, if there is one.
+        memory: what is recalled, if something is.
 
     Returns:
         (B, K, T) int64 on the device, all of it decided; the same as `decoding.fill` gives, up to rounding.
@@ -265,7 +285,7 @@ def fill_on_device(
                 if step is None or now.temperature != step.sampling.temperature:
                     wanted = model, now, tuple(tokens.shape), ring, tokens.device, steps - number
                     before_it, step = step, turn(lambda wanted=wanted: _step_for(*wanted))
-                    step.take_over(tokens, masked, shares, before_it)
+                    step.take_over(tokens, masked, shares, memory, before_it)
                 u, noise = uniform(numbers_for(shape, sampling), generators), gumbel(shape, generators)
                 if u.dim() != step.u.dim():  # the likeliest tokens are not drawn
                     u = u[..., 0]

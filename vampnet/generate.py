@@ -44,7 +44,7 @@ def _fill_round(
 ) -> Tensor:
     """One pass over the windows of `plan`, in order, each with its decoder: it decides its core, which those after it see.
 
-    `source` are the tokens of which the palette is.
+    `source` are the tokens that the palette is of, and what is recalled.
     """
     tokens, masked = tokens.clone(), mask.clone()
     for number, (window, decoder) in enumerate(zip(plan, decoders, strict=True)):
@@ -56,7 +56,10 @@ def _fill_round(
             decoder.progress.advance(decoder.steps)
             continue
         # the still masked context on the right is decided too, as a draft for the core to agree with, and then forgotten
-        filled = decoder.fill(seen, todo, generators(number), window.ring, decoder.shares_of(source[..., at], source))
+        own, drawn = source[..., at], generators(number)
+        # What windows before this one have decided is each take's own: as it was masked, places are alike for all takes.
+        memory = decoder.recalled(own, mask[..., at], drawn, window.ring)
+        filled = decoder.fill(seen, todo, drawn, window.ring, decoder.shares_of(own, source), memory)
         tokens[..., at] = torch.where(commit, filled, seen)
         masked[..., at] = todo & ~inside
     return tokens
@@ -82,8 +85,9 @@ def fill_windows(
     """Fill the masked tokens of a clip of any length, window by window.
 
     The windows are those of `windows.plan_for_mask`. The model sees one window at a time, so its memory does not grow with the
-    clip. Every window of every round and stage has its own random numbers, and the palette of its own part of the source. Those
-    whose gaps are not short are filled without guidance, and those whose gaps are long from all tokens (`gaps.fitting`).
+    clip. Every window of every round and stage has its own random numbers, and the palette of its own part of the source, which
+    is also all that it recalls. Those whose gaps are not short are filled without guidance, and those whose gaps are long from
+    all tokens (`gaps.fitting`).
 
     Feedback: the mask alone would make the rounds independent draws, since all that the model sees is what stays. So in every
     round after the first, one in 8 of the regenerated time steps, drawn anew, also stays as the round before made it.
@@ -140,7 +144,7 @@ def generate(
 
     The coarse stage takes `sampling.steps` a window and `sampling.feedback` rounds, the fine stage `sampling.fine_steps` and
     one round, since the fine levels of earlier rounds are seen by nobody, and draws from all tokens without guidance
-    and palette (`typical_mass`, `guidance` and `palette` are for the coarse ones).
+    palette and recall (`typical_mass`, `guidance`, `palette` and `recall` are for the coarse ones).
 
     Args:
         coarse: model of the coarsest levels, in eval mode; `coarse.config.n_codebooks` is `fine.config.n_conditioning`.
@@ -181,5 +185,5 @@ def generate(
         coarse, given, todo, sampling.steps, sampling, rounds=sampling.feedback, stage="coarse", **rest
     )
     # Fine levels say how, not what: with typical tokens alone they are no better (docs/log.md), and later.
-    drawn = replace(sampling, typical_mass=1.0, guidance=0.0, palette=0.0)
+    drawn = replace(sampling, typical_mass=1.0, guidance=0.0, palette=0.0, recall=0.0)
     return fill_windows(fine, out, fine_mask, drawn.fine_steps, drawn, stage="fine", **rest)

@@ -316,6 +316,9 @@ class _Transformer(_View):
         """`work()`, when it is the request's turn."""
         return self._turns.take(_Call(self._guest, work, ()))
 
+    def hidden(self, tokens: Tensor, ring: bool = False) -> Tensor:
+        return self._turns.take(_Call(self._guest, lambda: self._part.hidden(tokens, ring), ()))
+
     def __call__(self, tokens: Tensor, where: Tensor | None = None, ring: bool = False) -> Tensor:
         key = (id(self._part), tokens.shape[-1], ring) if self._guest.together and where is not None else None
         part = self._part

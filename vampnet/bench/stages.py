@@ -209,7 +209,8 @@ class Stages:
         steps = sampling.fine_steps if fine else sampling.steps
         guided = asks_weaker(self.model.coarse, sampling.guidance) and not fine
         own = mask[0, : config.n_codebooks]
-        demand = work.decoding(config, own, case.takes, steps, self.precision, guided, alike=True)
+        recalls = bool(sampling.recall) and not fine
+        demand = work.decoding(config, own, case.takes, steps, self.precision, guided, True, recalls)
         return Prepared(
             lambda: self.model.generate(codes, mask, sampling, seeds), (demand,), case.takes * int(mask.sum())
         )  # fmt: skip

@@ -108,6 +108,7 @@ def decoding(
     dtype: str = "float32",
     guided: bool = False,
     alike: bool = False,
+    recalls: bool = False,
 ) -> Work:
     """Iterative parallel decoding of a clip, window by window as `generate.fill_windows` does it.
 
@@ -119,7 +120,9 @@ def decoding(
         dtype: of the weights.
         guided: the weaker model of `vampnet.guidance` is asked in every step too, where gaps are short.
         alike: the takes begin with the same tokens, so the model need be asked for one in the first step of all.
+        recalls: the model is asked once a window which places are alike (`vampnet.recall`).
     """
+    seen = 1 if alike else takes
     weaker = dataclasses.replace(config, layers=layers_of_weaker(config.layers))
     left, work = mask.clone(), Work(dtype=dtype)
     for window in plan_for_mask(mask, config.context):
@@ -127,6 +130,9 @@ def decoding(
         way = fitting(Sampling(guidance=1.0 if guided else 0.0), mask[config.n_conditioning :, at])
         shapes = [config, weaker] if way.guidance else [config]
         total = asked = int(left[config.n_conditioning :, at].sum())
+        if recalls and asked:
+            work += step(config, seen, window.length, 0, dtype)
+            work += Work(2 * seen * window.length**2 * config.dim, dtype="float32")
         for number in range(steps):
             if asked == 0:
                 break
@@ -284,7 +290,7 @@ def vamp(model: Any, mask: Tensor, takes: int, sampling: Sampling, dtype: str) -
     deep[: fine.n_conditioning] = False
     return (
         *encode(model.codec, mask.shape[-1]),
-        decoding(coarse, mask[: coarse.n_codebooks], takes, sampling.steps, dtype, guided, alike=True),
+        decoding(coarse, mask[: coarse.n_codebooks], takes, sampling.steps, dtype, guided, True, bool(sampling.recall)),
         decoding(fine, deep, takes, sampling.fine_steps, dtype),
         *decode(model.codec, mask.shape[-1], takes),
     )

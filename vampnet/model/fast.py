@@ -147,6 +147,7 @@ class FastTransformer(nn.Module):
             table = model.projected_vectors()
             table[: model.config.codebook_size + 1] += model.input.bias
             self.register_buffer("table", table)
+            self.register_buffer("gain", model.norm.weight.detach().float().clone())
             self.bias = RelativeBias(model.config.heads, model.config.position_buckets, model.config.position_max_distance)
             self.bias.load_state_dict(model.bias.state_dict())
             self._take(model)
@@ -175,20 +176,36 @@ class FastTransformer(nn.Module):
             ValueError: a shape does not fit.
         """
         config = self.config
-        if tokens.ndim != 3 or tokens.shape[1] != config.n_codebooks:
-            raise ValueError(
-                f"This model reads tokens of shape (B, {config.n_codebooks}, T), and these are {tuple(tokens.shape)}."
-            )
-        batch, _, steps = tokens.shape
+        batch, steps = len(tokens), tokens.shape[-1]
+        x = self._embed(tokens)
         if where is not None and tuple(where.shape) != (batch, config.n_predicted, steps):
             raise ValueError(
                 f"`where` must have the shape {(batch, config.n_predicted, steps)}, and it is {tuple(where.shape)}."
             )
-        offsets = torch.arange(config.n_codebooks, device=tokens.device) * (config.codebook_size + 1)
-        rows = tokens.clamp(max=config.codebook_size).transpose(1, 2) + offsets
-        x = F.embedding_bag(rows.reshape(batch * steps, -1), self.table, mode="sum")
         prepared = self._through(x, steps, ring)
         return self._everywhere(prepared, batch, steps) if where is None else self._classify(prepared, where)
+
+    @torch.no_grad()
+    def hidden(self, tokens: Tensor, ring: bool = False) -> Tensor:
+        """(B, n_codebooks, T) int64 with MASK -> (B, T, dim) float32, what the classifiers read; ValueError as `forward`."""
+        rows = self._read(*self._through(self._embed(tokens), tokens.shape[-1], ring))
+        return rows.view(len(tokens), tokens.shape[-1], -1)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """(B, n_codebooks, T) int64 -> (B * T, dim) float32."""
+        config = self.config
+        if tokens.ndim != 3 or tokens.shape[1] != config.n_codebooks:
+            raise ValueError(
+                f"This model reads tokens of shape (B, {config.n_codebooks}, T), and these are {tuple(tokens.shape)}."
+            )
+        offsets = torch.arange(config.n_codebooks, device=tokens.device) * (config.codebook_size + 1)
+        rows = tokens.clamp(max=config.codebook_size).transpose(1, 2) + offsets
+        return F.embedding_bag(rows.reshape(len(rows) * rows.shape[1], -1), self.table, mode="sum")
+
+    def _read(self, rows: Tensor, factors: Tensor | None = None) -> Tensor:
+        """What `_through` gives -> (B * T, dim) float32."""
+        # In bfloat16 the weight of the last norm is in the classifiers' matrices.
+        return rows.float() * (self.gain if factors is None else factors[:, None])
 
     def _everywhere(self, prepared: tuple[Tensor, ...], batch: int, steps: int) -> Tensor:
         """What `_through` gives -> (B, n_predicted, T, codebook_size) float32."""

@@ -49,12 +49,21 @@ class TiledTransformer(FastTransformer):
         asked = where.any(dim=1).flatten()
         if not asked.all():  # nobody looks at what the last layer makes of the other time steps
             mixed, x = mixed[asked], x[asked]
-        layer = self.layers[-1]
-        left = tile_passes.by_rows(mixed, x, layer.out, layer.into, layer.down, self.last, self._parts(0, 0), leaves=True)
+        left = self._left(mixed, x)
         items, levels, steps = where.nonzero().unbind(1)
         places = (asked.cumsum(0) - 1)[items * where.shape[2] + steps]
         matrices = (self.packed, self.start, self.scale, self.classifier_bias)
         return tile_passes.classified(*left, places, levels.contiguous(), *matrices)
+
+    def _left(self, mixed: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        layer = self.layers[-1]
+        return tile_passes.by_rows(mixed, x, layer.out, layer.into, layer.down, self.last, self._parts(0, 0), leaves=True)
+
+    def _read(self, mixed: Tensor, x: Tensor) -> Tensor:
+        rows, factors = self._left(mixed, x)
+        if rows.dtype == torch.int8:  # the bits of x + 128
+            rows = rows.view(torch.uint8).float() - 128
+        return rows.float() * factors[:, None]
 
     def _bias(self, steps: int, ring: bool) -> Tensor:
         key = (steps, ring, self.table.device)
