@@ -59,6 +59,10 @@ SAMPLING_HELP = {
         "model was taught it",
     ),
     "palette": ("W", "how far the takes keep to the sounds that the file is made of, wherever they come; 0 = off"),
+    "recall": (
+        "W",
+        "how far the takes lean on what the file plays at other places that are like the one that is filled; 0 = off",
+    ),
     "balance": ("SHARE", "how far the takes are made as bright, full and lively as the file, by at most 3 dB; 0 = off"),
     "feedback": ("N", "vamp the result again, N rounds in all: each goes further from the source"),
 }

@@ -70,17 +70,19 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--guidance", type=float, default=0.0, metavar="G", help=about)
     about = f"of sampling (default 0: none, as in the paper; of a vamp {Sampling.palette:g})"
     made.add_argument("--palette", type=float, default=0.0, metavar="W", help=about)
+    about = f"of sampling (default 0: none, as in the paper; of a vamp {Sampling.recall:g})"
+    made.add_argument("--recall", type=float, default=0.0, metavar="W", help=about)
     add_common(made)
     return made
 
 
 def sampling_of(args: argparse.Namespace) -> Sampling:
-    """How takes are drawn, by the options. ValueError for steps, a mass, a guidance or a palette that cannot be."""
-    return paper_sampling(args.steps, args.typical_mass, args.guidance, args.palette)
+    """How takes are drawn, by the options. ValueError for steps, a mass, a guidance, palette or recall that cannot be."""
+    return paper_sampling(args.steps, args.typical_mass, args.guidance, args.palette, args.recall)
 
 
 def chosen(args: argparse.Namespace) -> list[Experiment]:
-    """The experiments asked for, in their order. ValueError for steps, a mass, a guidance or a palette that cannot be."""
+    """The experiments asked for, in their order. ValueError for steps, a mass, a guidance, palette or recall that cannot be."""
     every = paper_experiments(sampling_of(args))
     return [experiment for experiment in every if args.only is None or experiment.name in args.only]
 

@@ -100,16 +100,18 @@ def mixes() -> dict[str, Prompt]:
 
 
 def paper_sampling(
-    steps: int = 36, typical_mass: float = Sampling.typical_mass, guidance: float = 0.0, palette: float = 0.0
-) -> Sampling:
+    steps: int = 36, typical_mass: float = Sampling.typical_mass, guidance: float = 0.0, palette: float = 0.0,
+    recall: float = 0.0,
+) -> Sampling:  # fmt: skip
     """How the takes of the paper's experiments are drawn: the tonal balance is left alone, as in the paper.
 
     Args:
         steps: of sampling, in all experiments but that on the steps (the paper: 36).
         typical_mass: of sampling, as in `Sampling` (the paper draws from all tokens: 1).
-        guidance, palette: of sampling (the paper: 0).
+        guidance, palette, recall: of sampling (the paper: 0).
     """
-    return Sampling(steps=steps, typical_mass=typical_mass, guidance=guidance, palette=palette, balance=0.0)
+    drawn = {"guidance": guidance, "palette": palette, "recall": recall}
+    return Sampling(steps=steps, typical_mass=typical_mass, balance=0.0, **drawn)
 
 
 def paper_experiments(sampling: Sampling | None = None) -> list[Experiment]:

@@ -137,12 +137,14 @@ def how_drawn(sampling: Sampling) -> str:
         ("typical mass {:g} of the coarsest level", sampling.typical_mass, 1),
         ("guidance {:g} of the coarse tokens, which the paper has not", sampling.guidance, 0),
         ("a palette of weight {:g}, which it has not either", sampling.palette, 0),
+        ("recall of weight {:g}, nor this", sampling.recall, 0),
         ("{:.0%} of the source's tonal balance, which it leaves alone", sampling.balance, 0),
     ) if value != off]  # fmt: skip
     every = "" if sampling.filters else ", from all tokens as in the paper"
     other = " (the paper draws from all tokens)" if sampling.filters else ""
-    named = (sampling.guidance, sampling.palette, sampling.balance)
-    without = "" if any(named) else " Vamps have guidance, a palette and their source's balance by default; these have none."
+    named = (sampling.guidance, sampling.palette, sampling.recall, sampling.balance)
+    usual = "guidance, a palette, recall and their source's balance"
+    without = "" if any(named) else f" Vamps have {usual} by default; these have none."
     return f"Takes are drawn with {', '.join(parts)}{every}, fine tokens in {sampling.fine_steps} steps{other}.{without}"
 
 

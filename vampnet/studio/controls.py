@@ -109,6 +109,7 @@ CONTROLS: tuple[Control, ...] = (
     Control("original_sound", "more"),
     Control("guidance", "more", 0, 2, 0.05),
     Control("palette", "more", 0, 2, 0.05),
+    Control("recall", "more", 0, 2, 0.05),
     Control("balance", "more", 0, 1, 0.05),
     Control("top_p", "more", 0.05, 1, 0.05),
     Control("top_k", "more", 0, CODEBOOK_SIZE, 1),

@@ -10,7 +10,7 @@ from vampnet.studio.text import say
 Row = tuple[str, str, str]
 """A term, what it is, and what the term means."""
 ALWAYS_TOLD = ("temperature", "mask_temperature")
-TOLD = (*ALWAYS_TOLD, "top_p", "typical_mass", "feedback", "guidance", "palette", "balance")
+TOLD = (*ALWAYS_TOLD, "top_p", "typical_mass", "feedback", "guidance", "palette", "recall", "balance")
 """What is said of how gaps are filled, beside the steps; all but the first two only where they are not the default."""
 
 
