@@ -182,7 +182,7 @@ class Decoder:
             tokens[items] = fill_on_device(
                 self.model, tokens[items], masked[items], self.steps, self.sampling, generators[items], ring,
                 self.progress.check, after, None if shares is None else shares[items],
-                None if memory is None else Recalled(*(of[items] for of in memory)),
+                None if memory is None else memory.part(items),
             )  # fmt: skip
         return tokens
 
@@ -197,11 +197,11 @@ class Decoder:
         greedy = self.sampling.temperature == 0 or step >= self.sampling.sample_cutoff * self.steps
         for items, logits in self._said(tokens, masked, step, ring):
             where = masked[items]
+            if memory is not None or shares is not None:
+                logits = logits.float()
             if memory is not None:
-                logits = logits.float()
-                lean(logits, where, Recalled(*(of[items] for of in memory)))
+                lean(logits, where, memory.part(items))
             if shares is not None:
-                logits = logits.float()
                 keep_to(logits, tokens[items, self.first :], where, shares[items], self.sampling.palette)
             quick = self.quick and not greedy and logits.device.type == "cpu"
             size = len(logits) if quick or logits.device.type != "cpu" else ROWS

@@ -92,7 +92,7 @@ class DeviceStep:
         self.memory = Recalled(
             torch.zeros(found, dtype=torch.int64, device=device),
             torch.zeros(found, device=device),
-            torch.zeros(*predicted[:2], model.config.codebook_size, device=device),
+            torch.zeros(*predicted[:2], model.config.codebook_size if sampling.recall else 0, device=device),
         )
         self.heard = heard(steps).to(device)
         self.damaged = torch.zeros((), dtype=torch.bool, device=device)

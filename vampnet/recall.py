@@ -1,9 +1,10 @@
 """Recall: what is made anew at a place leans on what the source plays at other places that are like it.
 
-Music comes again, so what is masked at one place may stand open at another. Which places are alike is judged by what the
-model's last layer makes of what stays around them with all else masked: nothing is known of what is masked at the place itself,
-and the half second around it is left out. Tokens of the likest places become likelier, by how much more often they stand there
-than everywhere (nearest neighbours of a language model's states: Khandelwal et al., 2020; the paper has nothing of the kind).
+Music comes again, so what is masked at one place may be played at another, which is masked too. Which places are alike is
+judged by what the model's last layer makes of what stays around them with all else masked. There the source's own tokens are
+looked up: those of the likest places become likelier, by how much more often they stand there than everywhere (nearest
+neighbours of a language model's states: Khandelwal et al., 2020; the paper has nothing of the kind). Of what is masked at the
+place itself nothing is seen, nor of the half second around it.
 
 Each take has likings of its own for how far away it looks. They are the same for all time steps and levels: so takes differ,
 and what one finds in a row stood in a row.
@@ -44,6 +45,10 @@ class Recalled(NamedTuple):
     codes: Tensor
     more: Tensor
     less: Tensor
+
+    def part(self, items: slice) -> Recalled:
+        """That of some items."""
+        return Recalled(*(of[items] for of in self))
 
 
 def features_of(model: Any, tokens: Tensor, mask: Tensor, ring: bool) -> Tensor | None:
